@@ -1,0 +1,83 @@
+"""The ``cpu`` kernel set: vLLM's C++ CPU kernels on memory shared with MindSpore.
+
+Each op takes and returns MindSpore tensors; the kernel sees torch views of the same memory. Products and
+attention are not here: their kernels belong to vLLM's linear methods and attention backend (packed weights,
+quantization, KV layout), which the layers call with the same views.
+"""
+
+from __future__ import annotations
+
+import torch
+import vllm._custom_ops  # noqa: F401  loads torch.ops._C
+
+import mindspore as ms  # isort: skip
+from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
+
+_C = torch.ops._C
+
+
+def rms_norm(x: ms.Tensor, weight: ms.Tensor, eps: float) -> ms.Tensor:
+    """See :data:`mszoo.kernels.spec.RMS_NORM`."""
+    source = to_torch(x)
+    out = torch.empty_like(source)
+    _C.rms_norm(out, source, to_torch(weight), eps)
+    return to_mindspore(out)
+
+
+def fused_add_rms_norm(
+    x: ms.Tensor, residual: ms.Tensor, weight: ms.Tensor, eps: float
+) -> tuple[ms.Tensor, ms.Tensor]:
+    """See :data:`mszoo.kernels.spec.FUSED_ADD_RMS_NORM`."""
+    _C.fused_add_rms_norm(to_torch(x), to_torch(residual), to_torch(weight), eps)
+    return x, residual
+
+
+def qk_norm(
+    qkv: ms.Tensor, q_weight: ms.Tensor, k_weight: ms.Tensor, eps: float, num_heads: int, num_kv_heads: int
+) -> ms.Tensor:
+    """See :data:`mszoo.kernels.spec.QK_NORM`."""
+    source = to_torch(qkv)
+    heads = source.view(source.shape[0], num_heads + 2 * num_kv_heads, -1)
+    for part, weight in (
+        (heads[:, :num_heads], q_weight),
+        (heads[:, num_heads : num_heads + num_kv_heads], k_weight),
+    ):
+        rows = part.reshape(-1, part.shape[-1])  # a copy: the kernel wants rows that follow each other
+        out = torch.empty_like(rows)
+        _C.rms_norm(out, rows, to_torch(weight), eps)
+        part.copy_(out.view(part.shape))
+    return qkv
+
+
+def rotary_embedding(
+    positions: ms.Tensor, qkv: ms.Tensor, cos_sin_cache: ms.Tensor, num_heads: int, num_kv_heads: int
+) -> ms.Tensor:
+    """See :data:`mszoo.kernels.spec.ROTARY_EMBEDDING`."""
+    source = to_torch(qkv)
+    head_size = source.shape[-1] // (num_heads + 2 * num_kv_heads)
+    q_size, kv_size = num_heads * head_size, num_kv_heads * head_size
+    query, key, _ = source.split([q_size, kv_size, kv_size], -1)
+    _C.rotary_embedding(to_torch(positions), query, key, head_size, to_torch(cos_sin_cache), True)
+    return qkv
+
+
+def silu_and_mul(x: ms.Tensor) -> ms.Tensor:
+    """See :data:`mszoo.kernels.spec.SILU_AND_MUL`."""
+    return _gated(_C.silu_and_mul, x)
+
+
+def gelu_and_mul(x: ms.Tensor) -> ms.Tensor:
+    """See :data:`mszoo.kernels.spec.GELU_AND_MUL`."""
+    return _gated(_C.gelu_and_mul, x)
+
+
+def gelu_tanh_and_mul(x: ms.Tensor) -> ms.Tensor:
+    """See :data:`mszoo.kernels.spec.GELU_TANH_AND_MUL`."""
+    return _gated(_C.gelu_tanh_and_mul, x)
+
+
+def _gated(kernel: torch._ops.OpOverloadPacket, x: ms.Tensor) -> ms.Tensor:
+    source = to_torch(x)
+    out = torch.empty(source.shape[0], source.shape[1] // 2, dtype=source.dtype)
+    kernel(out, source)
+    return to_mindspore(out)

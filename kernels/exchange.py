@@ -1,0 +1,112 @@
+"""Tensors between torch and MindSpore on CPU: every rule of the exchange in one place.
+
+Both frameworks compute on ordinary process memory, so a tensor of one can be a view of the other's:
+
+* ``to_mindspore`` goes through DLPack. MindSpore reads the torch memory at every op, so a view that was made
+  once keeps seeing what torch writes later.
+* ``to_torch`` reads MindSpore's data pointer. MindSpore's own ``to_dlpack`` hands off to another thread, which
+  costs up to a millisecond in a worker whose main thread is pinned to a core, so it is not used.
+
+A view keeps its owner alive. Each direction remembers the other side (``torch -> mindspore`` on views made by
+``to_torch`` and ``mindspore -> torch`` on views made by ``to_mindspore``), so a tensor that goes back costs an
+attribute look-up and never a chain of views. Reading a data pointer is right only when MindSpore runs
+synchronously: :mod:`mszoo.kernels.runtime` sees to that.
+
+MindSpore's stock CPU ops never write into foreign memory (they write a copy), so results that must land in
+torch memory are copied there by torch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+# torch comes first: its OpenMP runtime then serves both frameworks.
+import torch
+from torch.utils.dlpack import to_dlpack
+
+import mindspore as ms  # isort: skip
+from mindspore.utils.dlpack import from_dlpack  # isort: skip
+
+__all__ = ["ParameterView", "to_mindspore", "to_torch"]
+
+_TORCH_DTYPE = {
+    ms.float32: torch.float32,
+    ms.bfloat16: torch.bfloat16,
+    ms.float16: torch.float16,
+    ms.float64: torch.float64,
+    ms.int64: torch.int64,
+    ms.int32: torch.int32,
+    ms.int16: torch.int16,
+    ms.int8: torch.int8,
+    ms.uint8: torch.uint8,
+    ms.bool_: torch.bool,
+}
+_EXCHANGEABLE = frozenset(_TORCH_DTYPE.values()) - {torch.bool}
+
+
+def to_torch(tensor: ms.Tensor) -> torch.Tensor:
+    """View a MindSpore CPU tensor as a torch tensor of the same shape, strides and dtype, without a copy.
+
+    Raises:
+        TypeError: the dtype has no counterpart in torch.
+    """
+    view = getattr(tensor, "_mszoo_torch", None)
+    if view is not None:
+        return view
+    dtype = _TORCH_DTYPE.get(tensor.dtype)
+    if dtype is None:
+        raise TypeError(f"a MindSpore tensor of {tensor.dtype} has no view in torch: cast it first")
+    shape = tensor.shape
+    if 0 in shape:
+        return torch.empty(shape, dtype=dtype)
+    strides = tensor.stride()
+    # data_ptr() is the address of element 0, whatever the storage offset is.
+    elements = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    buffer = (ctypes.c_byte * (elements * tensor.itemsize)).from_address(tensor.data_ptr())
+    buffer._owner = tensor  # torch keeps the buffer, the buffer keeps MindSpore's memory
+    flat = torch.frombuffer(buffer, dtype=dtype)
+    view = flat.view(shape) if tensor.is_contiguous() else flat.as_strided(shape, strides)
+    view._mszoo_mindspore = tensor
+    return view
+
+
+def to_mindspore(tensor: torch.Tensor) -> ms.Tensor:
+    """View a torch CPU tensor as a MindSpore tensor of the same shape, strides and dtype, without a copy.
+
+    A bool tensor is the exception: DLPack between the two has no bool, so it is copied.
+
+    Raises:
+        TypeError: the dtype (float8 and so on) cannot be exchanged.
+    """
+    view = getattr(tensor, "_mszoo_mindspore", None)
+    if view is not None:
+        return view
+    if tensor.dtype is torch.bool:
+        return to_mindspore(tensor.view(torch.uint8)).astype(ms.bool_)
+    if tensor.dtype not in _EXCHANGEABLE:
+        raise TypeError(f"a torch tensor of {tensor.dtype} has no view in MindSpore: cast it first")
+    view = from_dlpack(to_dlpack(tensor.detach() if tensor.requires_grad else tensor))
+    view._mszoo_torch = tensor
+    return view
+
+
+class ParameterView:
+    """A MindSpore view of a torch parameter, made once and made again only if the parameter moved.
+
+    vLLM may give a parameter new memory (weight reload, post-processing), so the address is compared on each
+    use; that costs a fraction of a microsecond, a new view tens of them.
+    """
+
+    __slots__ = ("_address", "_view")
+
+    def __init__(self) -> None:
+        self._address = -1
+        self._view: ms.Tensor | None = None
+
+    def of(self, parameter: torch.Tensor) -> ms.Tensor:
+        """Return the view of ``parameter``: same shape and dtype."""
+        address = parameter.data_ptr()
+        if address != self._address:
+            self._view = to_mindspore(parameter.data)
+            self._address = address
+        return self._view

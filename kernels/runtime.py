@@ -1,0 +1,64 @@
+"""MindSpore's start in a process: device, synchronous mode, threads, and the numpy 2 guard."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+from collections.abc import Iterator
+
+
+@functools.cache
+def prepare(device: str) -> None:
+    """Make MindSpore ready to compute on ``device`` ("cpu" or "npu"); later calls do nothing.
+
+    It runs the process's first MindSpore ops, after which a fork would hang, so it is called where a model is
+    built and never at registration.
+    """
+    import torch  # noqa: F401  first, so that one OpenMP runtime serves both frameworks
+
+    import mindspore as ms  # isort: skip
+
+    with _all_allowed_cores():
+        ms.set_device("CPU" if device == "cpu" else "Ascend")
+        # Asynchronous dispatch costs milliseconds per hand-over on CPU, and views of a tensor's memory are
+        # valid only once it has been computed.
+        ms.set_context(mode=ms.PYNATIVE_MODE, pynative_synchronize=device == "cpu")
+        _first_op()
+
+
+def _first_op() -> None:
+    """Run a throw-away op.
+
+    MindSpore's bfloat16 extension is built for numpy 1: under numpy 2 the first native op of a process raises
+    one SystemError (and numpy prints a page about it), and every later one works.
+    """
+    import mindspore as ms
+
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemError):
+        ms.Tensor([0], dtype=ms.bfloat16).reshape(1, 1)
+    one = ms.Tensor([1.0], dtype=ms.float32)
+    _ = one + one  # starts the thread pools
+
+
+@contextlib.contextmanager
+def _all_allowed_cores() -> Iterator[None]:
+    """Let threads that start inside use every core that this process may use.
+
+    vLLM's CPU worker pins its main thread to one core, and threads inherit the mask of the thread that starts
+    them: MindSpore's would all share that core with the model.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    except OSError:  # a container may forbid it; slower, still right
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

@@ -1,0 +1,34 @@
+"""What models are made of: layers whose weights live in vLLM's modules and whose math is MindSpore's.
+
+Importing this package imports torch, MindSpore and vLLM, so it happens where a model is built.
+"""
+
+import torch  # noqa: F401  isort: skip  # first: one OpenMP runtime then serves torch and MindSpore
+
+from mszoo.layers.activation import GatedActivation
+from mszoo.layers.attention import Attention
+from mszoo.layers.embedding import LogitsProcessor, apply_embedding, lm_head, token_embedding
+from mszoo.layers.linear import apply_linear, gate_up_linear, heads_on_this_rank, qkv_linear, row_linear
+from mszoo.layers.model import CausalLM, Module, ModuleList
+from mszoo.layers.norm import QKNorm, RMSNorm
+from mszoo.layers.rotary import RotaryEmbedding
+
+__all__ = [
+    "Attention",
+    "CausalLM",
+    "GatedActivation",
+    "LogitsProcessor",
+    "Module",
+    "ModuleList",
+    "QKNorm",
+    "RMSNorm",
+    "RotaryEmbedding",
+    "apply_embedding",
+    "apply_linear",
+    "gate_up_linear",
+    "heads_on_this_rank",
+    "lm_head",
+    "qkv_linear",
+    "row_linear",
+    "token_embedding",
+]

@@ -1,0 +1,75 @@
+"""The base of every model that mszoo serves: what the bridge calls, and what a model must provide."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+
+import mindspore as ms  # isort: skip
+from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
+from mszoo.layers import weights as _weights  # isort: skip
+from mszoo.layers.embedding import LogitsProcessor, apply_embedding  # isort: skip
+
+#: The base class of a model's parts. vLLM finds layers (for LoRA, quantization, loading) by walking modules.
+Module = torch.nn.Module
+ModuleList = torch.nn.ModuleList
+
+
+class CausalLM(Module, ABC):
+    """A decoder that generates text: MindSpore tensors in, MindSpore tensors out.
+
+    A subclass builds ``self.model`` (with ``embed_tokens``), ``self.lm_head`` and ``self.logits_processor`` from
+    mszoo.layers, under the names that its checkpoints use, and writes :meth:`forward`. It is constructed as
+    ``Model(config, prefix="")`` with the Hugging Face config, inside vLLM's current config.
+    """
+
+    #: Checkpoint modules that one layer fuses. The adapter's record declares the same for vLLM.
+    packed_modules_mapping: ClassVar[Mapping[str, Sequence[str]]] = {
+        "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+        "gate_up_proj": ("gate_proj", "up_proj"),
+    }
+
+    model: Any
+    lm_head: Module
+    logits_processor: LogitsProcessor
+    config: Any
+
+    @abstractmethod
+    def forward(
+        self, input_ids: ms.Tensor | None, positions: ms.Tensor, inputs_embeds: ms.Tensor | None = None
+    ) -> ms.Tensor:
+        """Return the hidden states after the last norm.
+
+        Args:
+            input_ids: [T] int32 or int64; None when ``inputs_embeds`` is given.
+            positions: [T] int64.
+            inputs_embeds: [T, hidden], in place of the embeddings of ``input_ids``.
+        """
+
+    def embed_input_ids(self, input_ids: ms.Tensor) -> ms.Tensor:
+        """Return the embeddings of token ids: [T] -> [T, hidden]."""
+        return apply_embedding(self.model.embed_tokens, input_ids)
+
+    def compute_logits(self, hidden_states: ms.Tensor) -> ms.Tensor | None:
+        """Return logits [T, vocab] of hidden states [T, hidden]; None on ranks that don't gather them."""
+        logits = self.logits_processor(self.lm_head, to_torch(hidden_states))
+        return None if logits is None else to_mindspore(logits)
+
+    def expected_tensors(self) -> dict[str, _weights.Expected]:
+        """Return, by checkpoint name, every tensor that the model needs."""
+        return _weights.expected_tensors(self, self.packed_modules_mapping)
+
+    def unused_tensors(self) -> tuple[str, ...]:
+        """Return names that a checkpoint may hold without the model using them."""
+        return ("lm_head.weight",) if getattr(self.config, "tie_word_embeddings", False) else ()
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+        """Load checkpoint tensors and return the names of the parameters that got one.
+
+        Raises:
+            CheckpointError: a tensor is unknown or has the wrong shape.
+        """
+        return _weights.load(self, self.expected_tensors(), weights, self.unused_tensors())

@@ -1,0 +1,165 @@
+"""From checkpoint tensors to the parameters of vLLM's layers, by one table of what the model expects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from vllm.model_executor.layers.linear import (
+    LinearBase,
+    MergedColumnParallelLinear,
+    QKVParallelLinear,
+)
+from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+from vllm.model_executor.model_loader.weight_utils import default_weight_loader
+
+from mszoo.registry.errors import MszooError
+
+#: Tensors that old checkpoints carry and every implementation computes instead.
+_COMPUTED = ("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
+
+
+class CheckpointError(MszooError):
+    """The checkpoint's tensors are not those that its config describes."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Where one checkpoint tensor goes.
+
+    Attributes:
+        parameter: name of the model's parameter.
+        shard: the part of a fused parameter: "q", "k", "v", an index, or None for the whole.
+        shape: the tensor's shape in the checkpoint, or None where the format decides it (quantized weights).
+    """
+
+    parameter: str
+    shard: str | int | None
+    shape: tuple[int, ...] | None
+
+
+def expected_tensors(
+    model: torch.nn.Module, packed_modules: Mapping[str, Sequence[str]]
+) -> dict[str, Expected]:
+    """Return, by checkpoint name, every tensor that ``model`` needs.
+
+    Args:
+        model: the model, built but not loaded.
+        packed_modules: checkpoint modules that one vLLM layer fuses, such as
+            ``{"qkv_proj": ("q_proj", "k_proj", "v_proj")}``.
+    """
+    table: dict[str, Expected] = {}
+    modules = dict(model.named_modules())
+    for name, _ in model.named_parameters():
+        module_name, _, leaf = name.rpartition(".")
+        module = modules[module_name]
+        parent, _, child = module_name.rpartition(".")
+        prefix = f"{parent}." if parent else ""
+        if isinstance(module, (QKVParallelLinear, MergedColumnParallelLinear)) and child in packed_modules:
+            shards: Sequence[str | int] = (
+                ("q", "k", "v") if isinstance(module, QKVParallelLinear) else range(len(module.output_sizes))
+            )
+            for part, shard in zip(packed_modules[child], shards, strict=True):
+                table[f"{prefix}{part}.{leaf}"] = Expected(name, shard, _shape(module, leaf, shard))
+        else:
+            table[name] = Expected(name, None, _shape(module, leaf, None))
+    return table
+
+
+def check_tensors(
+    expected: Mapping[str, Expected], found: Mapping[str, tuple[int, ...]], ignored: Iterable[str], where: str
+) -> None:
+    """Compare a checkpoint's tensors with the expected ones, before any of them is read.
+
+    Args:
+        expected: :func:`expected_tensors` of the model.
+        found: shape by name, from the checkpoint's headers.
+        ignored: names that may be there without being used (a tied ``lm_head.weight``).
+        where: the checkpoint, for the message.
+
+    Raises:
+        CheckpointError: a tensor is missing, unknown, or has another shape.
+    """
+    unused = set(ignored)
+    missing = [name for name in expected if name not in found]
+    if missing:
+        raise CheckpointError(
+            where,
+            f"{_list(missing)} missing from the checkpoint",
+            "Copy or convert the checkpoint again: its config.json describes tensors that its files lack",
+        )
+    extra = [n for n in found if n not in expected and n not in unused and not n.endswith(_COMPUTED)]
+    if extra:
+        raise CheckpointError(
+            where,
+            f"the model has no place for {_list(extra)}",
+            "Compare config.json with the checkpoint: it may describe another model, or lack a field",
+        )
+    for name, entry in expected.items():
+        if entry.shape is not None and tuple(found[name]) != entry.shape:
+            raise CheckpointError(
+                where,
+                f"tensor {name} has shape {list(found[name])}, and config.json makes it {list(entry.shape)}",
+                "Mend config.json, or convert the checkpoint again",
+            )
+
+
+def load(
+    model: torch.nn.Module,
+    expected: Mapping[str, Expected],
+    weights: Iterable[tuple[str, torch.Tensor]],
+    ignored: Iterable[str],
+) -> set[str]:
+    """Load checkpoint tensors into the model's parameters and return the parameters' names.
+
+    Raises:
+        CheckpointError: a tensor is unknown or has another shape than the model expects.
+    """
+    parameters = dict(model.named_parameters())
+    unused = set(ignored)
+    loaded = set()
+    for name, tensor in weights:
+        entry = expected.get(name)
+        if entry is None:
+            if name in unused or name.endswith(_COMPUTED):
+                continue
+            check_tensors({}, {name: tuple(tensor.shape)}, (), "checkpoint")
+            continue
+        if entry.shape is not None:
+            check_tensors({name: entry}, {name: tuple(tensor.shape)}, (), "checkpoint")
+        parameter = parameters[entry.parameter]
+        loader = getattr(parameter, "weight_loader", default_weight_loader)
+        if entry.shard is None:
+            loader(parameter, tensor)
+        else:
+            loader(parameter, tensor, entry.shard)
+        loaded.add(entry.parameter)
+    return loaded
+
+
+def _shape(module: torch.nn.Module, leaf: str, shard: str | int | None) -> tuple[int, ...] | None:
+    """Return the whole (unsharded) shape of a checkpoint tensor, or None where the model can't know it."""
+    parameter = getattr(module, leaf)
+    if isinstance(module, VocabParallelEmbedding):
+        return (module.org_vocab_size, module.embedding_dim) if leaf == "weight" else None
+    if not isinstance(module, LinearBase):
+        return tuple(parameter.shape)
+    if leaf not in ("weight", "bias") or not parameter.is_floating_point():
+        return None
+    if isinstance(module, QKVParallelLinear):
+        heads = module.total_num_heads if shard == "q" else module.total_num_kv_heads
+        rows = heads * module.head_size
+    elif isinstance(module, MergedColumnParallelLinear):
+        assert isinstance(shard, int)
+        rows = module.output_sizes[shard]
+    else:
+        rows = module.output_size
+    return (rows, module.input_size) if leaf == "weight" else (rows,)
+
+
+def _list(names: Sequence[str], limit: int = 4) -> str:
+    shown = ", ".join(names[:limit])
+    plural = "tensors" if len(names) > 1 else "tensor"
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return f"{plural} {shown}{rest}"

@@ -1,0 +1,1 @@
+"""Native MindSpore models, built from mszoo.layers."""

@@ -1,0 +1,78 @@
+"""Says whether an adapter can run here, from installed metadata alone; nothing is imported."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shlex
+from collections.abc import Callable, Iterable
+
+from mszoo.registry.records import ModelAdapter, Suite
+from mszoo.registry.validation import parse_requirement
+from packaging.version import InvalidVersion
+
+
+def installed_version(distribution: str) -> str | None:
+    """Return the version of an installed distribution, or None."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+class Availability:
+    """Checks adapters for one device against one set of installed distributions.
+
+    Args:
+        device: ``cpu`` or ``npu``.
+        installed: the version of a distribution by name, or None.
+    """
+
+    def __init__(self, device: str, installed: Callable[[str], str | None] = installed_version) -> None:
+        self._device = device
+        self._installed = installed
+        # Adapters by the thousand repeat a few requirements, and each look-up reads files.
+        self._checked: dict[str, str | None] = {}
+
+    def obstacle(self, adapter: ModelAdapter, suite: Suite) -> str | None:
+        """Return why the adapter can't run here, ending with the cure; None if it can."""
+        if self._device not in adapter.devices:
+            devices = " or ".join(adapter.devices)
+            return f"runs on {devices}, not on {self._device}: serve it on {devices}"
+        of_suite = self._unmet(suite.requires)
+        of_adapter = {
+            item: why for item, why in self._unmet(adapter.requires).items() if item not in of_suite
+        }
+        if not of_suite and not of_adapter:
+            return None
+        cures = []
+        if of_suite and suite.install:
+            cures.append(suite.install)
+        else:
+            of_adapter = {**of_suite, **of_adapter}
+        if of_adapter:
+            cures.append(f"pip install {' '.join(shlex.quote(item) for item in of_adapter)}")
+        return f"needs {' and '.join({**of_suite, **of_adapter}.values())}: {' && '.join(cures)}"
+
+    def _unmet(self, requirements: Iterable[str]) -> dict[str, str]:
+        checked = {item: self._check(item) for item in requirements}
+        return {item: why for item, why in checked.items() if why is not None}
+
+    def _check(self, text: str) -> str | None:
+        if text not in self._checked:
+            self._checked[text] = self._shortfall(text)
+        return self._checked[text]
+
+    def _shortfall(self, text: str) -> str | None:
+        requirement = parse_requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            return None
+        version = self._installed(requirement.name)
+        needed = f"{requirement.name}{requirement.specifier}"
+        if version is None:
+            return f"{needed}, which is not installed"
+        try:
+            # Pre-releases count: an operator who installed one means to use it.
+            met = requirement.specifier.contains(version, prereleases=True)
+        except InvalidVersion:
+            met = not requirement.specifier
+        return None if met else f"{needed}, but {version} is installed"

@@ -1,0 +1,25 @@
+"""The bridge: installs the catalog's decisions into vLLM and wraps MindSpore models as vLLM models."""
+
+from __future__ import annotations
+
+
+def register() -> None:
+    """Install mszoo's adapters into vLLM; the entry point of ``vllm.general_plugins``.
+
+    vLLM calls it in every process, some of them more than once. It runs no MindSpore op, and no exception
+    leaves it: vLLM would die of it, and vLLM without mszoo still serves.
+    """
+    import logging
+
+    log = logging.getLogger("vllm.mszoo")
+    try:
+        from mszoo.registry.bridge.install import install
+
+        install()
+    except Exception as error:
+        from mszoo.registry.errors import MszooError
+
+        expected = isinstance(error, MszooError)
+        log.error(
+            "mszoo: nothing installed, vLLM serves its own models. %s", error, exc_info=not expected
+        )

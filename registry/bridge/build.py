@@ -1,0 +1,90 @@
+"""Builds the MindSpore model of a decision: the first candidate that accepts the config and the flags."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mszoo.registry.bridge import features
+from mszoo.registry.catalog import Candidate, Decision
+from mszoo.registry.errors import MszooError, PluginError, RefusalError
+
+log = logging.getLogger("vllm.mszoo")
+
+
+@dataclass(frozen=True)
+class Built:
+    """A model, who gave it, and the kernels that it runs."""
+
+    network: Any
+    candidate: Candidate
+    kernels: Any
+
+
+def build(
+    decision: Decision, requested_kernels: str, device: str, vllm_config: Any, prefix: str
+) -> tuple[Built | None, list[MszooError]]:
+    """Build the first candidate that doesn't refuse.
+
+    Args:
+        decision: the candidates in order.
+        requested_kernels: ``MSZOO_KERNELS``.
+        device: "cpu" or "npu".
+        vllm_config: vLLM's config; it is vLLM's current one while the model is built.
+        prefix: prepended to the layers' names.
+
+    Returns:
+        What was built, or None; and why each candidate before it refused.
+    """
+    refusals: list[MszooError] = []
+    attention_layers = vllm_config.compilation_config.static_forward_context
+    for candidate in decision.chain:
+        known = set(attention_layers)
+        try:
+            return _build(candidate, requested_kernels, device, vllm_config, prefix), refusals
+        except RefusalError as refusal:
+            refusals.append(refusal)
+        except Exception as error:
+            log.debug("mszoo: %s failed", candidate.qualified_name, exc_info=True)
+            refusals.append(_failure(candidate, error))
+        # The layers of the refused model would take the names of the next one's.
+        for name in set(attention_layers) - known:
+            del attention_layers[name]
+    return None, refusals
+
+
+def load_object(path: str) -> Callable[..., Any]:
+    """Import ``module:Class``.
+
+    Raises:
+        ImportError, AttributeError: as Python raises them.
+    """
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+
+
+def _build(
+    candidate: Candidate, requested_kernels: str, device: str, vllm_config: Any, prefix: str
+) -> Built:
+    features.check(candidate, vllm_config)
+    from mszoo.kernels import dispatch, runtime
+
+    runtime.prepare(device)
+    model_class = load_object(candidate.adapter.model)
+    dtype = str(vllm_config.model_config.dtype).removeprefix("torch.")
+    kernels = dispatch.choose(requested_kernels, device, dtype)
+    with dispatch.building_with(kernels):
+        network = model_class(vllm_config.model_config.hf_config, prefix=prefix)
+    return Built(network, candidate, kernels)
+
+
+def _failure(candidate: Candidate, error: Exception) -> PluginError:
+    who = f"{candidate.qualified_name} of {candidate.plugin.distribution} {candidate.plugin.version}"
+    if isinstance(error, (ImportError, AttributeError)):
+        what = f"{candidate.adapter.model} can't be loaded ({type(error).__name__}: {error})"
+    else:
+        what = f"building the model failed ({type(error).__name__}: {error})"
+    return PluginError(who, what, f"Mend the plugin, or set MSZOO_DISABLE={candidate.plugin.name}")

@@ -1,0 +1,177 @@
+"""What vLLM sees: a torch module class per architecture that builds, loads and runs a MindSpore model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import torch
+from vllm.forward_context import get_forward_context, is_forward_context_available
+from vllm.model_executor.models.interfaces import SupportsLoRA
+
+from mszoo.registry.bridge.build import Built, build
+from mszoo.registry.catalog import Catalog, Decision
+from mszoo.registry.errors import RefusalError
+from mszoo.registry.hookcalls import call_hook, describe
+from mszoo.registry.records import Capability
+
+log = logging.getLogger("vllm.mszoo")
+
+
+class MindSporeModel(torch.nn.Module):
+    """A MindSpore model under vLLM's model protocol.
+
+    vLLM constructs a subclass that :func:`wrapper_class` made. If every candidate refuses the model, an instance
+    of vLLM's own class is returned in its place, so one bad adapter never stops serving.
+
+    Attributes:
+        network: the MindSpore model (:class:`mszoo.layers.CausalLM`).
+        candidate: whose model it is.
+        kernels: the kernel set of each op.
+        forwards: steps computed on real tokens in this process.
+    """
+
+    catalog: ClassVar[Catalog]
+    decision: ClassVar[Decision]
+    vllm_entry: ClassVar[Any]  # what vLLM's registry held for this architecture, or None
+
+    def __new__(cls, *, vllm_config: Any, prefix: str = "") -> Any:
+        """Build the network, or hand over to vLLM's own model."""
+        catalog = cls.catalog
+        built, refusals = build(cls.decision, catalog.settings.kernels, catalog.device, vllm_config, prefix)
+        for refusal in refusals:
+            log.warning("mszoo: %s", refusal)
+        if built is not None:
+            self = super().__new__(cls)
+            self.__dict__["_built"] = built
+            return self
+        if cls.vllm_entry is None or cls.decision.pinned:
+            raise RefusalError(
+                cls.decision.architecture,
+                "no MindSpore implementation can serve this model: " + "; ".join(map(str, refusals)),
+                "Follow one of the hints above",
+            )
+        log.warning("mszoo: %s falls back to vLLM's own model", cls.decision.architecture)
+        return cls.vllm_entry.load_model_cls()(vllm_config=vllm_config, prefix=prefix)
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        built: Built = self.__dict__.pop("_built")
+        super().__init__()
+        self.__dict__["network"] = built.network
+        # One module tree: vLLM replaces layers by name on this module (LoRA), and the network must run what
+        # replaced them.
+        self._modules, self._parameters = built.network._modules, built.network._parameters
+        self.candidate, self.kernels = built.candidate, built.kernels
+        self.config = vllm_config.model_config.hf_config
+        self.forwards = 0
+        self._check_checkpoint(vllm_config)
+        log.info(
+            "mszoo: %s is served by %s (%s, %s %s)",
+            self.decision.architecture,
+            self.candidate.qualified_name,
+            self.candidate.adapter.model,
+            self.candidate.plugin.distribution,
+            self.candidate.plugin.version,
+        )
+
+    def _check_checkpoint(self, vllm_config: Any) -> None:
+        from mszoo.layers.weights import check_tensors
+        from mszoo.registry.bridge.checkpoint import tensor_shapes
+
+        found = tensor_shapes(vllm_config)
+        if found is not None:
+            network = self.network
+            check_tensors(
+                network.expected_tensors(), found, network.unused_tensors(), vllm_config.model_config.model
+            )
+
+    def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings of token ids: [T] -> [T, hidden]."""
+        return to_torch(self.network.embed_input_ids(to_mindspore(input_ids)))
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        intermediate_tensors: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Return hidden states [T, hidden] of one step of T tokens, computed by the MindSpore model."""
+        hidden_states = self.network(
+            None if input_ids is None else to_mindspore(input_ids),
+            to_mindspore(positions),
+            None if inputs_embeds is None else to_mindspore(inputs_embeds),
+        )
+        self._count()
+        return to_torch(hidden_states)
+
+    def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
+        """Return logits [T, vocab] of hidden states [T, hidden]; None on ranks that don't gather them."""
+        logits = self.network.compute_logits(to_mindspore(hidden_states))
+        return None if logits is None else to_torch(logits)
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+        """Load the checkpoint's tensors and return the names of the parameters that got one."""
+        loaded: set[str] = self.network.load_weights(weights)
+        arguments = {"decision": self.decision, "model": self}
+        for outcome in call_hook(self.catalog.discovery.manager, "mszoo_model_loaded", arguments):
+            if outcome.error is not None:
+                log.warning(
+                    "mszoo: plugin %r: mszoo_model_loaded raised %s", outcome.plugin, describe(outcome.error)
+                )
+        return loaded
+
+    def _count(self) -> None:
+        """Count steps on real tokens, and say once, from inside the worker, who answers."""
+        if not is_forward_context_available() or get_forward_context().attn_metadata is None:
+            return  # vLLM's memory profiling
+        self.forwards += 1
+        if self.forwards == 1:
+            log.info(
+                "mszoo: %s answers (kernel set %s, decision %s)",
+                self.candidate.qualified_name,
+                self.kernels.name,
+                self.catalog.digest(),
+            )
+
+
+def wrapper_class(catalog: Catalog, decision: Decision, vllm_entry: Any) -> type[MindSporeModel]:
+    """Make the class that vLLM's registry gets for one architecture, with the flags that vLLM reads off it.
+
+    Args:
+        catalog: where the decision comes from.
+        decision: the candidates; at least one.
+        vllm_entry: vLLM's own registry entry for this architecture, or None.
+    """
+    winner = decision.chain[0].adapter
+    bases: tuple[type, ...] = (MindSporeModel,)
+    flags: dict[str, Any] = {
+        "__module__": __name__,
+        "__doc__": f"{decision.architecture}, served by mszoo.",
+        "catalog": catalog,
+        "decision": decision,
+        "vllm_entry": vllm_entry,
+        "packed_modules_mapping": {
+            name: list(parts) for name, parts in winner.packed_modules_mapping.items()
+        },
+    }
+    if Capability.LORA in winner.capabilities:
+        bases = (MindSporeModel, SupportsLoRA)
+        flags["embedding_modules"] = {}
+    return type(decision.architecture.replace(".", "_"), bases, flags)
+
+
+def to_mindspore(tensor: torch.Tensor) -> Any:
+    """See :func:`mszoo.kernels.exchange.to_mindspore`; imported late, since MindSpore comes with it."""
+    from mszoo.kernels.exchange import to_mindspore as convert
+
+    return convert(tensor)
+
+
+def to_torch(tensor: Any) -> torch.Tensor:
+    """See :func:`mszoo.kernels.exchange.to_torch`."""
+    from mszoo.kernels.exchange import to_torch as convert
+
+    return convert(tensor)

@@ -1,0 +1,116 @@
+"""What the reporting subcommands share: their options, their JSON and their tables."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Iterable
+from enum import Enum
+from typing import Annotated, Any
+
+import typer
+from mszoo.registry.availability import installed_version
+from mszoo.registry.catalog import Catalog, Decision, Verdict
+from mszoo.registry.plugins import Problem
+from rich.console import Console
+from rich.table import Table
+
+_STYLES = {"won": "green", "fallback": "", "unavailable": "dim"}
+
+
+class Device(str, Enum):
+    """Where models run."""
+
+    CPU = "cpu"
+    NPU = "npu"
+
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+DeviceOption = Annotated[
+    Device | None, typer.Option("--device", help="Where to serve. Default: npu if vllm-ascend is installed.")
+]
+
+
+def chosen_device(device: Device | None) -> str:
+    """Return the device asked for, or the one that the installed vLLM platform serves on."""
+    if device is not None:
+        return device.value
+    return "cpu" if installed_version("vllm-ascend") is None else "npu"
+
+
+def heading(catalog: Catalog) -> dict[str, Any]:
+    """Return the JSON keys that every report starts with."""
+    return {
+        "mszoo": importlib.metadata.version("mszoo"),
+        "device": catalog.device,
+        "digest": catalog.digest(),
+        "disabled": [plugin.name for plugin in catalog.discovery.disabled],
+    }
+
+
+def decision_json(decision: Decision) -> dict[str, Any]:
+    """Return a decision as JSON; its candidates are in order, the winner first."""
+    return {
+        "architecture": decision.architecture,
+        "pinned": decision.pinned,
+        "winner": decision.winner.qualified_name if decision.winner else None,
+        "candidates": [_verdict_json(verdict) for verdict in decision.verdicts],
+    }
+
+
+def _verdict_json(verdict: Verdict) -> dict[str, Any]:
+    adapter, plugin = verdict.candidate.adapter, verdict.candidate.plugin
+    return {
+        "name": verdict.candidate.qualified_name,
+        "suite": verdict.candidate.suite.name,
+        "plugin": plugin.name,
+        "distribution": plugin.distribution,
+        "version": plugin.version,
+        "model": adapter.model,
+        "capabilities": sorted(item.value for item in adapter.capabilities),
+        "devices": list(adapter.devices),
+        "dtypes": list(adapter.dtypes),
+        "requires": [*verdict.candidate.suite.requires, *adapter.requires],
+        "priority": adapter.priority,
+        "status": verdict.status,
+        "reason": verdict.reason,
+    }
+
+
+def problems_json(problems: Iterable[Problem]) -> list[dict[str, Any]]:
+    """Return problems as JSON."""
+    return [
+        {"who": item.who, "what": item.what, "mend": item.mend, "plugin": item.plugin} for item in problems
+    ]
+
+
+def print_json(report: dict[str, Any]) -> None:
+    """Print a report for programs; plain ASCII, whatever the terminal's encoding is."""
+    typer.echo(json.dumps(report, indent=2))
+
+
+def console() -> Console:
+    """Return where tables go; text of plugins is shown as it is, not read as mark-up."""
+    return Console(markup=False, highlight=False, emoji=False, soft_wrap=False)
+
+
+def table(*columns: str) -> Table:
+    """Return an empty table whose cells fold, so that it fits a narrow terminal and loses nothing."""
+    result = Table(show_edge=False, pad_edge=False)
+    for column in columns:
+        result.add_column(column, overflow="fold")
+    return result
+
+
+def style_of(verdict: Verdict) -> str:
+    """Return the style of a candidate's row."""
+    return _STYLES[verdict.status]
+
+
+def print_problems(out: Console, problems: tuple[Problem, ...]) -> None:
+    """Print problems, each with its cure."""
+    if not problems:
+        return
+    out.print(f"\nProblems ({len(problems)}):", style="bold red")
+    for problem in problems:
+        out.print(f"- {problem}")

@@ -1,0 +1,173 @@
+"""Discovers what the installed plugins contribute; one bad plugin never stops the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from typing import TypeVar
+
+import pluggy
+from mszoo.registry import hookspecs
+from mszoo.registry.errors import MszooError, PluginError
+from mszoo.registry.hookcalls import call_hook, describe, stdout_guarded
+from mszoo.registry.plugins import Plugin, Problem, load_plugins
+from mszoo.registry.records import LayerAdapter, ModelAdapter, OpAdapter, Suite
+from mszoo.registry.settings import Settings
+
+__all__ = ["Contribution", "Discovery", "Plugin", "Problem", "discover"]
+
+_R = TypeVar("_R")
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """One plugin's suite and its adapters."""
+
+    plugin: Plugin
+    suite: Suite
+    models: tuple[ModelAdapter, ...] = ()
+    layers: tuple[LayerAdapter, ...] = ()
+    ops: tuple[OpAdapter, ...] = ()
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """All that was found.
+
+    Args:
+        contributions: one per plugin that gave a suite, in the order of `plugins`.
+        problems: what went wrong and did not stop the rest.
+        plugins: those that were loaded; mszoo's own first, then by name and distribution.
+        manager: the plugin manager, for the hooks that are called later.
+        disabled: those that MSZOO_DISABLE left out; they were not imported.
+    """
+
+    contributions: tuple[Contribution, ...]
+    problems: tuple[Problem, ...]
+    plugins: tuple[Plugin, ...]
+    manager: pluggy.PluginManager
+    disabled: tuple[Plugin, ...] = ()
+
+
+def discover(settings: Settings, entry_points: Iterable[EntryPoint] | None = None) -> Discovery:
+    """Load all plugins and collect their records; never raises for a plugin's fault.
+
+    Args:
+        settings: which plugins are disabled.
+        entry_points: those of group ``mszoo``; None for those of the installed distributions.
+    """
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    loaded = load_plugins(manager, settings, entry_points)
+    problems = loaded.problems
+    contributions: dict[str, Contribution] = {}
+    for plugin in loaded.plugins:
+        collector = _Collector(manager, plugin, problems)
+        suite = collector.suite()
+        if suite is None:
+            continue
+        if suite.name in contributions:
+            what = f"its suite {suite.name!r} is already given by {contributions[suite.name].plugin}"
+            mend = f"Give the suite another name, or set MSZOO_DISABLE={plugin.name}."
+            collector.report(f"{what}; this one is skipped", mend)
+            continue
+        contributions[suite.name] = Contribution(
+            plugin=plugin,
+            suite=suite,
+            models=collector.records("mszoo_model_adapters", ModelAdapter),
+            layers=collector.records("mszoo_layer_adapters", LayerAdapter),
+            ops=collector.records("mszoo_op_adapters", OpAdapter),
+        )
+    return Discovery(
+        contributions=tuple(contributions.values()),
+        problems=tuple(problems),
+        plugins=tuple(loaded.plugins),
+        manager=manager,
+        disabled=tuple(loaded.disabled),
+    )
+
+
+class _Collector:
+    """Calls one plugin's hooks and keeps the good records; the rest becomes Problems."""
+
+    def __init__(self, manager: pluggy.PluginManager, plugin: Plugin, problems: list[Problem]) -> None:
+        self._manager = manager
+        self._plugin = plugin
+        self._problems = problems
+
+    def report(self, what: str, mend: str) -> None:
+        """Add a problem of this plugin."""
+        self._problems.append(Problem(str(self._plugin), what, mend, self._plugin.name))
+
+    def suite(self) -> Suite | None:
+        """Return the plugin's suite, by default one of the plugin's name; None if its mszoo_suite is bad.
+
+        Without its suite the adapters can't be kept: the suite says what they require.
+        """
+        try:
+            values = list(self._values("mszoo_suite"))
+            suite = values[0] if values else self._default_suite()
+            if not isinstance(suite, Suite):
+                what = f"mszoo_suite returned {_kind(suite)} instead of a Suite"
+                raise PluginError(str(self._plugin), what, "Return one mszoo.registry.Suite.")
+        except MszooError as error:
+            self.report(f"{error.what}; all its adapters are skipped", error.mend)
+            return None
+        return suite
+
+    def _default_suite(self) -> Suite:
+        try:
+            return Suite(self._plugin.name)
+        except MszooError as error:
+            what = "has no mszoo_suite, and its own name can't be that of a suite"
+            raise PluginError(str(self._plugin), what, "Add an mszoo_suite hook.") from error
+
+    def records(self, hook: str, record_type: type[_R]) -> tuple[_R, ...]:
+        """Return the records of one hook that are of the right type."""
+        records: list[_R] = []
+        try:
+            for value in self._values(hook):
+                # A record is accepted for what it is; a string or mapping would be taken apart.
+                if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+                    what = f"{hook} returned {_kind(value)} instead of an iterable"
+                    self.report(what, f"Return a list of {record_type.__name__} records.")
+                else:
+                    self._add(hook, record_type, value, records)
+        except MszooError as error:
+            self.report(error.what, error.mend)
+        return tuple(records)
+
+    def _add(self, hook: str, record_type: type[_R], values: Iterable[object], records: list[_R]) -> None:
+        index = 0
+        try:
+            # A generator runs the plugin's code here.
+            with stdout_guarded():
+                for value in values:
+                    if isinstance(value, record_type):
+                        records.append(value)
+                    else:
+                        what = f"item {index} of {hook} is {_kind(value)} instead of a {record_type.__name__}"
+                        self.report(f"{what}; it is skipped", f"Return {record_type.__name__} records only.")
+                    index += 1
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise self._failure(f"{hook} raised after {index} items", error) from error
+
+    def _values(self, hook: str) -> Iterator[object]:
+        for outcome in call_hook(self._manager, hook, plugin=self._plugin.name):
+            if outcome.error is not None:
+                raise self._failure(f"{hook} raised", outcome.error) from outcome.error
+            yield outcome.value
+
+    def _failure(self, what: str, error: BaseException) -> PluginError:
+        who = str(self._plugin)
+        if isinstance(error, MszooError):
+            # Our own error, such as RecordError, knows better what to do.
+            return PluginError(who, f"{what} {type(error).__name__}: {error.who}: {error.what}", error.mend)
+        return PluginError(who, f"{what} {describe(error)}", self._plugin.cure)
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"

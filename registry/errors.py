@@ -1,0 +1,48 @@
+"""The one error hierarchy of mszoo: every message says who, what and how to mend it."""
+
+from __future__ import annotations
+
+
+def sentence(who: str, what: str, mend: str) -> str:
+    """Return ``"{who}: {what}. {mend}"`` on one line, without doubled periods."""
+    what = what.rstrip(". \n")
+    return " ".join(f"{who}: {what}. {mend}".split())
+
+
+class MszooError(Exception):
+    """Something mszoo can't do.
+
+    Args:
+        who: the plugin, record, setting, model or file at fault.
+        what: what is wrong with it; a clause without a closing period.
+        mend: what the reader can do about it; a sentence.
+    """
+
+    def __init__(self, who: str, what: str, mend: str) -> None:
+        super().__init__(who, what, mend)
+        self.who = who
+        self.what = what
+        self.mend = mend
+
+    def __str__(self) -> str:
+        return sentence(self.who, self.what, self.mend)
+
+    def __reduce__(self) -> tuple[type[MszooError], tuple[str, str, str]]:
+        # vLLM carries errors from its engine process to the front end by pickle.
+        return type(self), (self.who, self.what, self.mend)
+
+
+class PluginError(MszooError):
+    """A plugin can't be used: it doesn't load, or its hooks break their contract."""
+
+
+class RecordError(MszooError):
+    """A Suite, ModelAdapter, LayerAdapter or OpAdapter was given a value that its field doesn't allow."""
+
+
+class SettingsError(MszooError):
+    """An environment variable of mszoo holds a value that it doesn't allow."""
+
+
+class RefusalError(MszooError):
+    """An adapter can't honour this model, feature or dtype; raised before any weight is read."""

@@ -1,0 +1,194 @@
+"""Finds, loads and checks plugins: from entry points to objects registered with the plugin manager."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import inspect
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint
+
+import pluggy
+from mszoo.registry import hookspecs
+from mszoo.registry.errors import PluginError, sentence
+from mszoo.registry.hookcalls import describe, stdout_guarded
+from mszoo.registry.settings import Settings
+
+GROUP = "mszoo"
+_OWN_DISTRIBUTION = "mszoo"
+_ENTRY_POINT_VALUE = re.compile(r"[\w.]+(\s*:\s*[\w.]+)?(\s*\[.*\])?")
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """Where a plugin comes from: its entry point's name and value, and the distribution that declares it."""
+
+    name: str
+    distribution: str
+    version: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"plugin {self.name!r} ({self.distribution} {self.version})"
+
+    @property
+    def cure(self) -> str:
+        """What a user can do about a fault in the plugin's own code."""
+        return f"Fix or upgrade {self.distribution}, or set MSZOO_DISABLE={self.name} to go on without it."
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong that did not stop the rest; `plugin` is the name of the plugin at fault, if one is."""
+
+    who: str
+    what: str
+    mend: str
+    plugin: str | None = None
+
+    def __str__(self) -> str:
+        return sentence(self.who, self.what, self.mend)
+
+
+@dataclass
+class Loaded:
+    """The plugins that were registered, those that MSZOO_DISABLE left out, and what went wrong."""
+
+    plugins: list[Plugin] = field(default_factory=list)
+    disabled: list[Plugin] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def load_plugins(
+    manager: pluggy.PluginManager, settings: Settings, entry_points: Iterable[EntryPoint] | None
+) -> Loaded:
+    """Load the plugins that the settings allow and register them; a bad one becomes a Problem.
+
+    Args:
+        manager: has mszoo's hookspecs.
+        settings: which plugins are disabled; those are not imported.
+        entry_points: those of group ``mszoo``; None for those of the installed distributions.
+    """
+    loaded = Loaded()
+    found = _installed(loaded.problems) if entry_points is None else entry_points
+    owners: dict[str, Plugin] = {}
+    for plugin, entry_point in _ordered(found):
+        first = owners.setdefault(plugin.name, plugin)
+        if settings.disabled_all or plugin.name in settings.disabled:
+            loaded.disabled.append(plugin)
+        elif first is not plugin:
+            what = f"has the name of {first}, which was found first; this one is skipped"
+            mend = f"Uninstall {first.distribution} or {plugin.distribution}, or rename one entry point."
+            loaded.problems.append(Problem(str(plugin), what, mend, plugin.name))
+        else:
+            try:
+                loaded.problems += _load(manager, plugin, entry_point)
+                loaded.plugins.append(plugin)
+            except PluginError as error:
+                loaded.problems.append(Problem(error.who, error.what, error.mend, plugin.name))
+    for name in sorted(settings.disabled - owners.keys()):
+        mend = f"Known plugins: {', '.join(sorted(owners)) or 'none'}."
+        loaded.problems.append(Problem("MSZOO_DISABLE", f"names {name!r}, which is not a plugin", mend))
+    return loaded
+
+
+def _installed(problems: list[Problem]) -> Iterable[EntryPoint]:
+    try:
+        return importlib.metadata.entry_points(group=GROUP)
+    except Exception:
+        # One unreadable entry_points.txt fails the call above for everybody: find out whose it is.
+        return list(_readable_entry_points(problems))
+
+
+def _readable_entry_points(problems: list[Problem]) -> Iterator[EntryPoint]:
+    for distribution in importlib.metadata.distributions():
+        try:
+            yield from [item for item in distribution.entry_points if item.group == GROUP]
+        except Exception as error:
+            who = f"distribution {distribution.metadata['Name']}"
+            what = f"its entry_points.txt can't be read ({describe(error)})"
+            problems.append(Problem(who, what, "Reinstall it."))
+
+
+def _ordered(entry_points: Iterable[EntryPoint]) -> list[tuple[Plugin, EntryPoint]]:
+    """Sort entry points, so that nothing depends on the order of sys.path; ours first, as the fallback."""
+    found = {_identify(entry_point): entry_point for entry_point in entry_points}
+    return sorted(
+        found.items(), key=lambda item: (item[0].distribution != _OWN_DISTRIBUTION, *vars(item[0]).values())
+    )
+
+
+def _identify(entry_point: EntryPoint) -> Plugin:
+    # A damaged installation lacks one or the other.
+    metadata = getattr(entry_point.dist, "metadata", None) or {}
+    name, version = metadata.get("Name"), metadata.get("Version")
+    return Plugin(entry_point.name, name or "unknown distribution", version or "unknown", entry_point.value)
+
+
+def _load(manager: pluggy.PluginManager, plugin: Plugin, entry_point: EntryPoint) -> list[Problem]:
+    """Import a plugin and register it; returns its lesser faults, raises PluginError for the others."""
+    if _ENTRY_POINT_VALUE.fullmatch(plugin.value) is None:
+        mend = "Write 'module' or 'module:object'."
+        raise PluginError(str(plugin), f"its entry point is {plugin.value!r}", mend)
+    try:
+        with stdout_guarded():
+            target = entry_point.load()
+            _check_hooks(manager, plugin, target)
+            problems = _unmarked(manager, plugin, target)
+            manager.register(target, plugin.name)
+            return problems
+    except (KeyboardInterrupt, PluginError):
+        raise
+    # SystemExit at import too: a plugin must not end the server.
+    except BaseException as error:
+        raise PluginError(str(plugin), f"can't be loaded ({describe(error)})", plugin.cure) from error
+
+
+def _hook_arguments(manager: pluggy.PluginManager) -> dict[str, tuple[str, ...]]:
+    names = [name for name in vars(hookspecs) if name.startswith("mszoo_")]
+    return {name: tuple(getattr(manager.hook, name).spec.argnames) for name in names}
+
+
+def _check_hooks(manager: pluggy.PluginManager, plugin: Plugin, target: object) -> None:
+    """Refuse what pluggy would accept in silence, or refuse without a cure."""
+    who = str(plugin)
+    if inspect.isclass(target):
+        mend = "Let the entry point name a module or an instance."
+        raise PluginError(who, f"its entry point names the class {target.__name__}, not an object", mend)
+    other = manager.get_name(target)
+    if other is not None:
+        what = f"its entry point names the same object as plugin {other!r}"
+        raise PluginError(who, what, "Remove one of the two entry points.")
+    known = _hook_arguments(manager)
+    marked = {name: manager.parse_hookimpl_opts(target, name) for name in dir(target)}
+    hooks = {name: options for name, options in marked.items() if options is not None}
+    if not hooks:
+        mend = "Did you forget @hookimpl? Import it from mszoo.registry and put it on each hook."
+        raise PluginError(who, "has no hook implementation", mend)
+    for name, options in hooks.items():
+        hook = options.get("specname") or name
+        if hook not in known:
+            nearest = difflib.get_close_matches(hook, known, n=1, cutoff=0.5)
+            mend = f"Did you mean {nearest[0]}? " if nearest else ""
+            raise PluginError(who, f"{hook} is not a hook", f"{mend}The hooks are {', '.join(known)}.")
+        if options.get("wrapper") or options.get("hookwrapper"):
+            raise PluginError(who, f"{name} is a hook wrapper", "Use plain @hookimpl.")
+        parameters = inspect.signature(getattr(target, name)).parameters.values()
+        needed = [item for item in parameters if item.default is item.empty]
+        positional = [item.name for item in needed if item.kind < item.VAR_POSITIONAL]
+        unknown = [argument for argument in positional if argument not in known[hook]]
+        if unknown:
+            mend = f"Define it as {hook}({', '.join(known[hook])})."
+            raise PluginError(who, f"{name} has an unknown argument {unknown[0]!r}", mend)
+
+
+def _unmarked(manager: pluggy.PluginManager, plugin: Plugin, target: object) -> list[Problem]:
+    """Report functions that have the name of a hook and lack the mark: they would never be called."""
+    what = "is not marked as a hook, so it is ignored"
+    return [
+        Problem(str(plugin), f"{name} {what}", "Put @hookimpl on it.", plugin.name)
+        for name in _hook_arguments(manager)
+        if callable(getattr(target, name, None)) and manager.parse_hookimpl_opts(target, name) is None
+    ]

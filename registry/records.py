@@ -1,0 +1,199 @@
+"""The records that a suite returns from its hooks: immutable data that names code and imports none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from types import MappingProxyType
+from typing import Any
+
+from mszoo.registry.validation import (
+    LAYER_TARGET,
+    NAME,
+    OBJECT_PATH,
+    OP_NAME,
+    SUITE_NAME,
+    check_integer,
+    check_mapping,
+    check_members,
+    check_modules,
+    check_pattern,
+    check_requirements,
+    check_text,
+)
+
+DEVICES = ("cpu", "npu")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+class Capability(str, Enum):
+    """A feature of vLLM that a model adapter supports. What isn't declared is refused by name."""
+
+    LORA = "lora"
+    TENSOR_PARALLEL = "tensor-parallel"
+    PIPELINE_PARALLEL = "pipeline-parallel"
+    QUANTIZATION = "quantization"
+
+
+class _Record:
+    """What all records share: field normalisation, and pickling in spite of their read-only mappings."""
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        values = (getattr(self, item.name) for item in fields(self))  # type: ignore[arg-type]
+        return type(self), tuple(dict(value) if isinstance(value, Mapping) else value for value in values)
+
+
+@dataclass(frozen=True)
+class Suite(_Record):
+    """A source of MindSpore models.
+
+    Args:
+        name: letters, digits, ``_`` and ``-``; no dots, since it prefixes qualified names; not ``vllm``,
+            which names vLLM's own layers.
+        description: one line for people.
+        requires: requirement strings that every adapter of the suite needs.
+        install: the command that installs the suite; shown to the user when a requirement isn't met.
+
+    Raises:
+        RecordError: a value isn't allowed.
+    """
+
+    name: str
+    description: str = ""
+    requires: tuple[str, ...] = ()
+    install: str = ""
+
+    def __post_init__(self) -> None:
+        who = f"Suite({self.name!r})"
+        form = "letters, digits, '_' and '-', such as 'mindone' ('vllm' is taken: it names vLLM's own layers)"
+        check_pattern(who, "name", self.name, SUITE_NAME, form)
+        check_text(who, "description", self.description)
+        check_text(who, "install", self.install)
+        self._set(requires=check_requirements(who, "requires", self.requires))
+
+
+@dataclass(frozen=True)
+class ModelAdapter(_Record):
+    """One MindSpore implementation of one model architecture.
+
+    Args:
+        architecture: the name in ``architectures`` of the model's config.json, such as ``LlamaForCausalLM``.
+        model: the class that implements it, as ``module:Class``; imported only when the model is served.
+        capabilities: the features of vLLM that it supports.
+        requires: requirement strings, checked against installed metadata; nothing is imported.
+        devices: where it runs; any of ``cpu``, ``npu``.
+        dtypes: what it computes in; any of ``float32``, ``bfloat16``, ``float16``.
+        priority: higher wins among the candidates of one architecture.
+        packed_modules_mapping: fused layer name to the checkpoint names it holds, such as
+            ``{"qkv_proj": ("q_proj", "k_proj", "v_proj")}``; vLLM reads it for LoRA and quantization.
+        example_config: the fields of a tiny config.json that conformance runs.
+
+    Sequences may be given as any iterable of strings; they are stored as tuples and sets, and mappings as
+    read-only copies.
+
+    Raises:
+        RecordError: a value isn't allowed.
+    """
+
+    architecture: str
+    model: str
+    capabilities: frozenset[Capability] = frozenset()
+    requires: tuple[str, ...] = ()
+    devices: tuple[str, ...] = DEVICES
+    dtypes: tuple[str, ...] = DTYPES
+    priority: int = 0
+    packed_modules_mapping: Mapping[str, tuple[str, ...]] = field(
+        default_factory=lambda: MappingProxyType({}), hash=False
+    )
+    example_config: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+
+    def __post_init__(self) -> None:
+        who = f"ModelAdapter({self.architecture!r})"
+        check_pattern(who, "architecture", self.architecture, NAME, "a class name such as 'LlamaForCausalLM'")
+        check_pattern(who, "model", self.model, OBJECT_PATH, "'module:Class'")
+        values = tuple(item.value for item in Capability)
+        capabilities = check_members(who, "capabilities", self.capabilities, values, may_be_empty=True)
+        check_integer(who, "priority", self.priority)
+        self._set(
+            capabilities=frozenset(Capability(item) for item in capabilities),
+            requires=check_requirements(who, "requires", self.requires),
+            devices=check_members(who, "devices", self.devices, DEVICES),
+            dtypes=check_members(who, "dtypes", self.dtypes, DTYPES),
+            packed_modules_mapping=check_modules(who, "packed_modules_mapping", self.packed_modules_mapping),
+            example_config=check_mapping(who, "example_config", self.example_config),
+        )
+
+
+@dataclass(frozen=True)
+class LayerAdapter(_Record):
+    """One replacement of a layer.
+
+    Args:
+        target: ``vllm:<LayerClass>`` replaces a vLLM layer through vLLM's own out-of-tree registration;
+            ``<suite>:<module>:<Class>`` replaces a cell inside that suite's models.
+        implementation: the class that replaces it, as ``module:Class``.
+        requires, devices, dtypes, priority: as in ModelAdapter.
+
+    Raises:
+        RecordError: a value isn't allowed.
+    """
+
+    target: str
+    implementation: str
+    requires: tuple[str, ...] = ()
+    devices: tuple[str, ...] = DEVICES
+    dtypes: tuple[str, ...] = DTYPES
+    priority: int = 0
+
+    def __post_init__(self) -> None:
+        who = f"LayerAdapter({self.target!r})"
+        check_pattern(
+            who, "target", self.target, LAYER_TARGET, "'vllm:<LayerClass>' or '<suite>:<module>:<Class>'"
+        )
+        check_pattern(who, "implementation", self.implementation, OBJECT_PATH, "'module:Class'")
+        check_integer(who, "priority", self.priority)
+        self._set(
+            requires=check_requirements(who, "requires", self.requires),
+            devices=check_members(who, "devices", self.devices, DEVICES),
+            dtypes=check_members(who, "dtypes", self.dtypes, DTYPES),
+        )
+
+
+@dataclass(frozen=True)
+class OpAdapter(_Record):
+    """One implementation of one op spec, or of one named MindSpore primitive that a device lacks.
+
+    Args:
+        op: the name of the op spec or primitive.
+        implementation: the function that implements it, as ``module:function``.
+        kernel_set: the implementation family it belongs to: ``mindspore``, ``cpu``, ``ascend`` or your own.
+        requires, devices, dtypes, priority: as in ModelAdapter.
+
+    Raises:
+        RecordError: a value isn't allowed.
+    """
+
+    op: str
+    implementation: str
+    kernel_set: str
+    requires: tuple[str, ...] = ()
+    devices: tuple[str, ...] = DEVICES
+    dtypes: tuple[str, ...] = DTYPES
+    priority: int = 0
+
+    def __post_init__(self) -> None:
+        who = f"OpAdapter({self.op!r})"
+        check_pattern(who, "op", self.op, OP_NAME, "the name of an op or primitive, such as 'rms_norm'")
+        check_pattern(who, "implementation", self.implementation, OBJECT_PATH, "'module:function'")
+        check_pattern(who, "kernel_set", self.kernel_set, NAME, "a kernel set such as 'mindspore' or 'cpu'")
+        check_integer(who, "priority", self.priority)
+        self._set(
+            requires=check_requirements(who, "requires", self.requires),
+            devices=check_members(who, "devices", self.devices, DEVICES),
+            dtypes=check_members(who, "dtypes", self.dtypes, DTYPES),
+        )
