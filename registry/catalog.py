@@ -238,7 +238,7 @@ class Catalog:
 
 
 def _precedence(adapter: ModelAdapter) -> tuple[object, ...]:
-    """Order the adapters of one suite by all they hold, so that the order they were found in never matters."""
+    """Order the adapters of one suite by all they hold: the order they were found in must not matter."""
     return (
         -adapter.priority,
         adapter.model,

@@ -9,17 +9,17 @@ def register() -> None:
     vLLM calls it in every process, some of them more than once. It runs no MindSpore op, and no exception
     leaves it: vLLM would die of it, and vLLM without mszoo still serves.
     """
-    import logging
-
-    log = logging.getLogger("vllm.mszoo")
     try:
         from mszoo.registry.bridge.install import install
 
         install()
     except Exception as error:
+        import logging
+
         from mszoo.registry.errors import MszooError
 
-        expected = isinstance(error, MszooError)
-        log.error(
-            "mszoo: nothing installed, vLLM serves its own models. %s", error, exc_info=not expected
+        logging.getLogger("vllm.mszoo").error(
+            "mszoo: nothing installed, vLLM serves its own models. %s",
+            error,
+            exc_info=not isinstance(error, MszooError),
         )

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from mszoo.registry.bridge import features
+from mszoo.registry.bridge.log import log
 from mszoo.registry.catalog import Candidate, Decision
 from mszoo.registry.errors import MszooError, PluginError, RefusalError
-
-log = logging.getLogger("vllm.mszoo")
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 
 from vllm.platforms import current_platform
 
-log = logging.getLogger("vllm.mszoo")
+from mszoo.registry.bridge.log import log
 
 
 def device_name() -> str | None:

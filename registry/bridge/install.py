@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 from importlib.metadata import version
 
 from vllm.model_executor.models.registry import ModelRegistry
 
 from mszoo.registry.bridge.device import device_name, force_spawn
+from mszoo.registry.bridge.log import log
 from mszoo.registry.catalog import Catalog, load_catalog
 
-log = logging.getLogger("vllm.mszoo")
+
 _installed: list[Catalog] = []
 
 
@@ -51,8 +51,9 @@ def install() -> Catalog | None:
 def _report(catalog: Catalog) -> None:
     # Every process of a server comes here; people need to read it once.
     first = multiprocessing.parent_process() is None
+    say = log.warning if first else log.debug
     for problem in catalog.problems:
-        log.log(logging.WARNING if first else logging.DEBUG, "mszoo: %s", problem)
+        say("mszoo: %s", problem)
     served = [name for name, decision in catalog.decisions().items() if decision.chain]
     log.info(
         "mszoo %s: %d architectures on %s (%s), decision %s; see: mszoo list",

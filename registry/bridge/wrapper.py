@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -11,12 +10,12 @@ from vllm.forward_context import get_forward_context, is_forward_context_availab
 from vllm.model_executor.models.interfaces import SupportsLoRA
 
 from mszoo.registry.bridge.build import Built, build
+from mszoo.registry.bridge.log import log
 from mszoo.registry.catalog import Catalog, Decision
 from mszoo.registry.errors import RefusalError
 from mszoo.registry.hookcalls import call_hook, describe
 from mszoo.registry.records import Capability
-
-log = logging.getLogger("vllm.mszoo")
+from mszoo.registry.settings import Settings
 
 
 class MindSporeModel(torch.nn.Module):
@@ -38,8 +37,8 @@ class MindSporeModel(torch.nn.Module):
 
     def __new__(cls, *, vllm_config: Any, prefix: str = "") -> Any:
         """Build the network, or hand over to vLLM's own model."""
-        catalog = cls.catalog
-        built, refusals = build(cls.decision, catalog.settings.kernels, catalog.device, vllm_config, prefix)
+        kernels = Settings.from_environ().kernels
+        built, refusals = build(cls.decision, kernels, cls.catalog.device, vllm_config, prefix)
         for refusal in refusals:
             log.warning("mszoo: %s", refusal)
         if built is not None:

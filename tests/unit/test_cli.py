@@ -222,13 +222,13 @@ ADD = 'Add "architectures", such as ["LlamaForCausalLM"].'
         (None, "DIR: has no config.json. Give the folder of a Hugging Face model."),
         (
             "{",
-            "DIR/config.json: is not valid JSON (Expecting property name enclosed in double quotes: line 1 column 2",
+            "DIR/config.json: is not valid JSON (Expecting property name enclosed in double quotes: ",
         ),
         (
             b"\xff\xfe{",
             "DIR/config.json: is not valid JSON ('utf-8' codec can't decode byte 0xff in position 0",
         ),
-        ("[" * 100_000, "DIR/config.json: is not valid JSON ("),
+        pytest.param("[" * 100_000, "DIR/config.json: is not valid JSON (", id="too deep"),
         ("{}", f"DIR/config.json: names no architectures. {ADD}"),
         ("[]", f"DIR/config.json: names no architectures. {ADD}"),
         ('{"architectures": []}', f"DIR/config.json: names no architectures. {ADD}"),
@@ -276,7 +276,7 @@ def test_version_and_usage():
     assert run("--help").exit_code == 0
     assert run("nothing").exit_code == 2
     assert run("explain").exit_code == 2
-    assert run().exit_code == 2
+    assert "Usage: mszoo" in run().output
 
 
 def test_the_command_imports_nothing_heavy():

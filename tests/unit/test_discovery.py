@@ -1,4 +1,4 @@
-"""Discovery: good plugins are found, and each way a plugin can be bad is one Problem that stops nobody else."""
+"""Discovery: good plugins are found, and each fault of a plugin is one Problem that stops nobody else."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def hook(body, name="mszoo_model_adapters()"):
 
 BAD = {
     "import error": (
-        "import a_module_that_is_not_there",
-        f"can't be loaded (ModuleNotFoundError: No module named 'a_module_that_is_not_there' (FILE:2)). {CURE}",
+        "import no_such_module",
+        f"can't be loaded (ModuleNotFoundError: No module named 'no_such_module' (FILE:2)). {CURE}",
         0,
     ),
     "exit at import": ("import sys; sys.exit(3)", f"can't be loaded (SystemExit: 3 (FILE:2)). {CURE}", 0),
@@ -99,7 +99,8 @@ BAD = {
     ),
     "hook returns one record": (
         hook("return ModelAdapter('A', 'a:A')"),
-        "mszoo_model_adapters returned a ModelAdapter instead of an iterable. Return a list of ModelAdapter records.",
+        "mszoo_model_adapters returned a ModelAdapter instead of an iterable. "
+        "Return a list of ModelAdapter records.",
         0,
     ),
     "hook returns a string": (
@@ -126,7 +127,8 @@ BAD = {
     ),
     "bad model path": (
         hook("return [ModelAdapter('B', 'a.B')]"),
-        "mszoo_model_adapters raised RecordError: ModelAdapter('B'): model is 'a.B'. Set it to 'module:Class'.",
+        "mszoo_model_adapters raised RecordError: ModelAdapter('B'): model is 'a.B'. "
+        "Set it to 'module:Class'.",
         0,
     ),
     "misspelt hook": (
@@ -153,13 +155,15 @@ BAD = {
     ),
     "suite of a wrong type": (
         hook("return 'demo'", "mszoo_suite()") + hook("return [ModelAdapter('A', 'a:A')]"),
-        "mszoo_suite returned a str instead of a Suite; all its adapters are skipped. Return one mszoo.registry.Suite.",
+        "mszoo_suite returned a str instead of a Suite; all its adapters are skipped. "
+        "Return one mszoo.registry.Suite.",
         0,
     ),
     "suite raises": (
         hook("return Suite('a b')", "mszoo_suite()") + hook("return [ModelAdapter('A', 'a:A')]"),
         "mszoo_suite raised RecordError: Suite('a b'): name is 'a b'; all its adapters are skipped. "
-        "Set it to letters, digits, '_' and '-', such as 'mindone' ('vllm' is taken: it names vLLM's own layers).",
+        "Set it to letters, digits, '_' and '-', such as 'mindone' "
+        "('vllm' is taken: it names vLLM's own layers).",
         0,
     ),
 }

@@ -1,4 +1,4 @@
-"""The house rules on imports, read from the source: a light core, and no attribute of a foreign module changed."""
+"""The house rules on imports, read from the source: a light core, and no foreign attribute changed."""
 
 from __future__ import annotations
 
@@ -112,7 +112,9 @@ class Patches(ast.NodeVisitor):
         elif isinstance(target, ast.Attribute) and self.is_foreign(target.value):
             self.found.append(ast.unparse(target))
         elif isinstance(target, ast.Subscript):
-            if (ast.unparse(target.value) in ("sys.modules", "modules") and self.is_foreign_text(target.slice)) or self.is_foreign(target.value) or self.is_namespace(target.value):
+            of_modules = ast.unparse(target.value) in ("sys.modules", "modules")
+            replaces_module = of_modules and self.is_foreign_text(target.slice)
+            if replaces_module or self.is_foreign(target.value) or self.is_namespace(target.value):
                 self.found.append(ast.unparse(target))
 
     def is_namespace(self, node: ast.AST) -> bool:

@@ -116,7 +116,8 @@ BAD_RECORDS = [
     ),
     (
         lambda: LayerAdapter("RMSNorm", "a:B"),
-        "LayerAdapter('RMSNorm'): target is 'RMSNorm'. Set it to 'vllm:<LayerClass>' or '<suite>:<module>:<Class>'.",
+        "LayerAdapter('RMSNorm'): target is 'RMSNorm'. "
+        "Set it to 'vllm:<LayerClass>' or '<suite>:<module>:<Class>'.",
     ),
     (lambda: LayerAdapter("vllm:a:B", "a:B"), "LayerAdapter('vllm:a:B'): target is 'vllm:a:B'. Set it to "),
     (
@@ -125,7 +126,8 @@ BAD_RECORDS = [
     ),
     (
         lambda: OpAdapter("rms norm", "a:f", "cpu"),
-        "OpAdapter('rms norm'): op is 'rms norm'. Set it to the name of an op or primitive, such as 'rms_norm'.",
+        "OpAdapter('rms norm'): op is 'rms norm'. "
+        "Set it to the name of an op or primitive, such as 'rms_norm'.",
     ),
     (
         lambda: OpAdapter("a", "f", "cpu"),

@@ -1,0 +1,120 @@
+"""Tiny checkpoints and real vLLM engines, shared by the tests of a module."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+
+TINY = {
+    "vocab_size": 256,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 512,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.engine)
+
+
+def make_checkpoint(folder: Path, model_type: str, **fields: Any) -> Path:
+    """Write a random model of ``model_type`` as a Hugging Face folder. The same fields give the same weights."""
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig.for_model(model_type, **(TINY | fields))
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            # Wide enough that greedy tokens have no near ties, norms around 1 as in trained models.
+            parameter.normal_(1.0 if "norm" in name else 0.0, 0.08)
+    model.save_pretrained(folder)
+    return folder
+
+
+@contextlib.contextmanager
+def running_engine(folder: Path, **options: Any) -> Iterator[Any]:
+    """Run vLLM's engine in this process on a checkpoint, and take it down completely."""
+    from vllm import LLM
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    defaults: dict[str, Any] = {
+        "skip_tokenizer_init": True,
+        "dtype": "float32",
+        "enforce_eager": True,
+        "max_model_len": 256,
+        "max_num_seqs": 8,
+        "max_num_batched_tokens": 256,
+        "seed": 0,
+    }
+    llm = LLM(str(folder), **(defaults | options))
+    try:
+        yield llm
+    finally:
+        llm.llm_engine.engine_core.shutdown()
+        del llm
+        gc.collect()
+        cleanup_dist_env_and_memory()
+
+
+@pytest.fixture(autouse=True)
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines run in the test's process, so that tests can look inside the worker."""
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a maker of tiny checkpoints; equal arguments give the same folder."""
+    made: dict[str, Path] = {}
+
+    def make(model_type: str, **fields: Any) -> Path:
+        key = repr((model_type, sorted(fields.items())))
+        if key not in made:
+            made[key] = make_checkpoint(tmp_path_factory.mktemp(model_type), model_type, **fields)
+        return made[key]
+
+    return make
+
+
+def served_by(llm: Any) -> dict[str, Any]:
+    """Say, from inside the worker, what answers: the wrapper's class, the adapter, the kernels, its steps."""
+
+    def look(model: Any) -> dict[str, Any]:
+        return {
+            "wrapper": [base.__qualname__ for base in type(model).__mro__],
+            "adapter": getattr(getattr(model, "candidate", None), "qualified_name", None),
+            "kernels": dict(getattr(getattr(model, "kernels", None), "sets", {})),
+            "forwards": getattr(model, "forwards", 0),
+        }
+
+    return llm.apply_model(look)[0]
+
+
+def assert_mindspore(llm: Any, adapter: str, kernel_set: str) -> int:
+    """Assert that our adapter answers with this kernel set for every op; return its steps so far."""
+    seen = served_by(llm)
+    assert "MindSporeModel" in seen["wrapper"]
+    assert seen["adapter"] == adapter
+    assert set(seen["kernels"].values()) == {kernel_set}
+    return seen["forwards"]

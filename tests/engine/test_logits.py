@@ -1,0 +1,99 @@
+"""Logits of every native architecture, rope type and sliding window, against Hugging Face in float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from .conftest import assert_mindspore, running_engine
+
+TOLERANCE = 2e-5
+ROPE = {"rope_theta": 10000.0}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama-biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama-tied-gelu": ("llama", {"tie_word_embeddings": True, "hidden_act": "gelu"}),
+    "llama-gelu-tanh": ("llama", {"hidden_act": "gelu_pytorch_tanh", "num_key_value_heads": 4}),
+    "llama-mqa-odd-vocab": ("llama", {"num_key_value_heads": 1, "vocab_size": 251}),
+    "rope-theta": ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}),
+    "rope-linear": ("llama", {"rope_parameters": ROPE | {"rope_type": "linear", "factor": 4.0}}),
+    "rope-dynamic": ("llama", {"rope_parameters": ROPE | {"rope_type": "dynamic", "factor": 2.0}}),
+    "rope-llama3": (
+        "llama",
+        {
+            "rope_parameters": ROPE
+            | {
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            }
+        },
+    ),
+    "rope-yarn": (
+        "llama",
+        {"rope_parameters": ROPE | {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64}},
+    ),
+    "rope-yarn-attention-factor": (
+        "llama",
+        {
+            "rope_parameters": ROPE
+            | {
+                "rope_type": "yarn",
+                "factor": 8.0,
+                "original_max_position_embeddings": 64,
+                "attention_factor": 0.7,
+                "beta_fast": 16.0,
+                "beta_slow": 2.0,
+            }
+        },
+    ),
+    "mistral": ("mistral", {"sliding_window": None}),
+    "mistral-sliding": ("mistral", {"sliding_window": 16}),
+    "qwen2": ("qwen2", {}),
+    "qwen2-some-layers-slide": (
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1},
+    ),
+    "qwen3": ("qwen3", {}),
+    "qwen3-bias": ("qwen3", {"attention_bias": True, "head_dim": 64}),
+}
+ADAPTER = {
+    "llama": "native.LlamaForCausalLM",
+    "mistral": "native.MistralForCausalLM",
+    "qwen2": "native.Qwen2ForCausalLM",
+    "qwen3": "native.Qwen3ForCausalLM",
+}
+PROMPTS = [[5, 17, 99, 201, 3, 44, 180], list(range(3, 100)), [7]]
+
+
+@pytest.mark.parametrize("kernel_set", ["cpu", "mindspore"])
+@pytest.mark.parametrize("case", CASES)
+def test_logits_equal_hugging_face(case: str, kernel_set: str, checkpoint, monkeypatch) -> None:
+    from transformers import AutoModelForCausalLM
+    from vllm import SamplingParams
+
+    model_type, fields = CASES[case]
+    folder = checkpoint(model_type, **fields)
+    monkeypatch.setenv("MSZOO_KERNELS", kernel_set)
+    sampling = SamplingParams(
+        temperature=0, max_tokens=4, ignore_eos=True, detokenize=False, logprobs=-1, prompt_logprobs=-1
+    )
+    with running_engine(folder, max_logprobs=-1, logprobs_mode="raw_logits") as llm:
+        outputs = llm.generate([{"prompt_token_ids": p} for p in PROMPTS], sampling, use_tqdm=False)
+        assert assert_mindspore(llm, ADAPTER[model_type], kernel_set) > 0
+
+    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    for prompt, output in zip(PROMPTS, outputs, strict=True):
+        completion = output.outputs[0]
+        tokens = [*prompt, *completion.token_ids]
+        with torch.no_grad():
+            expected = reference(torch.tensor([tokens])).logits[0]
+        ours = [row for row in output.prompt_logprobs if row] + list(completion.logprobs)
+        logits = torch.tensor([[row[token].logprob for token in range(len(row))] for row in ours])
+        assert logits.shape == expected[:-1].shape
+        worst = (logits - expected[:-1]).abs().max().item()
+        assert worst <= TOLERANCE, f"logits differ by {worst:.2e}"

@@ -1,0 +1,173 @@
+"""The parts of the demo's driver that need no server: reading its log, finding a port, stopping processes."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mszoo.registry.cli import demo
+from mszoo.registry.cli.process import ProcessGroup, free_port, running_members
+from rich.console import Console
+
+LINE = "mszoo: native.LlamaForCausalLM answers (kernel set cpu, decision 1a2b3c4d5e6f)"
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        LINE,
+        f"(EngineCore pid=7) INFO 01-02 03:04:05 [wrapper.py:9] {LINE}\nmore\n",
+        f"\x1b[0;36m(EngineCore pid=7)\x1b[0;0m INFO [x.py] {LINE}\r\n",
+    ],
+)
+def test_answerer_is_found(log):
+    assert demo.find_answerer(log) == demo.Answerer("native.LlamaForCausalLM", "cpu", "1a2b3c4d5e6f")
+
+
+@pytest.mark.parametrize(
+    "log", ["", "INFO mszoo: 4 architectures registered", "mszoo: x answers (kernel set cpu"]
+)
+def test_no_answerer(log):
+    assert demo.find_answerer(log) is None
+
+
+def test_last_lines(tmp_path):
+    log = tmp_path / "log"
+    log.write_bytes(b"one\n\n\x1b[31mtwo\x1b[0m\n  \nthr\xffee\n\n")
+    assert demo.last_lines(log, 2) == ["two", "thr\ufffdee"]
+    log.write_bytes(b"")
+    assert demo.last_lines(log, 2) == []
+
+
+def test_free_port_can_be_bound():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", free_port()))
+
+
+def test_server_environment_keeps_what_is_set():
+    assert demo.server_environment({"MSZOO_KERNELS": "mindspore"}) == {
+        "MSZOO_KERNELS": "mindspore",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+    }
+    assert demo.server_environment({"VLLM_CPU_KVCACHE_SPACE": "4"})["VLLM_CPU_KVCACHE_SPACE"] == "4"
+
+
+def test_server_command_avoids_the_command_that_would_fail(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.32.0")
+    assert demo.server_command(Path("m"), 1)[1:3] == ["serve", "m"]
+
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert demo.server_command(Path("m"), 1)[1:3] == ["-m", "vllm.entrypoints.openai.api_server"]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(demo.DemoError, match="make env"):
+        demo.server_command(Path("m"), 1)
+
+
+def start(code: str, log: Path, **options) -> ProcessGroup:
+    group = ProcessGroup([sys.executable, "-u", "-c", code], log, os.environ, **options)
+    deadline = time.monotonic() + 30
+    while "ready" not in log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return group
+
+
+POLITE = "import time; print('ready'); time.sleep(60)"
+STUBBORN = """
+import signal, subprocess, sys, time
+for number in ({signals}):
+    signal.signal(number, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])  # inherits what is ignored
+print("ready", child.pid)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        (POLITE, {1, -signal.SIGINT}),
+        (STUBBORN.format(signals="signal.SIGINT,"), {-signal.SIGTERM}),
+        (STUBBORN.format(signals="signal.SIGINT, signal.SIGTERM"), {-signal.SIGKILL}),
+    ],
+)
+def test_the_whole_group_is_stopped(tmp_path, code, status):
+    with start(code, tmp_path / "log", patience=(0.5, 0.5)) as group:
+        assert group.pid in running_members(group.pid)
+    assert group.exit_status() in status
+    assert running_members(group.pid) == []
+
+
+def test_children_that_outlive_the_command_are_stopped(tmp_path):
+    code = "import subprocess; subprocess.Popen(['sleep', '60']); print('ready')"
+    with start(code, tmp_path / "log", patience=(2, 2)) as group:
+        while group.exit_status() is None:
+            time.sleep(0.02)
+        assert len(running_members(group.pid)) == 1
+    assert running_members(group.pid) == []
+
+
+def test_group_is_stopped_after_an_exception(tmp_path):
+    with pytest.raises(KeyboardInterrupt), start(POLITE, tmp_path / "log") as group:
+        raise KeyboardInterrupt
+    assert running_members(group.pid) == []
+
+
+def test_server_that_dies_shows_its_last_lines(tmp_path, capsys):
+    log = tmp_path / "log"
+    group = start("print('ready'); raise SystemExit('no such model [/x]')", log)
+    with group, pytest.raises(demo.DemoError, match=r"ended with status 1.*log"):
+        demo.wait_until_ready(group, free_port(), Console(stderr=True))
+    assert "no such model [/x]" in capsys.readouterr().err
+
+
+def test_error_is_one_line_and_status_1(monkeypatch, capsys):
+    def fail():
+        raise demo.DemoError("demo", "vLLM's own model answered", "See the log")
+
+    monkeypatch.setattr(demo, "run", fail)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert demo.main() == 1
+    assert capsys.readouterr().err == "demo: vLLM's own model answered. See the log\n"
+
+
+def test_interrupt_is_status_130(monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "run", interrupt)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert demo.main() == 130
+
+
+def test_terminated_driver_leaves_no_server(tmp_path):
+    """SIGTERM must go through the `with` block that stops the server."""
+    code = f"""
+import signal, sys
+from pathlib import Path
+from mszoo.registry.cli import demo
+from mszoo.registry.cli.process import ProcessGroup
+def run():
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with ProcessGroup(command, Path({str(tmp_path / "log")!r}), {{}}) as server:
+        print(server.pid, flush=True)
+        signal.pause()
+demo.run = run
+sys.exit(demo.main())
+"""
+    driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    server = int(driver.stdout.readline())
+    driver.terminate()
+    assert driver.wait(30) == 128 + signal.SIGTERM
+    assert running_members(server) == []
