@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 REPORTS := .cache/reports
 REQUIREMENTS := requirements-cpu.txt requirements-dev.txt requirements-demo.txt
-SOURCES := $(wildcard registry adapters layers kernels models tests/conformance)
+SOURCES := registry adapters layers kernels models
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: help env demo test lint clean
@@ -45,8 +45,9 @@ $(VENV)/.python:
 	$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 
-$(VENV)/.requirements: $(VENV)/.python $(REQUIREMENTS)
+$(VENV)/.requirements: $(VENV)/.python $(REQUIREMENTS) .ci/vllm-metadata/pyproject.toml
 	$(PIP) install --no-deps $(REQUIREMENTS:%=-r %)
+	$(PIP) install --no-deps --no-build-isolation ./.ci/vllm-metadata
 	@touch $@
 
 # A strict editable install links single files, so it is made again when files come or go.

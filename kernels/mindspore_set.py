@@ -58,7 +58,9 @@ def rotary_embedding(
     """See :data:`mszoo.kernels.spec.ROTARY_EMBEDDING`."""
     q, k, v = _split_heads(qkv, num_heads, num_kv_heads)
     tokens = qkv.shape[0]
-    cos, sin = ops.split(ops.gather(cos_sin_cache, positions, 0).reshape(tokens, 1, -1), _half(cos_sin_cache), -1)
+    cos, sin = ops.split(
+        ops.gather(cos_sin_cache, positions, 0).reshape(tokens, 1, -1), _half(cos_sin_cache), -1
+    )
     rotated = _rotate(ops.cat((q, k), 1), cos, sin)
     return ops.cat((rotated, v), 1).reshape(qkv.shape)
 
@@ -151,9 +153,7 @@ def _attend(
     return out.reshape(batch * tokens, heads * head_size)
 
 
-def _causal_bias(
-    seq_lens: Sequence[int], tokens: int, length: int, sliding_window: int | None
-) -> ms.Tensor:
+def _causal_bias(seq_lens: Sequence[int], tokens: int, length: int, sliding_window: int | None) -> ms.Tensor:
     """Return 0 where a query may look and a large negative number elsewhere: [B, 1, 1, T, length]."""
     end = ms.Tensor(list(seq_lens), ms.int32).reshape(-1, 1, 1, 1, 1)
     row = ops.arange(tokens, dtype=ms.int32).reshape(1, 1, 1, tokens, 1) + (end - tokens)

@@ -107,9 +107,13 @@ def _paged_attention(rng: np.random.Generator, tokens: int) -> dict[str, Any]:
 
 EMBEDDING = OpSpec("embedding", "rows ``ids`` [T] of ``weight`` [V, N] -> [T, N]", _embedding)
 
-LINEAR = OpSpec("linear", "``x`` [T, K] times ``weight`` [M, K] transposed, plus ``bias`` [M] -> [T, M]", _linear)
+LINEAR = OpSpec(
+    "linear", "``x`` [T, K] times ``weight`` [M, K] transposed, plus ``bias`` [M] -> [T, M]", _linear
+)
 
-RMS_NORM = OpSpec("rms_norm", "``x / sqrt(mean(x**2) + eps) * weight`` over the last axis: [T, N] -> [T, N]", _rms_norm)
+RMS_NORM = OpSpec(
+    "rms_norm", "``x / sqrt(mean(x**2) + eps) * weight`` over the last axis: [T, N] -> [T, N]", _rms_norm
+)
 
 FUSED_ADD_RMS_NORM = OpSpec(
     "fused_add_rms_norm",

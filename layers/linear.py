@@ -39,7 +39,7 @@ def heads_on_this_rank(num_heads: int, num_kv_heads: int) -> tuple[int, int]:
 
 
 def apply_linear(layer: torch.nn.Module, x: ms.Tensor) -> ms.Tensor:
-    """Return ``layer(x)`` for a vLLM linear layer (or the LoRA layer that replaced it): [T, in] -> [T, out]."""
+    """Return ``layer(x)`` of a vLLM linear layer, or the LoRA layer in its place: [T, in] -> [T, out]."""
     y = layer(to_torch(x))
     return to_mindspore(y[0] if isinstance(y, tuple) else y)
 
@@ -47,7 +47,7 @@ def apply_linear(layer: torch.nn.Module, x: ms.Tensor) -> ms.Tensor:
 def qkv_linear(
     hidden_size: int, head_size: int, num_heads: int, num_kv_heads: int, *, bias: bool, prefix: str
 ) -> QKVParallelLinear:
-    """Make the fused query, key and value projection: [T, hidden] -> [T, (H + 2 G) D], heads split over ranks."""
+    """Make the fused query, key and value projection: [T, hidden] -> [T, (H + 2 G) D]."""
     return QKVParallelLinear(
         hidden_size,
         head_size,

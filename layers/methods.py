@@ -35,7 +35,7 @@ def quant_config() -> QuantizationConfig | None:
         return checkpoint
     if checkpoint is not None:
         logger.warning_once(
-            "mszoo: the checkpoint's %s weights are multiplied by vLLM's kernels: MindSpore has none for them",
+            "mszoo: vLLM's kernels multiply the checkpoint's %s weights: MindSpore has none for them",
             checkpoint.get_name(),
         )
         return checkpoint

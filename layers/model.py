@@ -21,9 +21,9 @@ ModuleList = torch.nn.ModuleList
 class CausalLM(Module, ABC):
     """A decoder that generates text: MindSpore tensors in, MindSpore tensors out.
 
-    A subclass builds ``self.model`` (with ``embed_tokens``), ``self.lm_head`` and ``self.logits_processor`` from
-    mszoo.layers, under the names that its checkpoints use, and writes :meth:`forward`. It is constructed as
-    ``Model(config, prefix="")`` with the Hugging Face config, inside vLLM's current config.
+    A subclass builds ``self.model`` (with ``embed_tokens``), ``self.lm_head`` and ``self.logits_processor``
+    from mszoo.layers, under the names that its checkpoints use, and writes :meth:`forward`. It is constructed
+    as ``Model(config, prefix="")`` with the Hugging Face config, inside vLLM's current config.
     """
 
     #: Checkpoint modules that one layer fuses. The adapter's record declares the same for vLLM.

@@ -47,7 +47,9 @@ class RotaryEmbedding(torch.nn.Module):
         super().__init__()
         model_config = get_current_vllm_config().model_config
         positions = max(model_config.max_model_len, max_position)
-        table = _cos_sin_table(head_size, max_position, rope_parameters, model_config.max_model_len, positions)
+        table = _cos_sin_table(
+            head_size, max_position, rope_parameters, model_config.max_model_len, positions
+        )
         self.register_buffer("cos_sin_cache", table.to(torch.get_default_dtype()), persistent=False)
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
         self._view = ParameterView()

@@ -10,18 +10,64 @@ from mszoo.registry.errors import RefusalError
 
 #: Fields that do not change what a served model computes: training, generation defaults, bookkeeping.
 _HARMLESS = frozenset(
-    """
-    _name_or_path architectures model_type transformers_version torch_dtype dtype use_cache auto_map
-    initializer_range attention_dropout hidden_dropout embd_pdrop resid_pdrop classifier_dropout
-    bos_token_id eos_token_id pad_token_id sep_token_id decoder_start_token_id unk_token_id
-    return_dict output_attentions output_hidden_states output_router_logits id2label label2id problem_type
-    num_labels chunk_size_feed_forward is_encoder_decoder is_decoder add_cross_attention finetuning_task
-    task_specific_params prefix tokenizer_class gradient_checkpointing pretraining_tp is_llama_config
-    transformers.js_config unsloth_fixed unsloth_version quantization_config compression_config
-    _attn_implementation attn_implementation experts_implementation _commit_hash tie_encoder_decoder
-    keys_to_ignore_at_inference max_window_layers use_sliding_window rope_theta rope_scaling
-    max_length language
-    """.split()
+    [
+        "_name_or_path",
+        "architectures",
+        "model_type",
+        "transformers_version",
+        "torch_dtype",
+        "dtype",
+        "use_cache",
+        "auto_map",
+        "initializer_range",
+        "attention_dropout",
+        "hidden_dropout",
+        "embd_pdrop",
+        "resid_pdrop",
+        "classifier_dropout",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "sep_token_id",
+        "decoder_start_token_id",
+        "unk_token_id",
+        "return_dict",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "id2label",
+        "label2id",
+        "problem_type",
+        "num_labels",
+        "chunk_size_feed_forward",
+        "is_encoder_decoder",
+        "is_decoder",
+        "add_cross_attention",
+        "finetuning_task",
+        "task_specific_params",
+        "prefix",
+        "tokenizer_class",
+        "gradient_checkpointing",
+        "pretraining_tp",
+        "is_llama_config",
+        "transformers.js_config",
+        "unsloth_fixed",
+        "unsloth_version",
+        "quantization_config",
+        "compression_config",
+        "_attn_implementation",
+        "attn_implementation",
+        "experts_implementation",
+        "_commit_hash",
+        "tie_encoder_decoder",
+        "keys_to_ignore_at_inference",
+        "max_window_layers",
+        "use_sliding_window",
+        "rope_theta",
+        "rope_scaling",
+        "max_length",
+        "language",
+    ]
 )
 
 

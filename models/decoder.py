@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class SelfAttention(Module):
-    """Attention block: fused projection, optional head norms, rotation, paged attention, output projection."""
+    """Attention: fused projection, head norms if declared, rotation, paged attention, output projection."""
 
     def __init__(self, config: DecoderConfig, sliding_window: int | None, prefix: str) -> None:
         super().__init__()
@@ -84,7 +84,10 @@ class MLP(Module):
     def __init__(self, config: DecoderConfig, prefix: str) -> None:
         super().__init__()
         self.gate_up_proj = gate_up_linear(
-            config.hidden_size, config.intermediate_size, bias=config.mlp_bias, prefix=f"{prefix}.gate_up_proj"
+            config.hidden_size,
+            config.intermediate_size,
+            bias=config.mlp_bias,
+            prefix=f"{prefix}.gate_up_proj",
         )
         self.act_fn = GatedActivation(config.hidden_act)
         self.down_proj = row_linear(

@@ -6,9 +6,10 @@ import importlib.metadata
 import shlex
 from collections.abc import Callable, Iterable
 
+from packaging.version import InvalidVersion
+
 from mszoo.registry.records import ModelAdapter, Suite
 from mszoo.registry.validation import parse_requirement
-from packaging.version import InvalidVersion
 
 
 def installed_version(distribution: str) -> str | None:

@@ -8,6 +8,7 @@ from importlib.metadata import EntryPoint
 from typing import TypeVar
 
 import pluggy
+
 from mszoo.registry import hookspecs
 from mszoo.registry.errors import MszooError, PluginError
 from mszoo.registry.hookcalls import call_hook, describe, stdout_guarded

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import pluggy
+
 from mszoo.registry.records import LayerAdapter, ModelAdapter, OpAdapter, Suite
 
 if TYPE_CHECKING:

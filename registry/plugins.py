@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 
 import pluggy
+
 from mszoo.registry import hookspecs
 from mszoo.registry.errors import PluginError, sentence
 from mszoo.registry.hookcalls import describe, stdout_guarded

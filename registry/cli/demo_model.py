@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from mszoo.registry.cli import demo_folder
-from mszoo.registry.cli.smollm2 import DemoModelError
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+from mszoo.registry.cli import demo_folder
+from mszoo.registry.cli.smollm2 import DemoModelError
 
 NAME = "SmolLM2-135M-Instruct"
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+
 from mszoo.registry.catalog import Catalog, Decision, load_catalog
 from mszoo.registry.errors import MszooError
-from rich.console import Console
 
 from .report import (
     DeviceOption,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import typer
+
 from mszoo.registry.catalog import Catalog, load_catalog
 
 from .report import (

@@ -9,11 +9,12 @@ from enum import Enum
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
+
 from mszoo.registry.availability import installed_version
 from mszoo.registry.catalog import Catalog, Decision, Verdict
 from mszoo.registry.plugins import Problem
-from rich.console import Console
-from rich.table import Table
 
 _STYLES = {"won": "green", "fallback": "", "unavailable": "dim"}
 

@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def make_checkpoint(folder: Path, model_type: str, **fields: Any) -> Path:
-    """Write a random model of ``model_type`` as a Hugging Face folder. The same fields give the same weights."""
+    """Write a random model as a Hugging Face folder; the same fields give the same weights."""
     import torch
     import transformers
 

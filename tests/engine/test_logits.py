@@ -11,6 +11,7 @@ from .conftest import assert_mindspore, running_engine
 
 TOLERANCE = 2e-5
 ROPE = {"rope_theta": 10000.0}
+YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "llama-biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
@@ -33,23 +34,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             }
         },
     ),
-    "rope-yarn": (
-        "llama",
-        {"rope_parameters": ROPE | {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64}},
-    ),
+    "rope-yarn": ("llama", {"rope_parameters": ROPE | YARN}),
     "rope-yarn-attention-factor": (
         "llama",
-        {
-            "rope_parameters": ROPE
-            | {
-                "rope_type": "yarn",
-                "factor": 8.0,
-                "original_max_position_embeddings": 64,
-                "attention_factor": 0.7,
-                "beta_fast": 16.0,
-                "beta_slow": 2.0,
-            }
-        },
+        {"rope_parameters": ROPE | YARN | {"attention_factor": 0.7, "beta_fast": 16.0, "beta_slow": 2.0}},
     ),
     "mistral": ("mistral", {"sliding_window": None}),
     "mistral-sliding": ("mistral", {"sliding_window": 16}),

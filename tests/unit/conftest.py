@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from mszoo.registry import ModelAdapter, Suite
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.discovery import Contribution, Discovery, Plugin, discover

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mszoo.registry import ModelAdapter, Suite
 from mszoo.registry.catalog import Catalog, load_catalog
 from mszoo.registry.discovery import Contribution, Discovery, Plugin, discover

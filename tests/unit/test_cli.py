@@ -8,9 +8,10 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
+
 from mszoo.registry import plugins
 from mszoo.registry.cli import build, main
-from typer.testing import CliRunner
 
 NATIVE = """
 @hookimpl

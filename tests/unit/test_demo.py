@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import signal
 import socket
@@ -12,9 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+
 from mszoo.registry.cli import demo
 from mszoo.registry.cli.process import ProcessGroup, free_port, running_members
-from rich.console import Console
 
 LINE = "mszoo: native.LlamaForCausalLM answers (kernel set cpu, decision 1a2b3c4d5e6f)"
 
@@ -59,19 +59,12 @@ def test_server_environment_keeps_what_is_set():
     assert demo.server_environment({"VLLM_CPU_KVCACHE_SPACE": "4"})["VLLM_CPU_KVCACHE_SPACE"] == "4"
 
 
-def test_server_command_avoids_the_command_that_would_fail(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.32.0")
-    assert demo.server_command(Path("m"), 1)[1:3] == ["serve", "m"]
-
-    def missing(name):
-        raise importlib.metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(importlib.metadata, "version", missing)
-    assert demo.server_command(Path("m"), 1)[1:3] == ["-m", "vllm.entrypoints.openai.api_server"]
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(demo.DemoError, match="make env"):
+def test_server_command_is_vllm_serve(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo.sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(demo.DemoError, match=r"vLLM is not installed\. Create the environment: make env"):
         demo.server_command(Path("m"), 1)
+    (tmp_path / "vllm").touch()
+    assert demo.server_command(Path("m"), 1)[:3] == [str(tmp_path / "vllm"), "serve", "m"]
 
 
 def start(code: str, log: Path, **options) -> ProcessGroup:

@@ -17,12 +17,13 @@ import gguf
 import numpy
 import pytest
 import typer
-from mszoo.registry.cli import demo_folder, smollm2
-from mszoo.registry.cli.demo_model import demo_model
-from mszoo.registry.cli.smollm2 import DemoModelError
 from safetensors import safe_open
 from tokenizers import Tokenizer
 from typer.testing import CliRunner
+
+from mszoo.registry.cli import demo_folder, smollm2
+from mszoo.registry.cli.demo_model import demo_model
+from mszoo.registry.cli.smollm2 import DemoModelError
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import sys
 from importlib.metadata import EntryPoint
 
 import pytest
+
 from mszoo.registry import LayerAdapter, ModelAdapter, OpAdapter, Suite
 from mszoo.registry.discovery import discover
 from mszoo.registry.settings import Settings

@@ -7,6 +7,7 @@ import dataclasses
 import pickle
 
 import pytest
+
 from mszoo.registry import Capability, LayerAdapter, ModelAdapter, MszooError, OpAdapter, Suite
 from mszoo.registry.errors import PluginError, RecordError, RefusalError, SettingsError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from mszoo.registry.errors import SettingsError
 from mszoo.registry.settings import Settings
 
