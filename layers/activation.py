@@ -37,6 +37,7 @@ class GatedActivation(torch.nn.Module):
                 f"hidden_act={hidden_act!r} has no kernel in mszoo",
                 f"Known activations: {', '.join(_OPS)}",
             )
+        self.op = op
         self._act = dispatch.current().function(op)
 
     def forward(self, x: ms.Tensor) -> ms.Tensor:

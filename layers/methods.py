@@ -1,7 +1,8 @@
 """Who multiplies: the method objects that vLLM's linear and embedding layers delegate to.
 
-With the ``cpu`` kernel set they are vLLM's own (packed or quantized weights). With the ``mindspore`` set they
-are the ones here, which leave the weight as it was loaded and compute on a view of it.
+With the ``mindspore`` kernel set they leave the weight as it was loaded and compute on a view of it. With the
+``cpu`` set they are vLLM's own (packed or quantized weights); :class:`CpuLinearMethod` differs from vLLM's
+unquantized one only in that the compiled decoder layer can reach the packed weight.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from vllm import _custom_ops
 from vllm.config import get_current_vllm_config
 from vllm.logger import init_logger
 from vllm.model_executor.layers.linear import (
@@ -17,10 +19,12 @@ from vllm.model_executor.layers.linear import (
     register_weight_loader_v2_supported_method,
 )
 from vllm.model_executor.layers.quantization.base_config import QuantizationConfig, QuantizeMethodBase
+from vllm.model_executor.layers.utils import check_cpu_sgl_kernel
 from vllm.model_executor.layers.vocab_parallel_embedding import (
     UnquantizedEmbeddingMethod,
     VocabParallelEmbedding,
 )
+from vllm.platforms import current_platform
 
 from mszoo.kernels import dispatch  # isort: skip
 from mszoo.kernels.exchange import ParameterView, to_mindspore, to_torch  # isort: skip
@@ -31,15 +35,15 @@ logger = init_logger("vllm.mszoo.layers")
 def quant_config() -> QuantizationConfig | None:
     """Return the quantization config for a layer of the model that is being built: it chooses the methods."""
     checkpoint: QuantizationConfig | None = get_current_vllm_config().quant_config
-    if dispatch.current().set_of("linear") != "mindspore":
-        return checkpoint
+    if dispatch.current().set_of("linear") == "cpu":
+        return checkpoint or _Methods(CpuLinearMethod)
     if checkpoint is not None:
         logger.warning_once(
             "mszoo: vLLM's kernels multiply the checkpoint's %s weights: MindSpore has none for them",
             checkpoint.get_name(),
         )
         return checkpoint
-    return _MindSporeMethods()
+    return _Methods(MindSporeLinearMethod, MindSporeEmbeddingMethod)
 
 
 class _MindSporeProduct:
@@ -80,17 +84,57 @@ class MindSporeEmbeddingMethod(_MindSporeProduct, UnquantizedEmbeddingMethod):
         return to_torch(self._embedding(to_mindspore(input_), self._weight.of(layer.weight)))
 
 
-class _MindSporeMethods(QuantizationConfig):
+@register_weight_loader_v2_supported_method
+class CpuLinearMethod(UnquantizedLinearMethod):
+    """vLLM's unquantized linear method on CPU, which keeps the handle of the weight that it packed.
+
+    Attributes:
+        handler: vLLM's handle of the packed weight, or None where vLLM multiplies by other means.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.handler: Any = None
+
+    def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
+        """Pack the weight for oneDNN and free the raw one, where vLLM would do so."""
+        rows, columns = layer.weight.shape
+        if current_platform.is_zen_cpu() or check_cpu_sgl_kernel(rows, columns, layer.weight.dtype):
+            super().process_weights_after_loading(layer)
+            return
+        try:
+            self.handler = _custom_ops.create_onednn_mm(layer.weight.t(), 32)
+        except RuntimeError:  # no oneDNN kernel on this processor: vLLM says so and multiplies by torch
+            super().process_weights_after_loading(layer)
+            return
+        layer.weight = torch.nn.Parameter(torch.empty(0, dtype=layer.weight.dtype), requires_grad=False)
+
+    def apply(
+        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return ``x @ weight.T + bias``: [T, in] -> [T, out]."""
+        if self.handler is None:
+            return super().apply(layer, x, bias)
+        return _custom_ops.onednn_mm(self.handler, x, bias)
+
+
+class _Methods(QuantizationConfig):
     """Gives vLLM's layers the methods above.
 
     vLLM asks a quantization config for each layer's method, and nothing else decides it short of assigning to
     the layer. This one quantizes nothing.
     """
 
+    def __init__(
+        self, linear: type[UnquantizedLinearMethod], embedding: type[UnquantizedEmbeddingMethod] | None = None
+    ) -> None:
+        super().__init__()
+        self._linear, self._embedding = linear, embedding
+
     def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> QuantizeMethodBase | None:
         if isinstance(layer, VocabParallelEmbedding):
-            return MindSporeEmbeddingMethod()
-        return MindSporeLinearMethod() if isinstance(layer, LinearBase) else None
+            return self._embedding() if self._embedding else None
+        return self._linear() if isinstance(layer, LinearBase) else None
 
     def get_name(self) -> Any:
         return "mszoo"
@@ -107,5 +151,5 @@ class _MindSporeMethods(QuantizationConfig):
         return []
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> _MindSporeMethods:
-        return cls()
+    def from_config(cls, config: dict[str, Any]) -> _Methods:
+        raise NotImplementedError("made by mszoo's layers, never from a checkpoint")

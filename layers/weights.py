@@ -86,7 +86,7 @@ def check_tensors(
     if missing:
         raise CheckpointError(
             where,
-            f"{_list(missing)} missing from the checkpoint",
+            f"{_list(missing)} {'is' if len(missing) == 1 else 'are'} missing from the checkpoint",
             "Copy or convert the checkpoint again: its config.json describes tensors that its files lack",
         )
     extra = [n for n in found if n not in expected and n not in unused and not n.endswith(_COMPUTED)]

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 from mszoo.layers import (
     Attention,
     CausalLM,
+    FusedDecoderLayer,
     GatedActivation,
     LogitsProcessor,
     Module,
     ModuleList,
+    Parts,
     QKNorm,
     RMSNorm,
     RotaryEmbedding,
@@ -108,11 +110,15 @@ class DecoderLayer(Module):
         self.mlp = MLP(config, f"{prefix}.mlp")
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.fused = FusedDecoderLayer(self._parts)
 
     def forward(
         self, positions: ms.Tensor, x: ms.Tensor, residual: ms.Tensor | None
     ) -> tuple[ms.Tensor, ms.Tensor]:
         """Return the layer's output and the residual stream that is still to be added to it: [T, hidden]."""
+        fused = self.fused(positions, x, residual)
+        if fused is not None:
+            return fused
         if residual is None:
             x, residual = self.input_layernorm(x), x
         else:
@@ -120,6 +126,21 @@ class DecoderLayer(Module):
         x = self.self_attn(positions, x)
         x, residual = self.post_attention_layernorm(x, residual)
         return self.mlp(x), residual
+
+    def _parts(self) -> Parts:
+        attention, mlp = self.self_attn, self.mlp
+        return Parts(
+            self.input_layernorm,
+            attention.qkv_proj,
+            (attention.q_norm, attention.k_norm) if attention.qk_norm is not None else None,
+            attention.rotary_emb,
+            attention.attn,
+            attention.o_proj,
+            self.post_attention_layernorm,
+            mlp.gate_up_proj,
+            mlp.act_fn,
+            mlp.down_proj,
+        )
 
 
 class Decoder(Module):
