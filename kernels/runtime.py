@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import os
+import sys
 from collections.abc import Iterator
 
 
@@ -24,7 +25,9 @@ def prepare(device: str) -> None:
         ms.set_device("CPU" if device == "cpu" else "Ascend")
         # Asynchronous dispatch costs milliseconds per hand-over on CPU, and views of a tensor's memory are
         # valid only once it has been computed.
-        ms.set_context(mode=ms.PYNATIVE_MODE, pynative_synchronize=device == "cpu")
+        ms.set_context(mode=ms.PYNATIVE_MODE)
+        if device == "cpu":
+            ms.runtime.launch_blocking()
         _first_op()
 
 
@@ -32,14 +35,29 @@ def _first_op() -> None:
     """Run a throw-away op.
 
     MindSpore's bfloat16 extension is built for numpy 1: under numpy 2 the first native op of a process raises
-    one SystemError (and numpy prints a page about it), and every later one works.
+    one SystemError, numpy prints a page and MindSpore a line about it, and every later op works.
     """
     import mindspore as ms
 
-    with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemError):
+    with _quiet_stderr(), contextlib.suppress(SystemError):
         ms.Tensor([0], dtype=ms.bfloat16).reshape(1, 1)
     one = ms.Tensor([1.0], dtype=ms.float32)
     _ = one + one  # starts the thread pools
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Drop what Python and native code write to stderr inside."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as sink:
+        os.dup2(sink.fileno(), 2)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 @contextlib.contextmanager

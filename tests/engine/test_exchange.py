@@ -1,0 +1,154 @@
+"""The exchange between torch and MindSpore: no copy, right shapes and strides, lifetimes, refusals."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+from mszoo.kernels import runtime
+
+runtime.prepare("cpu")
+import mindspore as ms  # noqa: E402
+
+from mszoo.kernels.exchange import ParameterView, to_mindspore, to_torch  # noqa: E402
+
+DTYPES = [
+    torch.float32,
+    torch.bfloat16,
+    torch.float16,
+    torch.float64,
+    torch.int64,
+    torch.int32,
+    torch.int8,
+    torch.uint8,
+]
+
+
+def sample(dtype: torch.dtype) -> torch.Tensor:
+    return torch.arange(24).reshape(4, 6).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_torch_to_mindspore_shares_memory(dtype: torch.dtype) -> None:
+    tensor = sample(dtype)
+    view = to_mindspore(tensor)
+    assert view.shape == (4, 6)
+    assert view.data_ptr() == tensor.data_ptr()
+    assert to_torch(view) is tensor
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_mindspore_to_torch_shares_memory(dtype: torch.dtype) -> None:
+    owned = to_mindspore(sample(dtype)).copy()  # memory of MindSpore's own
+    view = to_torch(owned)
+    assert torch.equal(view, sample(dtype))
+    assert view.data_ptr() == owned.data_ptr()
+    assert to_mindspore(view) is owned
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda x: x[:, 2:4],
+        lambda x: x[1:3],
+        lambda x: x[::2, ::3],
+        lambda x: x.T,
+        lambda x: x[2],
+        lambda x: x[1, 1],
+        lambda x: x[:0],
+    ],
+)
+def test_strided_and_offset_tensors(cut) -> None:
+    tensor = cut(sample(torch.float32))
+    view = to_mindspore(tensor)
+    assert tuple(view.shape) == tuple(tensor.shape)
+    if tensor.numel():
+        assert torch.equal(to_torch(view * 1.0), tensor)
+    assert to_torch(view).stride() == tensor.stride()
+
+
+def test_strided_mindspore_tensor_to_torch() -> None:
+    owned = to_mindspore(sample(torch.float32)) * 1.0
+    assert torch.equal(to_torch(owned[:, 2:4]), sample(torch.float32)[:, 2:4])
+    assert torch.equal(to_torch(owned[1:3]), sample(torch.float32)[1:3])
+
+
+def test_mindspore_sees_what_torch_writes_later() -> None:
+    tensor = torch.zeros(4)
+    view = to_mindspore(tensor)
+    for value in (1.0, 2.0):
+        tensor.fill_(value)
+        assert to_torch(view + 1.0).tolist() == [value + 1.0] * 4
+
+
+def test_a_view_keeps_its_owner_alive() -> None:
+    torch_view = to_torch(to_mindspore(sample(torch.float32)) + 1.0)
+    mindspore_view = to_mindspore(sample(torch.float32) + 2.0)
+    gc.collect()
+    for _ in range(20):  # would reuse freed memory
+        torch.full((4, 6), -1.0), to_mindspore(sample(torch.float32)) * 0.0
+    assert torch.equal(torch_view, sample(torch.float32) + 1.0)
+    assert torch.equal(to_torch(mindspore_view * 1.0), sample(torch.float32) + 2.0)
+
+
+def test_exchange_leaves_no_garbage_behind() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(gc.get_objects())
+        for _ in range(200):
+            to_torch(to_mindspore(torch.ones(3)) + 1.0)
+        assert len(gc.get_objects()) - before < 100  # no cycles: reference counts free everything
+    finally:
+        gc.enable()
+
+
+def test_bool_is_copied() -> None:
+    tensor = torch.tensor([True, False, True])
+    view = to_mindspore(tensor)
+    assert view.dtype == ms.bool_
+    assert to_torch(ms.ops.logical_not(view)).tolist() == [False, True, False]
+
+
+def test_what_cannot_be_exchanged_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"torch tensor of torch\.float8_e4m3fn has no view in MindSpore: cast it"):
+        to_mindspore(torch.zeros(2).to(torch.float8_e4m3fn))
+    with pytest.raises(TypeError, match="MindSpore tensor of Complex64 has no view in torch: cast it first"):
+        to_torch(ms.Tensor([1j], ms.complex64))
+
+
+def test_parameter_view_follows_the_parameter() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(3), requires_grad=False)
+    view = ParameterView()
+    first = view.of(parameter)
+    assert view.of(parameter) is first
+    parameter.data.fill_(2.0)
+    assert to_torch(view.of(parameter) * 1.0).tolist() == [2.0] * 3
+    parameter.data = torch.full((3,), 5.0)
+    assert view.of(parameter) is not first
+    assert to_torch(view.of(parameter) * 1.0).tolist() == [5.0] * 3
+
+
+def test_prepare_says_nothing_and_leaves_the_cores_alone() -> None:
+    """The numpy 2 guard is silent, and MindSpore's threads may use every core though the caller is pinned."""
+    code = """
+        import os
+        os.sched_setaffinity(0, {0})
+        from mszoo.kernels import runtime
+        runtime.prepare("cpu")
+        runtime.prepare("cpu")
+        assert os.sched_getaffinity(0) == {0}
+        masks = [os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")]
+        print(max(map(len, masks)))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    assert int(done.stdout) == len(os.sched_getaffinity(0))
