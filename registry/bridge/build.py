@@ -47,7 +47,9 @@ def build(
             refusals.append(refusal)
         except Exception as error:
             log.debug("mszoo: %s failed", candidate.qualified_name, exc_info=True)
-            refusals.append(_failure(candidate, error))
+            failure = _failure(candidate, error)
+            failure.__cause__ = error  # an author needs the traceback
+            refusals.append(failure)
         # The layers of the refused model would take the names of the next one's.
         for name in set(attention_layers) - known:
             del attention_layers[name]

@@ -32,9 +32,17 @@ def install() -> Catalog | None:
         log.info("mszoo: nothing installed: MindSpore models run on cpu and npu")
         return None
     catalog = load_catalog(device=device)
+    force_spawn()
+    register_models(catalog)
+    _report(catalog)
+    _installed.append(catalog)
+    return catalog
+
+
+def register_models(catalog: Catalog) -> None:
+    """Register a class for every name under which the catalog serves an architecture."""
     from mszoo.registry.bridge.wrapper import wrapper_class
 
-    force_spawn()
     for architecture, decision in catalog.decisions().items():
         vllm_entry = ModelRegistry.models.get(architecture)
         if decision.chain:
@@ -42,9 +50,6 @@ def install() -> Catalog | None:
         for candidate in decision.chain:
             pinned = catalog.decide(candidate.qualified_name)
             ModelRegistry.register_model(candidate.qualified_name, wrapper_class(catalog, pinned, None))
-    _report(catalog)
-    _installed.append(catalog)
-    return catalog
 
 
 def _report(catalog: Catalog) -> None:

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
-from vllm.forward_context import get_forward_context, is_forward_context_available
-from vllm.model_executor.models.interfaces import SupportsLoRA
+from vllm.model_executor.models.interfaces import SupportsLoRA, SupportsPP, supports_pp
 
 from mszoo.registry.bridge.build import Built, build
 from mszoo.registry.bridge.log import log
@@ -39,20 +38,23 @@ class MindSporeModel(torch.nn.Module):
         """Build the network, or hand over to vLLM's own model."""
         kernels = Settings.from_environ().kernels
         built, refusals = build(cls.decision, kernels, cls.catalog.device, vllm_config, prefix)
-        for refusal in refusals:
-            log.warning("mszoo: %s", refusal)
         if built is not None:
+            for refusal in refusals:
+                log.warning("mszoo: %s", refusal)
             self = super().__new__(cls)
             self.__dict__["_built"] = built
             return self
-        if cls.vllm_entry is None or cls.decision.pinned:
-            raise RefusalError(
-                cls.decision.architecture,
-                "no MindSpore implementation can serve this model: " + "; ".join(map(str, refusals)),
-                "Follow one of the hints above",
-            )
-        log.warning("mszoo: %s falls back to vLLM's own model", cls.decision.architecture)
-        return cls.vllm_entry.load_model_cls()(vllm_config=vllm_config, prefix=prefix)
+        reasons = "; ".join(str(refusal) for refusal in refusals)
+        if cls.vllm_entry is not None and not cls.decision.pinned:
+            log.warning("mszoo: %s falls back to vLLM's own model: %s", cls.decision.architecture, reasons)
+            return vllm_class(cls.vllm_entry, vllm_config)(vllm_config=vllm_config, prefix=prefix)
+        if len(refusals) == 1:
+            raise refusals[0]
+        raise RefusalError(
+            cls.decision.architecture,
+            f"no MindSpore implementation can serve this model: {reasons}",
+            "Follow one of these hints",
+        )
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         built: Built = self.__dict__.pop("_built")
@@ -124,6 +126,9 @@ class MindSporeModel(torch.nn.Module):
 
     def _count(self) -> None:
         """Count steps on real tokens, and say once, from inside the worker, who answers."""
+        # Imported here: registration runs in every process, and most of them never take a step.
+        from vllm.forward_context import get_forward_context, is_forward_context_available
+
         if not is_forward_context_available() or get_forward_context().attn_metadata is None:
             return  # vLLM's memory profiling
         self.forwards += 1
@@ -157,9 +162,33 @@ def wrapper_class(catalog: Catalog, decision: Decision, vllm_entry: Any) -> type
         },
     }
     if Capability.LORA in winner.capabilities:
-        bases = (MindSporeModel, SupportsLoRA)
+        bases += (SupportsLoRA,)
         flags["embedding_modules"] = {}
+    if Capability.PIPELINE_PARALLEL in winner.capabilities or vllm_entry is not None:
+        # vLLM asks before anything is built; its own model may be the one that serves pipelines.
+        bases += (SupportsPP,)
     return type(decision.architecture.replace(".", "_"), bases, flags)
+
+
+def vllm_class(entry: Any, vllm_config: Any) -> Any:
+    """Return vLLM's own class as vLLM would have made it: converted to a pooling model if that was asked for.
+
+    Raises:
+        RefusalError: it doesn't support the pipeline parallelism that was asked for.
+    """
+    model_class = entry.load_model_cls()
+    if vllm_config.parallel_config.pipeline_parallel_size > 1 and not supports_pp(model_class):
+        raise RefusalError(
+            model_class.__name__,
+            "neither mszoo's adapters nor vLLM's own model support --pipeline-parallel-size",
+            "Serve without it",
+        )
+    # Imported here: half of vLLM comes with it, and registration runs in every process.
+    from vllm.model_executor.models.adapters import as_embedding_model, as_seq_cls_model
+
+    convert = {"embed": as_embedding_model, "classify": as_seq_cls_model}
+    conversion = convert.get(vllm_config.model_config.convert_type)
+    return model_class if conversion is None else conversion(model_class)
 
 
 def to_mindspore(tensor: torch.Tensor) -> Any:

@@ -49,6 +49,7 @@ def _options(
 
 def build() -> typer.Typer:
     """Return the command with all its subcommands."""
+    from .bench import bench
     from .demo_model import demo_model
     from .explain import explain
     from .list import list_adapters
@@ -57,6 +58,7 @@ def build() -> typer.Typer:
     app.callback()(_options)
     app.command("list")(list_adapters)
     app.command("explain")(explain)
+    app.command("bench")(bench)
     app.command("demo-model")(demo_model)
     return app
 

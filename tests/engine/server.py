@@ -31,9 +31,10 @@ CHAT_TEMPLATE = (
 
 
 def make_text_checkpoint(folder: Path, **fields: Any) -> Path:
-    """Write a random Llama that reads bytes, with its tokenizer, and whose greedy answers are printable ASCII.
+    """Write a random Llama that reads bytes, with its tokenizer, and whose greedy answers are ASCII without blanks.
 
-    Every token is one character of the text, so equal texts are equal tokens.
+    Every token is one character of the text, so equal texts are equal tokens. Where a grammar allows blanks, a
+    random model would write them for ever.
     """
     from safetensors.torch import load_file, save_file
 
@@ -41,9 +42,14 @@ def make_text_checkpoint(folder: Path, **fields: Any) -> Path:
     make_checkpoint(folder, "llama", vocab_size=len(tokenizer), **fields)
     tokenizer.save_pretrained(folder)
     weights = load_file(folder / "model.safetensors")
-    printable = tokenizer.convert_tokens_to_ids(list(string.ascii_letters + string.digits + string.punctuation))
+    printable = tokenizer.convert_tokens_to_ids(
+        list(string.ascii_letters + string.digits + string.punctuation)
+    )
     silent = sorted(set(range(len(tokenizer))) - set(printable))
     weights["lm_head.weight"][silent] = 0.0  # the greatest of the others' random logits lies above 0
+    for name, weight in weights.items():
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            weight.mul_(4.0)  # sharp attention, or answers end in one letter for ever
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 

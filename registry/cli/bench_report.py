@@ -1,0 +1,331 @@
+"""What ``mszoo bench`` makes of its runs: the check that outputs agree, ratios, the table and the JSON."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mszoo.registry.catalog import Catalog
+from mszoo.registry.cli.bench_runs import TITLES, Plan
+from mszoo.registry.cli.bench_worker import MINDSPORE, VLLM, BenchError, Outputs, Result, Workload
+
+from .report import heading, table
+
+# Two float32 implementations of a model differ by rounding: 1e-5 in a log-probability where each is right, and
+# well above 1e-3 where one is wrong.
+FLOAT32_DIFFERENCE = 1e-3
+# bfloat16 keeps 8 bits, float16 11, and each side rounds at other places: hundredths, a few tenths where a
+# trained model is very sure. Near ties then decide many greedy tokens, so equal tokens can't be asked for. A
+# wrong model is off by several units in most log-probabilities.
+HALF_MAXIMUM = 0.5
+HALF_MEAN = 0.05
+# Greedy answers may part where differences of both tokens, in opposite directions, close the gap between them.
+_TOKENS_OF_A_TIE = 2
+_SAME = 0.005  # ratios that the table shows as 1.00
+_STYLES = {"better": "green", "worse": "red", "same": ""}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far the two sides' outputs agree.
+
+    Attributes:
+        answers: number of prompts, and of those answered with the same tokens.
+        near_ties: (prompt, token, gap of the log-probabilities) where a near tie made them part.
+        maximum, mean: difference of a log-probability of a given text.
+    """
+
+    answers: tuple[int, int]
+    near_ties: tuple[tuple[int, int, float], ...]
+    maximum: float
+    mean: float
+
+    def __str__(self) -> str:
+        prompts, same = self.answers
+        text = f"greedy tokens of {same} of {prompts} prompts are the same"
+        if self.near_ties:
+            gap = max(gap for _, _, gap in self.near_ties)
+            text += f", the others part at near ties (log-probability gap at most {gap:.2g})"
+        return f"{text}; log-probabilities differ by at most {self.maximum:.2g}, {self.mean:.2g} on average"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of both sides, by run.
+
+    Args:
+        name: what was measured.
+        unit: of the figures.
+        higher_is_better: what counts as better.
+        mindspore, vllm: the figures; those of the same place were measured next to each other.
+    """
+
+    name: str
+    unit: str
+    higher_is_better: bool
+    mindspore: tuple[float, ...]
+    vllm: tuple[float, ...]
+
+    @property
+    def ratio(self) -> float:
+        """Median of the ratios MindSpore to vLLM's own of the pairs of runs."""
+        return statistics.median(a / b for a, b in zip(self.mindspore, self.vllm, strict=True))
+
+    @property
+    def verdict(self) -> str:
+        """``better``, ``worse`` or ``same``, of MindSpore."""
+        if abs(self.ratio - 1) < _SAME:
+            return "same"
+        return "better" if (self.ratio > 1) == self.higher_is_better else "worse"
+
+
+def compare(mindspore: Result, vllm: Result) -> Agreement:
+    """Compare what the two sides answered.
+
+    Raises:
+        BenchError: they computed in different dtypes, or their outputs differ by more than rounding explains.
+    """
+    if mindspore.dtype != vllm.dtype:
+        what = f"MindSpore computed in {mindspore.dtype}, vLLM's own model in {vllm.dtype}"
+        raise BenchError("bench", what, "Give one with --dtype")
+    ours, theirs = mindspore.outputs, vllm.outputs
+    differences = [abs(a - b) for a, b in zip(ours.scores, theirs.scores, strict=True)]
+    maximum, mean = max(differences), statistics.fmean(differences)
+    exact = mindspore.dtype == "float32"
+    allowed = (FLOAT32_DIFFERENCE, FLOAT32_DIFFERENCE) if exact else (HALF_MAXIMUM, HALF_MEAN)
+    # Written so that a NaN is refused too.
+    if not (maximum <= allowed[0] and mean <= allowed[1]):
+        raise _outputs_differ(
+            f"log-probabilities of one prompt by up to {maximum:.3g} and {mean:.3g} on average, and "
+            f"{mindspore.dtype} explains {allowed[0]:g} and {allowed[1]:g}"
+        )
+    ties = _near_ties(ours, theirs, _TOKENS_OF_A_TIE * allowed[0])
+    same = sum(a == b for a, b in zip(ours.answers, theirs.answers, strict=True))
+    return Agreement((len(ours.answers), same), ties, maximum, mean)
+
+
+def rows(results: dict[str, list[Result]], workload: Workload) -> list[Row]:
+    """Return the figures.
+
+    Raises:
+        BenchError: a side has no run, or the sides have different numbers of runs.
+    """
+    count = len(results[MINDSPORE])
+    if count == 0 or count != len(results[VLLM]):
+        what = (
+            f"{count} runs of MindSpore and {len(results[VLLM])} of vLLM's own model are too few to compare"
+        )
+        raise BenchError("bench", what, "Run each side once or more with --runs")
+
+    def row(
+        name: str, unit: str, figure: Any, higher_is_better: bool = False, runs: Any = slice(None)
+    ) -> Row:
+        values = {side: tuple(figure(result) for result in results[side][runs]) for side in results}
+        return Row(name, unit, higher_is_better, values[MINDSPORE], values[VLLM])
+
+    decoded = workload.new - 1
+    found = [
+        row(
+            f"decode, batch {batch}",
+            "tokens/s",
+            lambda result, index=index, batch=batch: batch * decoded / result.decode[index],
+            higher_is_better=True,
+        )
+        for index, batch in enumerate(workload.batches)
+    ]
+    found += [
+        row(f"prefill, {workload.prefill} tokens", "tokens/s", lambda r: workload.prefill / r.prefill, True),
+        row("time to first token", "ms", lambda result: result.first_token * 1000),
+        row("start to first token, cold cache", "s", lambda result: result.start, runs=slice(1)),
+    ]
+    if count > 1:
+        found.append(
+            row("start to first token, warm cache", "s", lambda result: result.start, runs=slice(1, None))
+        )
+    return [*found, row("peak RSS", "MiB", lambda result: result.peak_rss)]
+
+
+def machine() -> dict[str, Any]:
+    """Return the ``cpu`` model and the number of ``cores`` that we may use."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {"cpu": named[0] if named else model, "cores": len(os.sched_getaffinity(0))}
+
+
+def bench_json(catalog: Catalog, plan: Plan, results: dict[str, list[Result]]) -> dict[str, Any]:
+    """Return the report that ``mszoo bench --json`` prints.
+
+    Keys: ``mszoo`` (version), ``device``, ``digest``, ``disabled`` (plugin names), ``versions`` (by
+    distribution), ``machine`` (``cpu``, ``cores``), ``folder``, ``dtype``, ``mode``
+    (``eager`` or ``compiled``, vLLM's default), ``runs`` (of each side), ``repeats``, ``prompt``, ``new``,
+    ``kernels`` (as asked for, or null), ``answered``, ``outputs`` and ``rows``.
+    ``answered`` has ``mindspore`` (``adapter``, ``model``, ``kernels`` by op, ``digest``, ``forwards``,
+    ``classes``) and ``vllm`` (``classes``, of which the first is the model's own), as the last run saw them.
+    ``outputs`` has ``prompts``, ``same_answers``, ``near_ties`` (each with ``prompt``, ``token``, ``gap``),
+    ``max_difference`` and ``mean_difference`` of log-probabilities, of the pair of runs that differs most.
+    A row has ``name``, ``unit``, ``better`` (``higher`` or ``lower``), ``ratio`` (median of the pairs' ratios,
+    MindSpore to vLLM's own), ``verdict`` (``better``, ``worse`` or ``same``), and for each of ``mindspore`` and
+    ``vllm`` the ``median``, ``min``, ``max`` and ``runs``.
+    """
+    workload, last = plan.workload, {side: results[side][-1] for side in results}
+    agreement = _least_agreement(results)
+    ours, theirs = last[MINDSPORE].answerer, last[VLLM].answerer
+    return {
+        **heading(catalog),
+        "versions": last[MINDSPORE].versions,
+        "machine": machine(),
+        "folder": workload.model,
+        "dtype": last[MINDSPORE].dtype,
+        "mode": "eager" if workload.eager else "compiled",
+        "runs": plan.runs,
+        "repeats": workload.repeats,
+        "prompt": workload.prompt,
+        "new": workload.new,
+        "kernels": plan.kernels,
+        "answered": {
+            MINDSPORE: {
+                "adapter": ours.adapter,
+                "model": ours.model,
+                "kernels": ours.kernels,
+                "digest": ours.digest,
+                "forwards": ours.forwards,
+                "classes": list(ours.classes),
+            },
+            VLLM: {"classes": list(theirs.classes)},
+        },
+        "outputs": {
+            "prompts": agreement.answers[0],
+            "same_answers": agreement.answers[1],
+            "near_ties": [
+                {"prompt": prompt, "token": token, "gap": gap} for prompt, token, gap in agreement.near_ties
+            ],
+            "max_difference": agreement.maximum,
+            "mean_difference": agreement.mean,
+        },
+        "rows": [_row_json(row) for row in rows(results, workload)],
+    }
+
+
+def print_report(out: Console, plan: Plan, results: dict[str, list[Result]]) -> None:
+    """Print what was compared, who answered, and the table."""
+    workload, last = plan.workload, results[MINDSPORE][-1]
+    ours, theirs = last.answerer, results[VLLM][-1].answerer
+    here = machine()
+    mode = "eager" if workload.eager else "vLLM's default (compiled)"
+    sets: dict[str, list[str]] = {}
+    for op, kernel_set in (ours.kernels or {}).items():
+        sets.setdefault(kernel_set, []).append(op)
+    kernels = ", ".join(f"{kernel_set} ({len(ops)} ops)" for kernel_set, ops in sets.items())
+    facts = {
+        "Model": f"{workload.model}, {last.dtype}, mode: {mode}",
+        "Machine": f"{here['cpu']}, {here['cores']} cores",
+        "Versions": ", ".join(f"{name} {version}" for name, version in last.versions.items()),
+        TITLES[MINDSPORE]: f"{ours.adapter} ({ours.model}), kernel set {kernels}, {ours.forwards} forwards, "
+        f"decisions {ours.digest}",
+        TITLES[VLLM]: theirs.classes[0],
+        "Outputs": str(_least_agreement(results)),
+    }
+    described = Table.grid(padding=(0, 2))
+    for name, text in facts.items():
+        described.add_row(name, text)
+    out.print(described)
+    figures = table("Measurement", "Unit", TITLES[MINDSPORE], TITLES[VLLM], "Ratio", "")
+    for column in figures.columns[2:5]:
+        column.justify = "right"
+    for row in rows(results, workload):
+        verdict = row.verdict
+        figures.add_row(
+            row.name,
+            row.unit,
+            _cell(row.mindspore),
+            _cell(row.vllm),
+            f"{row.ratio:.2f}",
+            verdict,
+            style=_STYLES[verdict],
+        )
+    out.print()
+    out.print(figures)
+    runs = (
+        "1 run of each side."
+        if plan.runs == 1
+        else f"{plan.runs} runs of each side in turn: median, smallest to largest; ratio: median of the pairs."
+    )
+    out.print(
+        f"\n{runs} Ratios are MindSpore to vLLM's own: more tokens/s are better, and less time and memory."
+    )
+
+
+def _near_ties(ours: Outputs, theirs: Outputs, allowed: float) -> tuple[tuple[int, int, float], ...]:
+    """Return where greedy answers part at a gap of at most `allowed`; BenchError where they part without one."""
+    ties = []
+    for prompt, (a, b) in enumerate(zip(ours.answers, theirs.answers, strict=True)):
+        if a == b:
+            continue
+        # What follows the first difference has another context, and says nothing.
+        place = next(index for index, (x, y) in enumerate(zip(a, b, strict=True)) if x != y)
+        gaps = []
+        for side in (ours, theirs):
+            near = dict(side.nearest[prompt][place])
+            gaps.append(abs(near[a[place]] - near[b[place]]) if {a[place], b[place]} <= near.keys() else None)
+        if any(gap is None or not gap <= allowed for gap in gaps):
+            shown = " and ".join("none" if gap is None else f"{gap:.3g}" for gap in gaps)
+            raise _outputs_differ(
+                f"greedy token {place} of prompt {prompt} is {a[place]} of MindSpore's and {b[place]} of vLLM's "
+                f"own, which is no near tie (gaps of the log-probabilities: {shown})"
+            )
+        ties.append((prompt, place, max(gap for gap in gaps if gap is not None)))
+    return tuple(ties)
+
+
+def _outputs_differ(how: str) -> BenchError:
+    mend = (
+        "Find the wrong model with --dtype float32 and `mszoo explain`: speed of a wrong model means nothing"
+    )
+    return BenchError("bench", f"the two models' outputs differ: {how}", mend)
+
+
+def _least_agreement(results: dict[str, list[Result]]) -> Agreement:
+    found = [compare(*pair) for pair in zip(results[MINDSPORE], results[VLLM], strict=True)]
+    return max(found, key=lambda agreement: (-agreement.answers[1], agreement.maximum))
+
+
+def _row_json(row: Row) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "unit": row.unit,
+        "better": "higher" if row.higher_is_better else "lower",
+        "ratio": row.ratio,
+        "verdict": row.verdict,
+        **{
+            side: {
+                "median": statistics.median(values),
+                "min": min(values),
+                "max": max(values),
+                "runs": list(values),
+            }
+            for side, values in ((MINDSPORE, row.mindspore), (VLLM, row.vllm))
+        },
+    }
+
+
+def _cell(values: tuple[float, ...]) -> str:
+    median = _number(statistics.median(values))
+    if len(values) == 1:
+        return median
+    return f"{median}\n{_number(min(values))} to {_number(max(values))}"
+
+
+def _number(value: float) -> str:
+    """Show about three digits, and all those of a whole number."""
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"

@@ -1,0 +1,74 @@
+"""Run as a script: an engine's greedy answers, and who gave them, as JSON. What needs several processes runs here.
+
+Standard input: ``{"model": folder, "prompts": [token ids], "max_tokens": count, "options": of LLM, "lora": folder or
+null}``. The argument names the file to write.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def look(model: Any) -> dict[str, Any]:
+    """Say who answers; runs inside the worker."""
+    return {
+        "classes": [f"{base.__module__}.{base.__qualname__}" for base in type(model).__mro__],
+        "adapter": getattr(getattr(model, "candidate", None), "qualified_name", None),
+        "kernels": sorted(set(getattr(getattr(model, "kernels", None), "sets", {}).values())),
+        "forwards": getattr(model, "forwards", 0),
+    }
+
+
+def main() -> None:
+    from vllm import LLM, SamplingParams
+    from vllm.lora.request import LoRARequest
+
+    job = json.load(sys.stdin)
+    llm = LLM(job["model"], **job["options"])
+    sampling = SamplingParams(
+        temperature=0, max_tokens=job["max_tokens"], ignore_eos=True, detokenize=False, logprobs=0
+    )
+    prompts = [{"prompt_token_ids": prompt} for prompt in job["prompts"]]
+    adapters = job.get("lora") or []
+    requests = [
+        LoRARequest(name, index + 1, name) if name else None for index, name in enumerate(adapters)
+    ] or None
+    outputs = llm.generate(prompts, sampling, use_tqdm=False, lora_request=requests)
+    result = {
+        "workers": llm.apply_model(look),
+        "answers": [list(output.outputs[0].token_ids) for output in outputs],
+        "logprobs": [output.outputs[0].cumulative_logprob for output in outputs],
+    }
+    Path(sys.argv[1]).write_text(json.dumps(result))
+
+
+def run(job: dict[str, Any], result: Path, **environment: str) -> dict[str, Any]:
+    """Run a job in a fresh process and return what it wrote."""
+    defaults = {
+        "skip_tokenizer_init": True,
+        "dtype": "float32",
+        "max_model_len": 128,
+        "max_num_seqs": 4,
+        "seed": 0,
+    }
+    job = {"max_tokens": 8} | job | {"options": defaults | job.get("options", {})}
+    process = subprocess.run(
+        [sys.executable, str(Path(__file__).resolve()), str(result)],
+        input=json.dumps(job),
+        env=os.environ | {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert process.returncode == 0, process.stderr[-4000:] + process.stdout[-2000:]
+    return json.loads(result.read_text())
+
+
+if __name__ == "__main__":
+    main()

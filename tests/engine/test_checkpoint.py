@@ -1,0 +1,150 @@
+"""The check of a checkpoint's tensors against the model's, and the loading, without an engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mszoo.layers import weights
+from mszoo.layers.weights import CheckpointError, Expected, check_tensors
+from mszoo.registry.bridge.checkpoint import tensor_shapes
+
+EXPECTED = {
+    "a.weight": Expected("a.weight", None, (2, 3)),
+    "b.weight": Expected("b.weight", None, (4,)),
+    "quantized": Expected("quantized", None, None),
+}
+FOUND = {"a.weight": (2, 3), "b.weight": (4,), "quantized": (7, 7)}
+
+
+@pytest.mark.parametrize(
+    "extra", [{}, {"lm_head.weight": (9, 9)}, {"model.layers.0.self_attn.rotary_emb.inv_freq": (16,)}]
+)
+def test_the_right_tensors_pass(extra: dict[str, tuple[int, ...]]) -> None:
+    check_tensors(EXPECTED, FOUND | extra, ("lm_head.weight",), "checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        (
+            {"a.weight": (2, 3), "quantized": ()},
+            "here: tensor b.weight is missing from the checkpoint. Copy or convert the checkpoint again: its "
+            "config.json describes tensors that its files lack",
+        ),
+        ({"quantized": ()}, "here: tensors a.weight, b.weight are missing from the checkpoint. Copy or conv"),
+        (
+            FOUND | {"c.weight": (1,)},
+            "here: the model has no place for tensor c.weight. Compare config.json with the checkpoint: it "
+            "may describe another model, or lack a field",
+        ),
+        (
+            FOUND | {f"c{index}": (1,) for index in range(6)},
+            "here: the model has no place for tensors c0, c1, c2, c3 and 2 more. Compare",
+        ),
+        (
+            FOUND | {"a.weight": (3, 2)},
+            "here: tensor a.weight has shape [3, 2], and config.json makes it [2, 3]. Mend config.json, or "
+            "convert the checkpoint again",
+        ),
+    ],
+)
+def test_wrong_tensors_are_named(found: dict[str, tuple[int, ...]], text: str) -> None:
+    with pytest.raises(CheckpointError) as raised:
+        check_tensors(EXPECTED, found, (), "here")
+    assert str(raised.value).startswith(text)
+
+
+def small_model() -> torch.nn.Module:
+    return torch.nn.ModuleDict({"a": torch.nn.Linear(3, 2), "b": torch.nn.LayerNorm(4)})
+
+
+def load(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> set[str]:
+    return weights.load(model, weights.expected_tensors(model, {}), tensors.items(), ("ignored",))
+
+
+def test_loading_fills_the_parameters() -> None:
+    model = small_model()
+    tensors = {name: torch.randn(parameter.shape) for name, parameter in model.named_parameters()}
+    extra = {"ignored": torch.ones(1), "x.rotary_emb.inv_freq": torch.ones(1)}
+    assert load(model, extra | tensors) == {"a.weight", "a.bias", "b.weight", "b.bias"}
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, tensors[name])
+
+
+@pytest.mark.parametrize(
+    ("tensors", "text"),
+    [
+        ({"a.weight": torch.ones(3, 2)}, "checkpoint: tensor a.weight has shape [3, 2], and config.json mak"),
+        ({"z": torch.ones(1)}, "checkpoint: the model has no place for tensor z. "),
+    ],
+)
+def test_loading_refuses_what_does_not_fit(tensors: dict[str, torch.Tensor], text: str) -> None:
+    with pytest.raises(CheckpointError) as raised:
+        load(small_model(), tensors)
+    assert str(raised.value).startswith(text)
+
+
+def shapes(folder: Path, load_format: str = "auto") -> Any:
+    vllm_config = SimpleNamespace(
+        model_config=SimpleNamespace(model=str(folder)),
+        load_config=SimpleNamespace(load_format=load_format),
+    )
+    return tensor_shapes(vllm_config)
+
+
+def write_sharded(folder: Path) -> None:
+    save_file({"a": torch.ones(2, 3)}, folder / "one.safetensors")
+    save_file({"b": torch.ones(4)}, folder / "two.safetensors")
+    index = {"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def test_shapes_come_from_the_headers(tmp_path: Path) -> None:
+    write_sharded(tmp_path)
+    assert shapes(tmp_path) == shapes(tmp_path, "safetensors") == {"a": (2, 3), "b": (4,)}
+
+
+def test_an_index_says_which_files_count(tmp_path: Path) -> None:
+    write_sharded(tmp_path)
+    save_file({"other": torch.ones(1)}, tmp_path / "consolidated.safetensors")
+    assert set(shapes(tmp_path)) == {"a", "b"}
+
+
+def test_what_vllm_does_not_read_as_safetensors_is_not_checked(tmp_path: Path) -> None:
+    assert shapes(tmp_path, "dummy") is None
+    assert shapes(Path("organisation/model")) is None
+    (tmp_path / "pytorch_model.bin").touch()
+    assert shapes(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "what"),
+    [
+        (
+            "model.safetensors.index.json",
+            "{",
+            "is not an index of safetensors files (Expecting property name",
+        ),
+        ("model.safetensors.index.json", "{}", "is not an index of safetensors files ('weight_map'). Copy"),
+        ("model.safetensors.index.json", '{"weight_map": {"b": []}}', "is not an index of safetensors files"),
+        ("one.safetensors", "", "is truncated or not a safetensors file ("),
+        (
+            "one.safetensors",
+            "version https://git-lfs.github.com/spec/v1",
+            "is truncated or not a safetensors",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, text: str, what: str) -> None:
+    write_sharded(tmp_path)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(CheckpointError) as raised:
+        shapes(tmp_path)
+    assert str(raised.value).startswith(f"{tmp_path / name}: {what}")

@@ -1,0 +1,151 @@
+"""The wheel as it is shipped, alone with its few pure-Python dependencies: no vllm, no torch, no mindspore."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("registry", "adapters", "kernels", "layers", "models")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel from a clean copy of the sources: a build writes beside them and reads what it left."""
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-index"]
+    command = [*pip, "--no-deps", "--no-build-isolation", "--wheel-dir", str(target), str(source)]
+    # Compiled kernels are optional. Without a compiler this is the wheel of an isolated build, in seconds.
+    no_compiler = {"CC": "false", "CXX": "false"}
+    subprocess.run(command, check=True, timeout=300, env=os.environ | no_compiler)
+    (file,) = target.glob("*.whl")
+    return file
+
+
+@pytest.fixture(scope="module")
+def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that holds what ``pip install mszoo`` installs, and nothing else."""
+    site = tmp_path_factory.mktemp("site")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    for distribution in dependencies("mszoo"):
+        for file in distribution.files or ():
+            if ".." not in file.parts and "__pycache__" not in file.parts:  # scripts, caches
+                (site / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(str(distribution.locate_file(file)), site / file)
+    return site
+
+
+def dependencies(name: str) -> Iterator[importlib.metadata.Distribution]:
+    """Give the installed distributions that one without extras needs, directly or not."""
+    pending, seen = [name], {canonicalize_name(name)}
+    while pending:
+        for text in importlib.metadata.distribution(pending.pop()).requires or ():
+            requirement = Requirement(text)
+            wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+            if wanted and canonicalize_name(requirement.name) not in seen:
+                seen.add(canonicalize_name(requirement.name))
+                pending.append(requirement.name)
+                yield importlib.metadata.distribution(requirement.name)
+
+
+def run(site: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with the standard library and ``site`` on its path, and nothing else."""
+    environment = {"PYTHONPATH": str(site), "PATH": os.environ["PATH"], "COLUMNS": "200"}
+    command = [sys.executable, "-S", "-c", code, *arguments]
+    return subprocess.run(
+        command, check=False, cwd=site, env=environment, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    sources = {
+        f"mszoo/{path.relative_to(ROOT)}"
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and path.suffix in (".py", ".typed")
+    }
+    content = {name for name in names if ".dist-info/" not in name}
+    assert {name for name in content if not name.startswith("mszoo/kernels/csrc/")} == sources
+    assert {f"mszoo/{package}/py.typed" for package in PACKAGES} <= names
+    # A namespace package: a suite may ship mszoo.something of its own.
+    assert "mszoo/__init__.py" not in names
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"mszoo"}
+
+
+def test_the_wheel_declares_its_entry_points(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
+        assert archive.read(name).decode().split("\n\n") == [
+            "[console_scripts]\nmszoo = mszoo.registry.cli:main",
+            "[mszoo]\nnative = mszoo.adapters.native",
+            "[vllm.general_plugins]\nmszoo = mszoo.registry.bridge:register\n",
+        ]
+
+
+def test_the_registry_imports_without_the_heavy_three(site: Path) -> None:
+    code = """
+import importlib.util, json, sys
+import mszoo.registry, mszoo.registry.catalog, mszoo.adapters.native, mszoo.kernels
+print(json.dumps({
+    "file": mszoo.registry.__file__,
+    "importable": [name for name in ("vllm", "torch", "mindspore", "numpy") if importlib.util.find_spec(name)],
+    "all": sorted(mszoo.registry.__all__),
+}))
+"""
+    result = run(site, code)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["file"] == str(site / "mszoo" / "registry" / "__init__.py")
+    assert report["importable"] == []
+    assert report["all"] == [
+        "Capability",
+        "LayerAdapter",
+        "ModelAdapter",
+        "MszooError",
+        "OpAdapter",
+        "Suite",
+        "hookimpl",
+    ]
+
+
+CLI = "from mszoo.registry.cli import main; main()"
+
+
+def test_mszoo_list_runs(site: Path) -> None:
+    result = run(site, CLI, "list")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "LlamaForCausalLM" in result.stdout
+    report = json.loads(run(site, CLI, "list", "--json").stdout)
+    assert [suite["name"] for suite in report["suites"]] == ["native"]
+    assert {item["winner"] for item in report["architectures"]} >= {"native.LlamaForCausalLM"}
+    assert report["problems"] == []
+
+
+def test_mszoo_explain_runs(site: Path) -> None:
+    result = run(site, CLI, "explain", "LlamaForCausalLM", "--json")
+    assert result.returncode == 0, result.stderr
+    assert "native.LlamaForCausalLM" in result.stdout
+
+
+def test_the_bridge_fails_with_one_line(site: Path) -> None:
+    """vLLM is not there, so nobody calls it in earnest; still no exception may leave it."""
+    result = run(site, "from mszoo.registry.bridge import register; register()")
+    assert result.returncode == 0
+    assert "mszoo: nothing installed, vLLM serves its own models. No module named 'vllm'" in result.stderr
