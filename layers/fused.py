@@ -35,6 +35,8 @@ from mszoo.layers.rotary import RotaryEmbedding  # isort: skip
 
 logger = init_logger("vllm.mszoo.layers")
 
+_VLLM_LAYERS = (QKVParallelLinear, RowParallelLinear, MergedColumnParallelLinear, RowParallelLinear)
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -72,6 +74,11 @@ class FusedDecoderLayer:
         )
         self._compiled: Any = None
         self._attn: Attention | None = None
+
+    @property
+    def runs_compiled(self) -> bool:
+        """Whether the compiled layer has taken over."""
+        return self._compiled is not None
 
     def __call__(
         self, positions: ms.Tensor, x: ms.Tensor, residual: ms.Tensor | None
@@ -123,15 +130,10 @@ def _obstacle(parts: Parts) -> str | None:
 
     if compiled.missing() is not None:
         return compiled.missing()
-    vllm_layers = (QKVParallelLinear, RowParallelLinear, MergedColumnParallelLinear, RowParallelLinear)
-    for layer, vllm_layer in zip(parts.projections, vllm_layers, strict=True):
-        if type(layer) is not vllm_layer:
-            return f"a {type(layer).__name__} is in place"
-        if layer.tp_size > 1:
-            return "tensor parallelism"
-        method = layer.quant_method
-        if not isinstance(method, CpuLinearMethod) or method.handler is None:
-            return f"{type(method).__name__} multiplies"
+    for layer, vllm_layer in zip(parts.projections, _VLLM_LAYERS, strict=True):
+        reason = _projection_obstacle(layer, vllm_layer)
+        if reason is not None:
+            return reason
     attn = parts.attn
     if (
         attn.attn_type != AttentionType.DECODER
@@ -141,6 +143,17 @@ def _obstacle(parts: Parts) -> str | None:
         return "the attention backend"
     if attn.kv_cache_dtype != "auto" or attn.kv_cache.dtype is not attn.dtype:
         return f"a KV cache of {attn.kv_cache_dtype}"
+    return None
+
+
+def _projection_obstacle(layer: torch.nn.Module, vllm_layer: type[LinearBase]) -> str | None:
+    if type(layer) is not vllm_layer:
+        return f"a {type(layer).__name__} is in place"
+    if layer.tp_size > 1:
+        return "tensor parallelism"
+    method = layer.quant_method
+    if not isinstance(method, CpuLinearMethod) or method.handler is None:
+        return f"{type(method).__name__} multiplies"
     return None
 
 

@@ -1,5 +1,9 @@
-"""The bridge's logger: a child of vLLM's, so that its lines appear among vLLM's own."""
+"""The bridge's logger: a child of vLLM's, so that its lines appear among vLLM's own.
 
-from vllm.logger import init_logger  # configures vLLM's logging when it is imported
+vLLM's API process loads plugins before it configures logging: only warnings are seen there, engine and workers show
+everything.
+"""
+
+from vllm.logger import init_logger
 
 log = init_logger("vllm.mszoo")

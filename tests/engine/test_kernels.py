@@ -153,11 +153,16 @@ def test_kernel_means_what_its_spec_says(kernel_set: str, op: str, dtype: str, t
     compare(op, dtype, run(kernel_set, op, given), reference(op, exact))
 
 
-@pytest.mark.parametrize("extra", [{"sliding_window": 4}, {"softcap": 5.0}, {"sliding_window": 1, "softcap": 2.0}])
+@pytest.mark.parametrize(
+    "extra", [{"sliding_window": 4}, {"softcap": 5.0}, {"sliding_window": 1, "softcap": 2.0}]
+)
 def test_paged_attention_window_and_softcap(extra: dict[str, Any]) -> None:
     given = arguments("paged_attention", 7, torch.float32) | extra
     compare(
-        "paged_attention", "float32", run("mindspore", "paged_attention", given), reference("paged_attention", given)
+        "paged_attention",
+        "float32",
+        run("mindspore", "paged_attention", given),
+        reference("paged_attention", given),
     )
 
 
@@ -170,7 +175,9 @@ def test_rotary_embedding_of_a_part_of_each_head() -> None:
 
 
 def test_no_mindspore_op_runs_where_nothing_is_known() -> None:
-    with pytest.raises(RefusalError, match=r"float32 only, and the model's dtype is bfloat16\. Serve with --dtype"):
+    with pytest.raises(
+        RefusalError, match=r"float32 only, and the model's dtype is bfloat16\. Serve with --dtype"
+    ):
         dispatch.choose("mindspore", "cpu", "bfloat16")
     with pytest.raises(RefusalError, match="the ascend kernel set is not part of this version"):
         dispatch.choose("ascend", "npu", "bfloat16")

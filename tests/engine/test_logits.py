@@ -58,23 +58,35 @@ ADAPTER = {
 PROMPTS = [[5, 17, 99, 201, 3, 44, 180], list(range(3, 100)), [7]]
 
 
-@pytest.mark.parametrize("kernel_set", ["cpu", "mindspore"])
-@pytest.mark.parametrize("case", CASES)
-def test_logits_equal_hugging_face(case: str, kernel_set: str, checkpoint, monkeypatch) -> None:
+# The rope types differ in one table, which all paths share.
+MINDSPORE = ("llama", "llama-biases", "llama-tied-gelu", "llama-gelu-tanh", "rope-llama3", "mistral-sliding")
+MINDSPORE += ("qwen2-some-layers-slide", "qwen3-bias")
+COMPILED = ("llama-biases", "llama-gelu-tanh", "llama-mqa-odd-vocab", "mistral-sliding")
+COMPILED += ("qwen2-some-layers-slide", "qwen3-bias", "rope-yarn-attention-factor")
+RUNS = [("cpu", "eager", case) for case in CASES]
+RUNS += [("cpu", "compiled", case) for case in COMPILED]
+RUNS += [("mindspore", "eager", case) for case in MINDSPORE]
+
+
+def worst_difference(case: str, kernel_set: str, mode: str, dtype: str, checkpoint) -> float:
+    """Serve a case and return the largest difference of its logits from Hugging Face in float32."""
     from transformers import AutoModelForCausalLM
     from vllm import SamplingParams
 
     model_type, fields = CASES[case]
     folder = checkpoint(model_type, **fields)
-    monkeypatch.setenv("MSZOO_KERNELS", kernel_set)
     sampling = SamplingParams(
         temperature=0, max_tokens=4, ignore_eos=True, detokenize=False, logprobs=-1, prompt_logprobs=-1
     )
-    with running_engine(folder, max_logprobs=-1, logprobs_mode="raw_logits") as llm:
+    options = {"max_logprobs": -1, "logprobs_mode": "raw_logits", "dtype": dtype}
+    with running_engine(folder, enforce_eager=mode == "eager", **options) as llm:
         outputs = llm.generate([{"prompt_token_ids": p} for p in PROMPTS], sampling, use_tqdm=False)
         assert assert_mindspore(llm, ADAPTER[model_type], kernel_set) > 0
+        compiled = llm.apply_model(lambda model: [layer.fused.runs_compiled for layer in model.model.layers])
+        assert compiled[0] == [mode == "compiled"] * len(compiled[0])
 
     reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    worst = 0.0
     for prompt, output in zip(PROMPTS, outputs, strict=True):
         completion = output.outputs[0]
         tokens = [*prompt, *completion.token_ids]
@@ -83,5 +95,23 @@ def test_logits_equal_hugging_face(case: str, kernel_set: str, checkpoint, monke
         ours = [row for row in output.prompt_logprobs if row] + list(completion.logprobs)
         logits = torch.tensor([[row[token].logprob for token in range(len(row))] for row in ours])
         assert logits.shape == expected[:-1].shape
-        worst = (logits - expected[:-1]).abs().max().item()
-        assert worst <= TOLERANCE, f"logits differ by {worst:.2e}"
+        worst = max(worst, (logits - expected[:-1]).abs().max().item())
+    return worst
+
+
+@pytest.mark.parametrize(("kernel_set", "mode", "case"), RUNS)
+def test_logits_equal_hugging_face(kernel_set: str, mode: str, case: str, checkpoint, monkeypatch) -> None:
+    monkeypatch.setenv("MSZOO_KERNELS", kernel_set)
+    worst = worst_difference(case, kernel_set, mode, "float32", checkpoint)
+    assert worst <= TOLERANCE, f"logits differ by {worst:.2e}"
+
+
+# float16 runs op by op: oneDNN has no float16 product on most x86 processors, and torch multiplies.
+@pytest.mark.parametrize(
+    ("dtype", "mode", "tolerance"),
+    [("bfloat16", "eager", 0.12), ("bfloat16", "compiled", 0.12), ("float16", "eager", 0.02)],
+)
+def test_half_precision(dtype: str, mode: str, tolerance: float, checkpoint) -> None:
+    """The logits reach 5, and bfloat16 keeps 8 bits of each number in 3 layers."""
+    worst = worst_difference("qwen3", "cpu", mode, dtype, checkpoint)
+    assert worst <= tolerance, f"logits differ by {worst:.2e}"
