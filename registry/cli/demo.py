@@ -190,6 +190,8 @@ def run(environ: Mapping[str, str] = os.environ) -> None:
 
 def main() -> int:
     """Run the demo and return the exit status; errors are one line on standard error."""
+    # In a shell's background job interrupts are ignored, and the server would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, _terminate)
     try:

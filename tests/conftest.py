@@ -1,0 +1,7 @@
+"""What all tests share."""
+
+import signal
+
+# A shell starts background jobs with interrupts ignored, and children inherit that: the tests that interrupt a
+# child would then wait in vain.
+signal.signal(signal.SIGINT, signal.default_int_handler)
