@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from mszoo.registry.catalog import Catalog, load_catalog
 from mszoo.registry.settings import Settings
 
-from .bench_report import bench_json, compare, print_report
+from .bench_report import bench_json, compare, machine, print_report
 from .bench_runs import TITLES, Plan, measure, rehearse
 from .bench_worker import BenchError, Result, Workload
 from .explain import read_architectures
@@ -68,6 +68,7 @@ def bench(
     try:
         catalog = _require_adapter(directory, architectures)
         workload = Workload(str(directory), dtype.value, batches, prompt, new, prefill, eager, repeats)
+        here = machine()
         plan, results = _run(workload, runs, kernels, log)
     except BenchError as error:
         for line in error.lines:
@@ -78,9 +79,9 @@ def bench(
         typer.echo("mszoo: interrupted, everything it started was stopped", err=True)
         raise typer.Exit(130) from None
     if as_json:
-        print_json(bench_json(catalog, plan, results))
+        print_json(bench_json(catalog, here, plan, results))
     else:
-        print_report(console(), plan, results)
+        print_report(console(), here, plan, results)
 
 
 def _run(

@@ -153,23 +153,32 @@ def rows(results: dict[str, list[Result]], workload: Workload) -> list[Row]:
 
 
 def machine() -> dict[str, Any]:
-    """Return the ``cpu`` model and the number of ``cores`` that we may use."""
+    """Return the ``cpu`` model, the ``cores`` that we may use, and the ``load`` average of the last minute.
+
+    Ask before the first run: the load then is that of others, who slow down whichever side is running.
+    """
     model = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {"cpu": named[0] if named else model, "cores": len(os.sched_getaffinity(0))}
+    return {
+        "cpu": named[0] if named else model,
+        "cores": len(os.sched_getaffinity(0)),
+        "load": round(os.getloadavg()[0], 2),
+    }
 
 
-def bench_json(catalog: Catalog, plan: Plan, results: dict[str, list[Result]]) -> dict[str, Any]:
+def bench_json(
+    catalog: Catalog, here: dict[str, Any], plan: Plan, results: dict[str, list[Result]]
+) -> dict[str, Any]:
     """Return the report that ``mszoo bench --json`` prints.
 
     Keys: ``mszoo`` (version), ``device``, ``digest``, ``disabled`` (plugin names), ``versions`` (by
-    distribution), ``machine`` (``cpu``, ``cores``), ``folder``, ``dtype``, ``mode``
-    (``eager`` or ``compiled``, vLLM's default), ``runs`` (of each side), ``repeats``, ``prompt``, ``new``,
-    ``kernels`` (as asked for, or null), ``answered``, ``outputs`` and ``rows``.
+    distribution), ``machine`` (``cpu``, ``cores``, and ``load``, the load average before the first run),
+    ``folder``, ``dtype``, ``mode`` (``eager`` or ``compiled``, vLLM's default), ``runs`` (of each side),
+    ``repeats``, ``prompt``, ``new``, ``kernels`` (as asked for, or null), ``answered``, ``outputs``, ``rows``.
     ``answered`` has ``mindspore`` (``adapter``, ``model``, ``kernels`` by op, ``digest``, ``forwards``,
     ``classes``) and ``vllm`` (``classes``, of which the first is the model's own), as the last run saw them.
     ``outputs`` has ``prompts``, ``same_answers``, ``near_ties`` (each with ``prompt``, ``token``, ``gap``),
@@ -184,7 +193,7 @@ def bench_json(catalog: Catalog, plan: Plan, results: dict[str, list[Result]]) -
     return {
         **heading(catalog),
         "versions": last[MINDSPORE].versions,
-        "machine": machine(),
+        "machine": here,
         "folder": workload.model,
         "dtype": last[MINDSPORE].dtype,
         "mode": "eager" if workload.eager else "compiled",
@@ -217,11 +226,10 @@ def bench_json(catalog: Catalog, plan: Plan, results: dict[str, list[Result]]) -
     }
 
 
-def print_report(out: Console, plan: Plan, results: dict[str, list[Result]]) -> None:
+def print_report(out: Console, here: dict[str, Any], plan: Plan, results: dict[str, list[Result]]) -> None:
     """Print what was compared, who answered, and the table."""
     workload, last = plan.workload, results[MINDSPORE][-1]
     ours, theirs = last.answerer, results[VLLM][-1].answerer
-    here = machine()
     mode = "eager" if workload.eager else "vLLM's default (compiled)"
     sets: dict[str, list[str]] = {}
     for op, kernel_set in (ours.kernels or {}).items():
@@ -229,7 +237,7 @@ def print_report(out: Console, plan: Plan, results: dict[str, list[Result]]) -> 
     kernels = ", ".join(f"{kernel_set} ({len(ops)} ops)" for kernel_set, ops in sets.items())
     facts = {
         "Model": f"{workload.model}, {last.dtype}, mode: {mode}",
-        "Machine": f"{here['cpu']}, {here['cores']} cores",
+        "Machine": f"{here['cpu']}, {here['cores']} cores, load average {here['load']} at the start",
         "Versions": ", ".join(f"{name} {version}" for name, version in last.versions.items()),
         TITLES[MINDSPORE]: f"{ours.adapter} ({ours.model}), kernel set {kernels}, {ours.forwards} forwards, "
         f"decisions {ours.digest}",

@@ -45,6 +45,7 @@ OURS = Answerer(
     321,
 )
 THEIRS = Answerer(("vllm.model_executor.models.llama.LlamaForCausalLM", "torch.nn.modules.module.Module"))
+HERE = {"cpu": "Some CPU", "cores": 2, "load": 0.25}
 WORKLOAD = Workload("/models/some", "float32", (1, 8), new=11)
 
 
@@ -235,12 +236,13 @@ def test_table_fits_a_terminal(runs, capsys):
         VLLM: [result(VLLM)] * runs,
     }
     out = Console(width=80, markup=False, highlight=False)
-    print_report(out, Plan(workload, runs, None, Path("/logs")), results)
+    print_report(out, HERE, Plan(workload, runs, None, Path("/logs")), results)
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
     words = " ".join(text.split())
     for part in (
         "/models/some, float32, mode: vLLM's default (compiled)",
+        "Some CPU, 2 cores, load average 0.25 at the start",
         "vllm 0.32.0, torch 2.13.0+cpu, mindspore 2.10.0, mszoo 0.1.0",
         "native.LlamaForCausalLM (mszoo.models.llama:LlamaForCausalLM)",
         "kernel set cpu (2 ops), mindspore (1 ops), 321 forwards, decisions 0123456789ab",
@@ -255,7 +257,7 @@ def test_json(make_catalog):
     catalog = make_catalog({"native": [ModelAdapter("LlamaForCausalLM", "m:M")]})
     results = {MINDSPORE: [result(), result()], VLLM: [result(VLLM), result(VLLM)]}
     plan = Plan(WORKLOAD, 2, None, Path("/logs"))
-    report = json.loads(json.dumps(bench_json(catalog, plan, results)))
+    report = json.loads(json.dumps(bench_json(catalog, HERE, plan, results)))
     assert list(report)[:4] == ["mszoo", "device", "digest", "disabled"]
     assert report["answered"][MINDSPORE] == {
         "adapter": OURS.adapter,
@@ -335,7 +337,9 @@ def test_a_small_kv_cache_is_refused():
 
 
 def test_interrupt_stops_the_run(tmp_path):
-    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(stub(tmp_path, "import time\ntime.sleep(600)"))}
+    running = tmp_path / "running"
+    stubs = stub(tmp_path, f"import time\nopen({str(running)!r}, 'w').close()\ntime.sleep(600)")
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(stubs)}
     source = f"""
 import signal
 from pathlib import Path
@@ -349,9 +353,10 @@ bench_runs.run_once(Workload("m"), "vllm", {environ!r}, folder, folder / "run.lo
         [sys.executable, "-c", source], stderr=subprocess.PIPE, start_new_session=True
     ) as parent:
         deadline = time.monotonic() + 30
-        while not (children := child_groups(parent.pid)):
+        while not running.exists():
             assert time.monotonic() < deadline
             time.sleep(0.05)
+        children = child_groups(parent.pid)
         os.kill(parent.pid, signal.SIGINT)
         assert b"KeyboardInterrupt" in parent.communicate(timeout=30)[1]
     assert [running_members(group) for group in children] == [[]]
@@ -413,3 +418,4 @@ def test_machine():
     here = bench_report.machine()
     assert here["cpu"]
     assert here["cores"] >= 1
+    assert here["load"] >= 0
