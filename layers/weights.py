@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.linear import (
     LinearBase,
     MergedColumnParallelLinear,
@@ -32,11 +33,13 @@ class Expected:
         parameter: name of the model's parameter.
         shard: the part of a fused parameter: "q", "k", "v", an index, or None for the whole.
         shape: the tensor's shape in the checkpoint, or None where the format decides it (quantized weights).
+        required: False where vLLM has a default (the KV cache scales of quantized checkpoints).
     """
 
     parameter: str
     shard: str | int | None
     shape: tuple[int, ...] | None
+    required: bool = True
 
 
 def expected_tensors(
@@ -63,7 +66,9 @@ def expected_tensors(
             for part, shard in zip(packed_modules[child], shards, strict=True):
                 table[f"{prefix}{part}.{leaf}"] = Expected(name, shard, _shape(module, leaf, shard))
         else:
-            table[name] = Expected(name, None, _shape(module, leaf, None))
+            required = not isinstance(module, Attention)
+            shape = _shape(module, leaf, None) if required else None
+            table[name] = Expected(name, None, shape, required)
     return table
 
 
@@ -82,7 +87,7 @@ def check_tensors(
         CheckpointError: a tensor is missing, unknown, or has another shape.
     """
     unused = set(ignored)
-    missing = [name for name in expected if name not in found]
+    missing = [name for name, entry in expected.items() if entry.required and name not in found]
     if missing:
         raise CheckpointError(
             where,
@@ -97,7 +102,7 @@ def check_tensors(
             "Compare config.json with the checkpoint: it may describe another model, or lack a field",
         )
     for name, entry in expected.items():
-        if entry.shape is not None and tuple(found[name]) != entry.shape:
+        if entry.shape is not None and name in found and tuple(found[name]) != entry.shape:
             raise CheckpointError(
                 where,
                 f"tensor {name} has shape {list(found[name])}, and config.json makes it {list(entry.shape)}",
