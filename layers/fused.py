@@ -15,6 +15,7 @@ import torch
 from vllm.config import get_current_vllm_config
 from vllm.forward_context import get_forward_context
 from vllm.logger import init_logger
+from vllm.model_executor.layers.attention.attention import get_attention_context
 from vllm.model_executor.layers.linear import (
     LinearBase,
     MergedColumnParallelLinear,
@@ -73,7 +74,8 @@ class FusedDecoderLayer:
             and not get_current_vllm_config().model_config.enforce_eager
         )
         self._compiled: Any = None
-        self._attn: Attention | None = None
+        self._layer_name = ""
+        self._packed: list[tuple[CpuLinearMethod, Any]] = []
 
     @property
     def runs_compiled(self) -> bool:
@@ -90,10 +92,10 @@ class FusedDecoderLayer:
         """
         if not self._wanted:
             return None
-        context = get_forward_context()
-        if context.attn_metadata is None:  # vLLM's memory profiling
+        if get_forward_context().attn_metadata is None:  # vLLM's memory profiling
             return None
-        if self._compiled is None:
+        # A weight reload packs the weights anew and frees what the compiled layer points to.
+        if self._compiled is None or any(method.handler is not packed for method, packed in self._packed):
             parts = self._parts()
             reason = _obstacle(parts)
             if reason is not None:
@@ -101,9 +103,9 @@ class FusedDecoderLayer:
                 logger.info_once("mszoo: decoder layers run op by op: %s", reason)
                 return None
             logger.info_once("mszoo: decoder layers run compiled")
-            self._compiled, self._attn = _compile(parts), parts.attn
-        attn = self._attn
-        metadata = context.attn_metadata[attn.layer_name]
+            self._packed = [(layer.quant_method, layer.quant_method.handler) for layer in parts.projections]
+            self._compiled, self._layer_name = _compile(parts), parts.attn.layer_name
+        metadata, attn, kv_cache, slot_mapping = get_attention_context(self._layer_name)
         first = residual is None
         hidden = to_torch(x)
         stream = torch.empty_like(hidden) if first else to_torch(residual)
@@ -112,8 +114,8 @@ class FusedDecoderLayer:
             stream,
             first,
             to_torch(positions),
-            attn.kv_cache,
-            context.slot_mapping[attn.layer_name],
+            kv_cache,
+            slot_mapping,
             metadata.query_start_loc,
             metadata.seq_lens,
             metadata.block_table,

@@ -20,8 +20,7 @@ def device_name() -> str | None:
 def force_spawn() -> None:
     """Make vLLM spawn its workers where a fork would hang: MindSpore doesn't survive a fork once it has run.
 
-    A process that never imported MindSpore may fork. vLLM's own variable is set, so its own flag wins the
-    argument only against us, never against the operator's safety.
+    A process that never imported MindSpore may fork. An operator's own "fork" is overruled, and the log says so.
     """
     variable = "VLLM_WORKER_MULTIPROC_METHOD"
     if "mindspore" not in sys.modules or os.environ.get(variable) == "spawn":

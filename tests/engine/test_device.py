@@ -1,0 +1,28 @@
+"""How vLLM's processes may start once MindSpore is in use."""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+
+import pytest
+
+from mszoo.registry.bridge.device import device_name, force_spawn
+
+VARIABLE = "VLLM_WORKER_MULTIPROC_METHOD"
+
+
+@pytest.mark.parametrize(("imported", "expected"), [(True, "spawn"), (False, "fork")])
+def test_fork_is_overruled_only_where_it_would_hang(imported: bool, expected: str, monkeypatch) -> None:
+    monkeypatch.setenv(VARIABLE, "fork")
+    if imported:
+        monkeypatch.setitem(sys.modules, "mindspore", types.ModuleType("mindspore"))
+    else:
+        monkeypatch.delitem(sys.modules, "mindspore", raising=False)
+    force_spawn()
+    assert os.environ[VARIABLE] == expected
+
+
+def test_device_is_cpu_here() -> None:
+    assert device_name() == "cpu"
