@@ -1,46 +1,95 @@
-"""Who runs each op: decided once, when a model is built, by device, dtype and ``MSZOO_KERNELS``."""
+"""Who runs each op: decided once, when a model is built, by device, dtype, MSZOO_KERNELS and what suites give.
+
+The built-in set of the device runs every op that no suite's implementation replaces. Suites' implementations come
+in from outside, already ranked and only those that go before the built-in one (see
+:mod:`mszoo.registry.bridge.kernels`). Under ``MSZOO_KERNELS=auto`` the first of them runs; under
+``MSZOO_KERNELS=<set>`` the first that belongs to that set.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from mszoo.kernels.spec import SPECS
 from mszoo.registry.errors import RefusalError
 
-#: Ops whose ``cpu`` kernel belongs to vLLM's own linear method, embedding or attention backend.
-VLLM_OWNED = frozenset({"embedding", "linear", "paged_attention"})
+_VLLM_LAYERS = "vllm.model_executor.layers"
+#: Ops whose ``cpu`` kernel belongs to vLLM's own linear method, embedding or attention backend, and vLLM's module.
+VLLM_OWNED: Mapping[str, str] = MappingProxyType(
+    {
+        "embedding": f"{_VLLM_LAYERS}.vocab_parallel_embedding:VocabParallelEmbedding",
+        "linear": f"{_VLLM_LAYERS}.linear:LinearBase",
+        "paged_attention": f"{_VLLM_LAYERS}.attention:Attention",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One implementation of one op.
+
+    Attributes:
+        kernel_set: the family that it belongs to.
+        path: its function, as ``module:function``; the module's class where vLLM's own module runs the op.
+        who: who gives it: ``mszoo``, ``vLLM``, or the suite and its distribution.
+        reason: why it was chosen, for people.
+        builtin: it is mszoo's choice, not a suite's.
+    """
+
+    kernel_set: str
+    path: str
+    who: str
+    reason: str
+    builtin: bool = False
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """The kernel set that runs each op of one model.
+    """What runs each op of one model.
 
     Attributes:
         device: "cpu" or "npu".
         dtype: the model's dtype, such as "float32".
-        sets: kernel set by op name.
-        reason: why these sets, for people.
+        base: the built-in kernel set, which runs what no suite's implementation replaces.
+        reason: why this set, for people.
+        ops: implementation by op name.
     """
 
     device: str
     dtype: str
-    sets: Mapping[str, str]
+    base: str
     reason: str
+    ops: Mapping[str, Implementation]
+
+    @property
+    def sets(self) -> dict[str, str]:
+        """Kernel set by op name."""
+        return {op: item.kernel_set for op, item in self.ops.items()}
 
     @property
     def name(self) -> str:
         """The kernel set that runs most ops."""
         return Counter(self.sets.values()).most_common(1)[0][0]
 
+    @property
+    def from_suites(self) -> dict[str, Implementation]:
+        """The ops that suites' implementations run."""
+        return {op: item for op, item in self.ops.items() if not item.builtin}
+
     def set_of(self, op: str) -> str:
         """Return the kernel set that runs ``op``."""
-        return self.sets[op]
+        return self.ops[op].kernel_set
+
+    def by_vllm(self, op: str) -> bool:
+        """Say whether vLLM's own module runs ``op``, so that there is no function to call."""
+        return self.ops[op].builtin and self.ops[op].kernel_set == "cpu" and op in VLLM_OWNED
 
     def function(self, op: str) -> Callable[..., Any]:
         """Return the implementation of ``op``.
@@ -48,23 +97,55 @@ class Kernels:
         Raises:
             LookupError: vLLM's own module runs this op (:data:`VLLM_OWNED`); call that module instead.
         """
-        kernel_set = self.sets[op]
-        if kernel_set == "cpu" and op in VLLM_OWNED:
+        if self.by_vllm(op):
             raise LookupError(f"the cpu kernel of {op} is called through vLLM's own module")
-        return getattr(importlib.import_module(f"mszoo.kernels.{kernel_set}_set"), op)  # type: ignore[no-any-return]
+        return load(self.ops[op].path)
 
 
-def choose(requested: str, device: str, dtype: str) -> Kernels:
-    """Choose a kernel set for every op.
+def load(path: str) -> Callable[..., Any]:
+    """Import ``module:function``.
+
+    Raises:
+        ImportError, AttributeError: as Python raises them.
+        TypeError: it can't be called.
+    """
+    module, _, name = path.partition(":")
+    function: Any = importlib.import_module(module)
+    for part in name.split("."):
+        function = getattr(function, part)
+    if not callable(function):
+        raise TypeError(f"{path} is a {type(function).__name__}, not a function")
+    return function  # type: ignore[no-any-return]
+
+
+def choose(
+    requested: str,
+    device: str,
+    dtype: str,
+    from_suites: Mapping[str, Collection[Implementation]] = MappingProxyType({}),
+) -> Kernels:
+    """Choose an implementation of every op.
 
     Args:
         requested: ``MSZOO_KERNELS``: "auto", "mindspore", "cpu" or "ascend".
         device: "cpu" or "npu".
         dtype: "float32", "bfloat16" or "float16".
+        from_suites: by op, the suites' implementations that run on this device, in this dtype, and go before
+            the built-in one; the first is the best.
 
     Raises:
-        RefusalError: no set serves this device and dtype, or the requested one doesn't.
+        RefusalError: no built-in set serves this device and dtype, or the requested one doesn't.
     """
+    base, reason = _base(requested, device, dtype)
+    ops = {}
+    for op in SPECS:
+        fitting = (item for item in from_suites.get(op, ()) if requested in ("auto", item.kernel_set))
+        ops[op] = next(fitting, None) or _builtin(op, base, reason)
+    return Kernels(device, dtype, base, reason, ops)
+
+
+def _base(requested: str, device: str, dtype: str) -> tuple[str, str]:
+    """Return the built-in kernel set, and why it is that one."""
     if requested == "ascend":
         raise RefusalError(
             "MSZOO_KERNELS=ascend",
@@ -82,10 +163,16 @@ def choose(requested: str, device: str, dtype: str) -> Kernels:
                 f"MindSpore's CPU backend multiplies matrices in float32 only, and the model's dtype is {dtype}",
                 "Serve with --dtype float32, or unset MSZOO_KERNELS",
             )
-        reason = "MSZOO_KERNELS=mindspore" if requested == "mindspore" else f"the set that runs on {device}"
-        return Kernels(device, dtype, dict.fromkeys(SPECS, "mindspore"), reason)
-    reason = "MSZOO_KERNELS=cpu" if requested == "cpu" else "the fastest set on CPU"
-    return Kernels(device, dtype, dict.fromkeys(SPECS, "cpu"), reason)
+        return "mindspore", (
+            "MSZOO_KERNELS=mindspore" if requested == "mindspore" else f"the set that runs on {device}"
+        )
+    return "cpu", "MSZOO_KERNELS=cpu" if requested == "cpu" else "the fastest set on CPU"
+
+
+def _builtin(op: str, kernel_set: str, reason: str) -> Implementation:
+    if kernel_set == "cpu" and op in VLLM_OWNED:
+        return Implementation(kernel_set, VLLM_OWNED[op], "vLLM", reason, builtin=True)
+    return Implementation(kernel_set, f"mszoo.kernels.{kernel_set}_set:{op}", "mszoo", reason, builtin=True)
 
 
 _current: ContextVar[Kernels] = ContextVar("mszoo_kernels")

@@ -14,11 +14,17 @@ synchronously: :mod:`mszoo.kernels.runtime` sees to that.
 
 MindSpore's stock CPU ops never write into foreign memory (they write a copy), so results that must land in
 torch memory are copied there by torch.
+
+Two misuses give wrong numbers instead of an error: memory that moves under a view (``resize_``, ``set_``), and
+MindSpore running asynchronously. :func:`checked` catches both; it is for tests and authors, at a few microseconds a
+crossing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+from collections.abc import Iterator
 
 # torch comes first: its OpenMP runtime then serves both frameworks.
 import torch
@@ -27,7 +33,9 @@ from torch.utils.dlpack import to_dlpack
 import mindspore as ms  # isort: skip
 from mindspore.utils.dlpack import from_dlpack  # isort: skip
 
-__all__ = ["ParameterView", "to_mindspore", "to_torch"]
+from mszoo.registry.errors import MszooError  # isort: skip
+
+__all__ = ["ExchangeError", "ParameterView", "checked", "to_mindspore", "to_torch"]
 
 _TORCH_DTYPE = {
     ms.float32: torch.float32,
@@ -44,6 +52,28 @@ _TORCH_DTYPE = {
 _EXCHANGEABLE = frozenset(_TORCH_DTYPE.values()) - {torch.bool}
 
 
+class ExchangeError(MszooError):
+    """A tensor is exchanged in a way that would give wrong numbers; raised in checked mode only."""
+
+
+_checking = False
+
+
+@contextlib.contextmanager
+def checked() -> Iterator[None]:
+    """Check every exchange of this process inside.
+
+    Raises:
+        ExchangeError: from the exchange that is wrong.
+    """
+    global _checking  # noqa: PLW0603  one look at a global is all that an unchecked exchange pays
+    before, _checking = _checking, True
+    try:
+        yield
+    finally:
+        _checking = before
+
+
 def to_torch(tensor: ms.Tensor) -> torch.Tensor:
     """View a MindSpore CPU tensor as a torch tensor of the same shape, strides and dtype, without a copy.
 
@@ -51,6 +81,10 @@ def to_torch(tensor: ms.Tensor) -> torch.Tensor:
         TypeError: the dtype has no counterpart in torch.
     """
     view = getattr(tensor, "_mszoo_torch", None)
+    if _checking:
+        _check_synchronous()
+        if view is not None:
+            _check_same_memory(view, tensor)
     if view is not None:
         return view
     dtype = _TORCH_DTYPE.get(tensor.dtype)
@@ -79,6 +113,10 @@ def to_mindspore(tensor: torch.Tensor) -> ms.Tensor:
         TypeError: the dtype (float8 and so on) cannot be exchanged.
     """
     view = getattr(tensor, "_mszoo_mindspore", None)
+    if _checking:
+        _check_synchronous()
+        if view is not None:
+            _check_same_memory(tensor, view)
     if view is not None:
         return view
     if tensor.dtype is torch.bool:
@@ -88,6 +126,26 @@ def to_mindspore(tensor: torch.Tensor) -> ms.Tensor:
     view = from_dlpack(to_dlpack(tensor.detach() if tensor.requires_grad else tensor))
     view._mszoo_torch = tensor
     return view
+
+
+def _check_synchronous() -> None:
+    if not ms.get_context("pynative_synchronize"):
+        raise ExchangeError(
+            "exchange",
+            "MindSpore computes asynchronously, so a view may be read before its tensor is computed",
+            "Call mszoo.kernels.runtime.prepare before the first exchange, and set nothing of this sort after it",
+        )
+
+
+def _check_same_memory(in_torch: torch.Tensor, in_mindspore: ms.Tensor) -> None:
+    if 0 in in_torch.shape:
+        return
+    if in_torch.data_ptr() != in_mindspore.data_ptr() or tuple(in_torch.shape) != tuple(in_mindspore.shape):
+        raise ExchangeError(
+            "exchange",
+            f"a tensor of shape {tuple(in_torch.shape)} and the view that was made of it no longer share memory",
+            "Don't resize_ or set_ a tensor that was exchanged: make a new one",
+        )
 
 
 class ParameterView:

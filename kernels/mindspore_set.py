@@ -90,6 +90,7 @@ def paged_attention(
     query_start: Sequence[int],
     seq_lens: Sequence[int],
     scale: float,
+    num_kv_heads: int,
     sliding_window: int | None = None,
     softcap: float = 0.0,
 ) -> ms.Tensor:
@@ -102,13 +103,16 @@ def paged_attention(
         # Sequences that decode one token each are attended together; a longer chunk is attended alone.
         while tokens == 1 and last < len(seq_lens) and query_start[last + 1] - query_start[last] == 1:
             last += 1
+        lengths = seq_lens[sequence:last]
+        blocks = -(-max(lengths) // kv_cache.shape[1])
         outputs.append(
-            _attend(
+            attend(
                 query[query_start[sequence] : query_start[last]],
                 kv_cache,
-                block_table[sequence:last],
-                seq_lens[sequence:last],
+                block_table[sequence:last, :blocks],
+                ms.Tensor([length - tokens for length in lengths], ms.int32),
                 scale,
+                num_kv_heads,
                 sliding_window,
                 softcap,
             )
@@ -117,47 +121,82 @@ def paged_attention(
     return outputs[0] if len(outputs) == 1 else ops.cat(tuple(outputs), 0)
 
 
-def _attend(
+def attend(
     query: ms.Tensor,
     kv_cache: ms.Tensor,
     block_table: ms.Tensor,
-    seq_lens: Sequence[int],
+    start: ms.Tensor,
     scale: float,
+    num_kv_heads: int,
     sliding_window: int | None,
     softcap: float,
 ) -> ms.Tensor:
-    """Attend B sequences of equally many query tokens (1 each, or one sequence of many)."""
-    batch = len(seq_lens)
-    tokens, heads, head_size = query.shape[0] // batch, query.shape[1], query.shape[2]
-    kv_heads, block_size = kv_cache.shape[1], kv_cache.shape[2]
+    """Attend B sequences of equally many query tokens T/B, whose keys and values are in the cache.
+
+    Args:
+        query: [T, H, D].
+        kv_cache, block_table: as in the op; ``block_table`` int32.
+        start: [B] int32: the position of each sequence's first query.
+        scale, num_kv_heads, sliding_window, softcap: as in the op.
+
+    Returns:
+        [T, H D].
+    """
+    batch, heads = block_table.shape[0], query.shape[1]
+    tokens = query.shape[0] // batch
+    key, value = gather_pages(kv_cache, block_table, num_kv_heads)
+    length = key.shape[1]
+    scores = score(by_kv_head(query, batch, num_kv_heads), key, scale, softcap)
+    row = start.reshape(batch, 1, 1, 1) + ops.arange(tokens, dtype=ms.int32).reshape(1, 1, tokens, 1)
+    scores = scores.reshape(batch, heads, tokens, length) + causal_bias(
+        row, ops.arange(length, dtype=ms.int32), sliding_window
+    )
+    weights = ops.softmax(scores, -1).reshape(key.shape[0], -1, length)
+    return by_token(_weighted(weights, value), batch, heads)
+
+
+def gather_pages(
+    kv_cache: ms.Tensor, block_table: ms.Tensor, num_kv_heads: int
+) -> tuple[ms.Tensor, ms.Tensor]:
+    """Return the keys and values of B sequences, [B G, n block, D] each; ``block_table`` is [B, n] int32.
+
+    The cache comes in rows, as the op says, because MindSpore's CPU reshape would copy all of it. Gathered by
+    sequence, head and block the rows need no transposition.
+    """
+    batch, blocks = block_table.shape
+    _, block_size, head_size = kv_cache.shape
+    head_row = (ops.arange(num_kv_heads, dtype=ms.int32) * 2).reshape(1, num_kv_heads, 1)
+    index = (block_table.reshape(batch, 1, blocks) * (2 * num_kv_heads) + head_row).reshape(-1)
+    shape = batch * num_kv_heads, blocks * block_size, head_size
+    return ops.gather(kv_cache, index, 0).reshape(shape), ops.gather(kv_cache, index + 1, 0).reshape(shape)
+
+
+def by_kv_head(x: ms.Tensor, batch: int, kv_heads: int) -> ms.Tensor:
+    """Put the heads that share a key/value head together: [T, H, D] -> [B G, H/G T/B, D]."""
+    tokens, heads, head_size = x.shape[0] // batch, x.shape[1], x.shape[2]
     group = heads // kv_heads
-    blocks = -(-max(seq_lens) // block_size)
-    length = blocks * block_size
-
-    # [B * blocks, G, block, 2D] -> [B * G, length, 2D]
-    pages = ops.gather(kv_cache, block_table[:, :blocks].reshape(-1), 0)
-    pages = pages.reshape(batch, blocks, kv_heads, block_size, 2 * head_size)
-    pages = ops.transpose(pages, (0, 2, 1, 3, 4)).reshape(batch * kv_heads, length, 2 * head_size)
-    key, value = ops.split(pages, head_size, -1)
-
-    # [B * T, H, D] -> [B * G, group * T, D]: the heads that share a key/value head share one product
-    q = query.reshape(batch, tokens, kv_heads, group, head_size)
-    q = ops.transpose(q, (0, 2, 3, 1, 4)).reshape(batch * kv_heads, group * tokens, head_size)
-    scores = _scores(q, key) * scale
-    if softcap:
-        scores = ops.tanh(scores / softcap) * softcap
-    scores = scores.reshape(batch, kv_heads, group, tokens, length)
-    scores = ops.softmax(scores + _causal_bias(seq_lens, tokens, length, sliding_window), -1)
-    out = _weighted(scores.reshape(batch * kv_heads, group * tokens, length), value)
-    out = ops.transpose(out.reshape(batch, kv_heads, group, tokens, head_size), (0, 3, 1, 2, 4))
-    return out.reshape(batch * tokens, heads * head_size)
+    if tokens > 1:
+        x = ops.transpose(x.reshape(batch, tokens, heads, head_size), (0, 2, 1, 3))
+    return x.reshape(batch * kv_heads, group * tokens, head_size)
 
 
-def _causal_bias(seq_lens: Sequence[int], tokens: int, length: int, sliding_window: int | None) -> ms.Tensor:
-    """Return 0 where a query may look and a large negative number elsewhere: [B, 1, 1, T, length]."""
-    end = ms.Tensor(list(seq_lens), ms.int32).reshape(-1, 1, 1, 1, 1)
-    row = ops.arange(tokens, dtype=ms.int32).reshape(1, 1, 1, tokens, 1) + (end - tokens)
-    column = ops.arange(length, dtype=ms.int32).reshape(1, 1, 1, 1, length)
+def by_token(x: ms.Tensor, batch: int, heads: int) -> ms.Tensor:
+    """Undo :func:`by_kv_head` and put the heads side by side: [B G, H/G T/B, D] -> [T, H D]."""
+    head_size = x.shape[2]
+    tokens = x.shape[0] * x.shape[1] // (batch * heads)
+    if tokens > 1:
+        x = ops.transpose(x.reshape(batch, heads, tokens, head_size), (0, 2, 1, 3))
+    return x.reshape(batch * tokens, heads * head_size)
+
+
+def score(query: ms.Tensor, key: ms.Tensor, scale: float, softcap: float) -> ms.Tensor:
+    """Return the scores of queries [N, M, D] against keys [N, L, D]: [N, M, L]."""
+    scores = _scores(query, key) * scale
+    return ops.tanh(scores / softcap) * softcap if softcap else scores
+
+
+def causal_bias(row: ms.Tensor, column: ms.Tensor, sliding_window: int | None) -> ms.Tensor:
+    """Return 0 where the query at position ``row`` sees the key at ``column``, else a large negative number."""
     hidden = column > row
     if sliding_window:
         hidden = ops.logical_or(hidden, column <= row - sliding_window)

@@ -97,11 +97,12 @@ def _paged_attention(rng: np.random.Generator, tokens: int) -> dict[str, Any]:
     seq_lens = [tokens + 5, 1, 37]
     return {
         "query": _normal(rng, tokens + 2, 4, 32),
-        "kv_cache": _normal(rng, 32, 2, 32, 64),
+        "kv_cache": _normal(rng, 32 * 2 * 2, 32, 32),
         "block_table": rng.permutation(31)[: 3 * 8].reshape(3, 8) + 1,
         "query_start": [0, tokens, tokens + 1, tokens + 2],
         "seq_lens": seq_lens,
         "scale": 32**-0.5,
+        "num_kv_heads": 2,
     }
 
 
@@ -147,10 +148,10 @@ GELU_TANH_AND_MUL = OpSpec(
 
 PAGED_ATTENTION = OpSpec(
     "paged_attention",
-    "causal attention of ``query`` [T, H, D] on the pages of ``kv_cache`` [blocks, G, block, 2 D] (key, then "
-    "value) that ``block_table`` [B, max blocks] names; sequence b owns queries ``query_start[b]`` to "
-    "``query_start[b + 1]``, the last of its ``seq_lens[b]`` tokens -> [T, H D]. ``sliding_window`` w hides "
-    "keys w and more behind; ``softcap`` c maps scores to ``c tanh(scores / c)``",
+    "causal attention of ``query`` [T, H, D] on the pages of ``kv_cache`` [2 G blocks, block, D] that "
+    "``block_table`` [B, max blocks] names: row 2 (G b + g) holds the keys of head g in block b, the next row the "
+    "values; sequence b owns queries ``query_start[b]`` to ``query_start[b + 1]``, the last of its "
+    "``seq_lens[b]`` tokens -> [T, H D]. ``sliding_window`` w hides keys w and more behind; ``softcap`` c maps scores to ``c tanh(scores / c)``",
     _paged_attention,
 )
 

@@ -22,6 +22,7 @@ from vllm.v1.attention.backends.cpu_attn import (
 import mindspore as ms  # isort: skip
 from mszoo.kernels import dispatch  # isort: skip
 from mszoo.kernels.exchange import ParameterView, to_mindspore, to_torch  # isort: skip
+from mszoo.layers.step import current_step, rows_of, store  # isort: skip
 from mszoo.registry.errors import RefusalError  # isort: skip
 
 
@@ -54,7 +55,7 @@ class Attention(VllmAttention):
     ) -> None:
         vllm_config = get_current_vllm_config()
         backend = None
-        if dispatch.current().set_of("paged_attention") == "mindspore":
+        if not dispatch.current().by_vllm("paged_attention"):
             backend = MindSporeAttentionBackend
             _refuse_quantized_cache(vllm_config.cache_config.cache_dtype)
         if current_platform.is_cpu() and head_size not in CPUAttentionBackend.get_supported_head_sizes():
@@ -96,8 +97,8 @@ def _refuse_quantized_cache(cache_dtype: str) -> None:
 class MindSporeAttentionBackend(CPUAttentionBackend):
     """vLLM's CPU attention backend with MindSpore's arithmetic.
 
-    Block sizes, metadata and scheduling are vLLM's. Inside a block this backend lays out
-    ``[block, key | value]``; nobody else reads the blocks of these layers.
+    Block sizes, metadata and scheduling are vLLM's. A block's memory is laid out ``[G, 2, block, D]``, keys and
+    then values of each head; nobody else reads the blocks of these layers.
     """
 
     @staticmethod
@@ -107,7 +108,7 @@ class MindSporeAttentionBackend(CPUAttentionBackend):
 
 
 class MindSporeAttentionImpl(CPUAttentionBackendImpl):
-    """Attends with the ``paged_attention`` kernel of the ``mindspore`` set."""
+    """Attends with the ``paged_attention`` kernel of the ``mindspore`` set or of a suite."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -127,11 +128,7 @@ class MindSporeAttentionImpl(CPUAttentionBackendImpl):
         MindSpore computed both; storing them is torch's part, because MindSpore's CPU ops write copies instead
         of foreign memory.
         """
-        block_size, head_size = kv_cache.shape[2], key.shape[-1]
-        slots = slot_mapping[slot_mapping >= 0]  # padding is -1
-        block, offset = slots // block_size, slots % block_size
-        kv_cache[block, :, offset, :head_size] = key[: len(slots)]
-        kv_cache[block, :, offset, head_size:] = value[: len(slots)]
+        store(current_step(), kv_cache, slot_mapping, key, value)
 
     def forward(
         self,
@@ -145,17 +142,19 @@ class MindSporeAttentionImpl(CPUAttentionBackendImpl):
         output_scale: torch.Tensor | None = None,
         output_block_scale: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Attend ``query`` [T, H, D] and write ``output`` [T, H, D]."""
+        """Attend ``query`` [T, H, D] and write ``output`` [T, H, D]; rows that pad the step are left."""
         if attn_metadata is None:  # vLLM's warm-up
             return output
         tokens = attn_metadata.num_actual_tokens
+        batch = current_step().batch(attn_metadata)
         attended = self._paged_attention(
             to_mindspore(query[:tokens]),
-            self._cache.of(kv_cache),
-            to_mindspore(attn_metadata.block_table),
-            attn_metadata.query_start_loc.tolist(),
-            attn_metadata.seq_lens.tolist(),
+            self._cache.of(rows_of(kv_cache)),
+            batch.block_table,
+            batch.query_start,
+            batch.seq_lens,
             self.scale,
+            self.num_kv_heads,
             None if self.sliding_window < 0 else self.sliding_window,
             self.logits_soft_cap,
         )

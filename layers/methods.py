@@ -1,8 +1,8 @@
 """Who multiplies: the method objects that vLLM's linear and embedding layers delegate to.
 
-With the ``mindspore`` kernel set they leave the weight as it was loaded and compute on a view of it. With the
-``cpu`` set they are vLLM's own (packed or quantized weights); :class:`CpuLinearMethod` differs from vLLM's
-unquantized one only in that the compiled decoder layer can reach the packed weight.
+With the ``mindspore`` kernel set, or a suite's op, they leave the weight as it was loaded and compute on a view of
+it. With the ``cpu`` set they are vLLM's own (packed or quantized weights); :class:`CpuLinearMethod` differs from
+vLLM's unquantized one only in that the compiled decoder layer can reach the packed weight.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from vllm.model_executor.layers.linear import (
 from vllm.model_executor.layers.quantization.base_config import QuantizationConfig, QuantizeMethodBase
 from vllm.model_executor.layers.utils import check_cpu_sgl_kernel
 from vllm.model_executor.layers.vocab_parallel_embedding import (
+    ParallelLMHead,
     UnquantizedEmbeddingMethod,
     VocabParallelEmbedding,
 )
@@ -35,15 +36,20 @@ logger = init_logger("vllm.mszoo.layers")
 def quant_config() -> QuantizationConfig | None:
     """Return the quantization config for a layer of the model that is being built: it chooses the methods."""
     checkpoint: QuantizationConfig | None = get_current_vllm_config().quant_config
-    if dispatch.current().set_of("linear") == "cpu":
-        return checkpoint or _Methods(CpuLinearMethod)
+    kernels = dispatch.current()
+    product_by_vllm, lookup_by_vllm = kernels.by_vllm("linear"), kernels.by_vllm("embedding")
     if checkpoint is not None:
-        logger.warning_once(
-            "mszoo: vLLM's kernels multiply the checkpoint's %s weights: MindSpore has none for them",
-            checkpoint.get_name(),
-        )
+        if not (product_by_vllm and lookup_by_vllm):
+            logger.warning_once(
+                "mszoo: vLLM's kernels multiply the checkpoint's %s weights: MindSpore has none for them",
+                checkpoint.get_name(),
+            )
         return checkpoint
-    return _Methods(MindSporeLinearMethod, MindSporeEmbeddingMethod)
+    return _Methods(
+        CpuLinearMethod if product_by_vllm else MindSporeLinearMethod,
+        CpuTableMethod if lookup_by_vllm else MindSporeTableMethod,
+        UnquantizedEmbeddingMethod if product_by_vllm else MindSporeHeadMethod,
+    )
 
 
 class _MindSporeProduct:
@@ -72,16 +78,37 @@ class MindSporeLinearMethod(_MindSporeProduct, UnquantizedLinearMethod):
     """vLLM's unquantized linear method with MindSpore's product."""
 
 
-class MindSporeEmbeddingMethod(_MindSporeProduct, UnquantizedEmbeddingMethod):
-    """vLLM's unquantized embedding method with MindSpore's look-up, and its product for the logits."""
+class MindSporeHeadMethod(_MindSporeProduct, UnquantizedEmbeddingMethod):
+    """The output projection with MindSpore's product."""
+
+
+class CpuTableMethod(UnquantizedEmbeddingMethod):
+    """The token embedding with torch's look-up, on a weight that stays as it was loaded.
+
+    vLLM's own method also packs the weight for a product that a table never computes: a second copy of it.
+    """
+
+    def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
+        """Keep the weight as it is."""
+
+    def apply(
+        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return logits [T, vocab] of [T, hidden], for a model without :func:`mszoo.layers.lm_head`."""
+        return torch.nn.functional.linear(x, layer.weight, bias)
+
+
+class MindSporeTableMethod(CpuTableMethod):
+    """The token embedding with MindSpore's look-up."""
 
     def __init__(self) -> None:
         super().__init__()
         self._embedding = dispatch.current().function("embedding")
+        self._table = ParameterView()
 
     def embedding(self, layer: torch.nn.Module, input_: torch.Tensor) -> torch.Tensor:
         """Return the rows of the weight that ``input_`` names: [T] -> [T, hidden]."""
-        return to_torch(self._embedding(to_mindspore(input_), self._weight.of(layer.weight)))
+        return to_torch(self._embedding(to_mindspore(input_), self._table.of(layer.weight)))
 
 
 @register_weight_loader_v2_supported_method
@@ -126,14 +153,19 @@ class _Methods(QuantizationConfig):
     """
 
     def __init__(
-        self, linear: type[UnquantizedLinearMethod], embedding: type[UnquantizedEmbeddingMethod] | None = None
+        self,
+        linear: type[UnquantizedLinearMethod],
+        table: type[UnquantizedEmbeddingMethod],
+        head: type[UnquantizedEmbeddingMethod],
     ) -> None:
         super().__init__()
-        self._linear, self._embedding = linear, embedding
+        self._linear, self._table, self._head = linear, table, head
 
     def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> QuantizeMethodBase | None:
+        if isinstance(layer, ParallelLMHead):
+            return self._head()
         if isinstance(layer, VocabParallelEmbedding):
-            return self._embedding() if self._embedding else None
+            return self._table()
         return self._linear() if isinstance(layer, LinearBase) else None
 
     def get_name(self) -> Any:

@@ -17,6 +17,7 @@ from mszoo.layers import (
     RMSNorm,
     RotaryEmbedding,
     apply_linear,
+    fused_step,
     gate_up_linear,
     heads_on_this_rank,
     lm_head,
@@ -156,13 +157,15 @@ class Decoder(Module):
             for index, window in enumerate(config.sliding_windows)
         )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.step = fused_step()
 
     def forward(self, positions: ms.Tensor, x: ms.Tensor) -> ms.Tensor:
         """[T], embeddings [T, hidden] -> hidden states [T, hidden]."""
-        residual = None
+        tokens, residual = x.shape[0], None
+        positions, x = self.step.begin(positions, x)
         for layer in self.layers:
             x, residual = layer(positions, x, residual)
-        return self.norm(x, residual)[0]
+        return self.step.end(self.norm(x, residual)[0], tokens)
 
 
 class DecoderForCausalLM(CausalLM):

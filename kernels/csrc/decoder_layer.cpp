@@ -53,7 +53,8 @@ struct DecoderLayer : torch::CustomClassHolder {
         scale_(scale),
         window_(sliding_window),
         softcap_(softcap),
-        activation_(find(("_C::" + activation).c_str())) {
+        gelu_(activation == "gelu_and_mul" ? "none" : activation == "gelu_tanh_and_mul" ? "tanh" : "") {
+    TORCH_CHECK(!gelu_.empty() || activation == "silu_and_mul", "unknown activation ", activation);
     TORCH_CHECK(norms_.size() == 2 || norms_.size() == 4, "norms: 2 or 4");
     TORCH_CHECK(handlers_.size() == 4 && biases.size() == 4 && widths_.size() == 4, "four projections");
     for (auto& bias : biases) biases_.push_back(bias ? IValue(*bias) : IValue());
@@ -100,7 +101,7 @@ struct DecoderLayer : torch::CustomClassHolder {
     auto gate_up = scratch(2, rows, widths_[2], dtype);
     project(2, x, gate_up);
     auto gated = scratch(3, rows, widths_[2] / 2, dtype);
-    call(activation_, {gated, gate_up});
+    activate(gated, gate_up);
     project(3, gated, x);
   }
 
@@ -115,6 +116,18 @@ struct DecoderLayer : torch::CustomClassHolder {
   void project(int which, const at::Tensor& in, const at::Tensor& out) const {
     static const auto op = find("_C::onednn_mm");
     call(op, {out, in, biases_[which], handlers_[which]});
+  }
+
+  // torch's activations are vectorized, vLLM's fused ones evaluate the exponential one element at a time.
+  void activate(at::Tensor out, const at::Tensor& gate_up) const {
+    const auto width = out.size(1);
+    const auto gate = gate_up.narrow(1, 0, width), up = gate_up.narrow(1, width, width);
+    if (gelu_.empty()) {
+      at::silu_out(out, gate);
+    } else {
+      at::gelu_out(out, gate, gelu_);
+    }
+    out.mul_(up);
   }
 
   void norm_heads(const at::Tensor& part, int64_t heads, const at::Tensor& weight) const {
@@ -152,7 +165,7 @@ struct DecoderLayer : torch::CustomClassHolder {
   double scale_;
   int64_t window_;
   double softcap_;
-  c10::OperatorHandle activation_;
+  std::string gelu_;  // torch's name of the approximation; empty: SiLU
 };
 
 }  // namespace

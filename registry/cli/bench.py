@@ -19,7 +19,7 @@ from mszoo.registry.settings import Settings
 
 from .bench_report import bench_json, compare, machine, print_report
 from .bench_runs import TITLES, Plan, measure, rehearse
-from .bench_worker import BenchError, Result, Workload
+from .bench_worker import BenchError, Outputs, Result, Workload
 from .explain import read_architectures
 from .report import JsonOption, chosen_device, console, print_json
 
@@ -69,7 +69,7 @@ def bench(
         catalog = _require_adapter(directory, architectures)
         workload = Workload(str(directory), dtype.value, batches, prompt, new, prefill, eager, repeats)
         here = machine()
-        plan, results = _run(workload, runs, kernels, log)
+        plan, results, reference = _run(workload, runs, kernels, log)
     except BenchError as error:
         for line in error.lines:
             typer.echo(line, err=True)
@@ -79,14 +79,14 @@ def bench(
         typer.echo("mszoo: interrupted, everything it started was stopped", err=True)
         raise typer.Exit(130) from None
     if as_json:
-        print_json(bench_json(catalog, here, plan, results))
+        print_json(bench_json(catalog, here, plan, results, reference))
     else:
-        print_report(console(), here, plan, results)
+        print_report(console(), here, plan, results, reference)
 
 
 def _run(
     workload: Workload, runs: int, kernels: str | None, log: Path | None
-) -> tuple[Plan, dict[str, list[Result]]]:
+) -> tuple[Plan, dict[str, list[Result]], Outputs | None]:
     """Run both sides with a progress bar; logs that nobody asked for stay only where a run failed."""
     if log is not None:
         log.mkdir(parents=True, exist_ok=True)
@@ -102,11 +102,11 @@ def _run(
                 text = f"run {number + 1} of {2 * runs}: {TITLES[side]}"
                 progress.update(task, completed=number, description=text)
 
-            def check(mindspore: Result, vllm: Result) -> None:
-                compare(mindspore, vllm)
+            def check(mindspore: Result, vllm: Result, reference: Outputs | None) -> None:
+                compare(mindspore, vllm, reference)
 
             rehearse(plan, os.environ)
-            return plan, measure(plan, os.environ, begin, check)
+            return plan, *measure(plan, os.environ, begin, check)
     except BenchError:
         failed = True
         raise

@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from mszoo.registry.cli.bench_worker import MINDSPORE, VLLM, BenchError, Job, Result, Workload
+from mszoo.registry.cli.bench_worker import MINDSPORE, VLLM, BenchError, Job, Outputs, Result, Workload
 from mszoo.registry.cli.demo import last_lines
 from mszoo.registry.cli.process import ProcessGroup
 
@@ -95,32 +96,39 @@ def measure(
     plan: Plan,
     environ: Mapping[str, str],
     begin: Callable[[int, str], None],
-    check: Callable[[Result, Result], None],
-) -> dict[str, list[Result]]:
+    check: Callable[[Result, Result, Outputs | None], None],
+) -> tuple[dict[str, list[Result]], Outputs | None]:
     """Run both sides in turn, each run in a fresh process.
 
     Args:
         plan: what to run.
         environ: our environment.
         begin: called before each run with its number, from 0, and its side.
-        check: called after each pair with MindSpore's and vLLM's own result; raises if they can't be compared.
+        check: called after each pair with MindSpore's and vLLM's own result and the reference; raises if they
+            can't be compared.
 
     Returns:
-        Results by side, in the order of the runs.
+        Results by side, in the order of the runs; and the reference: what vLLM's own model says in float32, None
+        if the sides computed in float32.
 
     Raises:
         BenchError: a run failed, or `check` raised it.
     """
     results: dict[str, list[Result]] = {MINDSPORE: [], VLLM: []}
-    with tempfile.TemporaryDirectory(prefix="mszoo-bench-", ignore_cleanup_errors=True) as scratch:
+    reference = None
+    with tempfile.TemporaryDirectory(prefix="mszoo-bench-", ignore_cleanup_errors=True) as directory:
+        scratch = Path(directory)
         for number, side in enumerate(order(plan.runs)):
             begin(number, side)
             log = plan.logs / f"{number + 1:02}-{side}.log"
-            process_environment = environment(side, plan.kernels, Path(scratch) / "cache", environ)
-            results[side].append(run_once(plan.workload, side, process_environment, Path(scratch), log))
+            process_environment = environment(side, plan.kernels, scratch / "cache", environ)
+            results[side].append(run_once(plan.workload, side, process_environment, scratch, log))
             if number % 2:
-                check(results[MINDSPORE][-1], results[VLLM][-1])
-    return results
+                pair = results[MINDSPORE][-1], results[VLLM][-1]
+                if reference is None and pair[1].dtype != "float32":
+                    reference = run_reference(plan, environ, scratch)
+                check(*pair, reference)
+    return results, reference
 
 
 def run_once(workload: Workload, side: str, environ: Mapping[str, str], scratch: Path, log: Path) -> Result:
@@ -136,20 +144,39 @@ def run_once(workload: Workload, side: str, environ: Mapping[str, str], scratch:
     Raises:
         BenchError: the process failed, or another model answered.
     """
+    return Result.from_json(_run(workload, side, True, environ, scratch, log))
+
+
+def run_reference(plan: Plan, environ: Mapping[str, str], scratch: Path) -> Outputs:
+    """Ask vLLM's own model in float32: what both sides would say if they didn't round.
+
+    Raises:
+        BenchError: the process failed.
+    """
+    workload = dataclasses.replace(plan.workload, dtype="float32", eager=True)
+    process_environment = environment(VLLM, None, scratch / "cache", environ)
+    fields = _run(workload, VLLM, False, process_environment, scratch, plan.logs / "reference.log")
+    return Outputs(**fields)
+
+
+def _run(
+    workload: Workload, side: str, timed: bool, environ: Mapping[str, str], scratch: Path, log: Path
+) -> dict[str, Any]:
+    """Run a job in a fresh process and return what it wrote."""
     job, result = scratch / "job.json", log.with_suffix(".json")
     result.unlink(missing_ok=True)
-    content = dataclasses.asdict(Job(side, workload, time.time(), str(result.absolute())))
+    content = dataclasses.asdict(Job(side, workload, time.time(), str(result.absolute()), timed))
     job.write_text(json.dumps(content), encoding="utf-8")
     command = [sys.executable, "-m", "mszoo.registry.cli.bench_worker", str(job)]
     status = _finish(command, log, environ)
     if status or not result.is_file():
         who, what = f"bench, {TITLES[side]}", f"the run ended with status {status} and without a result"
         raise BenchError(who, what, f"See its log: {log}", _end_of(log))
-    fields = json.loads(result.read_text(encoding="utf-8"))
+    fields: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
     if "error" in fields:
         who, what, mend = fields["error"]
         raise BenchError(who, what, f"{mend}. Log: {log}")
-    return Result.from_json(fields)
+    return fields
 
 
 def _finish(command: list[str], log: Path, environ: Mapping[str, str]) -> int:

@@ -23,7 +23,7 @@ from typing import Any
 from mszoo.registry.errors import MszooError
 
 MINDSPORE, VLLM = "mindspore", "vllm"
-SCORED_TOKENS = 64  # length of the prompt whose log-probabilities are compared
+SCORED_TOKENS = 128  # length of the prompt whose log-probabilities are compared
 ANSWERED_PROMPTS = (5, 16, 40, 1)  # lengths of the prompts whose greedy answers are compared
 ANSWER_TOKENS = 16
 _NEAREST = 8  # tokens to find the other side's choice among
@@ -70,12 +70,21 @@ class Workload:
 
 @dataclass(frozen=True)
 class Job:
-    """One run: who must answer, what to measure, when the process was started (Unix time), where to write."""
+    """One run.
+
+    Args:
+        side: who must answer.
+        workload: what to measure.
+        started: when the process was started, Unix time.
+        result: file for the result.
+        timed: whether anything but the outputs is wanted.
+    """
 
     side: str
     workload: Workload
     started: float
     result: str
+    timed: bool = True
 
 
 @dataclass(frozen=True)
@@ -193,8 +202,8 @@ def median_time(repeats: int, measure: Callable[[], float]) -> float:
     return statistics.median(measure() for _ in range(repeats))
 
 
-def run(job: Job) -> Result:
-    """Start the engine, answer, measure.
+def run(job: Job) -> Result | Outputs:
+    """Start the engine, answer, measure; the outputs alone if no time is wanted.
 
     Raises:
         BenchError: another model answers than the side's own, or the KV cache is too small to decode at once.
@@ -223,6 +232,8 @@ def run(job: Job) -> Result:
     generate(single, 1)
     start = time.time() - job.started  # the parent's clock: this process didn't exist when it began to start
     check_answerer(job.side, look(llm))
+    if not job.timed:
+        return _outputs(vocabulary, generate)
     _check_cache(config.cache_config, workload)
 
     seconds(single, 1)

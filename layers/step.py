@@ -1,0 +1,117 @@
+"""What the layers of one step share with the ``mindspore`` kernel set, and how it stores keys and values."""
+
+from __future__ import annotations
+
+import torch
+from vllm.forward_context import ForwardContext, get_forward_context
+from vllm.v1.attention.backends.cpu_attn import CPUAttentionMetadata
+
+import mindspore as ms  # isort: skip
+from mszoo.kernels.exchange import to_mindspore  # isort: skip
+
+
+class Batch:
+    """The sequences of a step, in the forms that attention takes.
+
+    Args:
+        metadata: vLLM's.
+
+    Attributes:
+        block_table, query_start, seq_lens: as the op ``paged_attention`` takes them.
+    """
+
+    def __init__(self, metadata: CPUAttentionMetadata) -> None:
+        self._metadata = metadata
+        self.query_start: list[int] = metadata.query_start_loc.tolist()
+        self.seq_lens: list[int] = metadata.seq_lens.tolist()
+        self.block_table: ms.Tensor = to_mindspore(metadata.block_table)
+        self._padded: dict[tuple[int, int], tuple[ms.Tensor, ms.Tensor] | None] = {}
+
+    def padded(self, rows: int, block_size: int) -> tuple[ms.Tensor, ms.Tensor] | None:
+        """Return the batch as a graph takes it; None if it has chunks of several tokens beside other sequences.
+
+        Args:
+            rows: queries of the step, padding included.
+            block_size: tokens in a block.
+
+        Returns:
+            ``block_table`` [B, n] and ``start`` [B] of :func:`mszoo.kernels.graphs.decoder_layer`, int32: B is
+            ``rows`` where every sequence has one query, and 1 for a sequence alone; n is a power of 2.
+        """
+        key = rows, block_size
+        if key not in self._padded:
+            self._padded[key] = self._pad(rows, block_size)
+        return self._padded[key]
+
+    def _pad(self, rows: int, block_size: int) -> tuple[ms.Tensor, ms.Tensor] | None:
+        sequences, tokens = len(self.seq_lens), self._metadata.num_actual_tokens
+        if sequences not in (1, tokens):
+            return None
+        queries = tokens // sequences
+        blocks = max(1, -(-(max(self.seq_lens) - queries) // block_size))
+        size = rows if queries == 1 else 1
+        table = torch.zeros(size, 1 << (blocks - 1).bit_length(), dtype=torch.int32)
+        table[:sequences, :blocks] = self._metadata.block_table[:, :blocks]
+        start = torch.zeros(size, dtype=torch.int32)
+        start[:sequences] = self._metadata.seq_lens - queries
+        return to_mindspore(table), to_mindspore(start)
+
+
+class Step:
+    """What the first layer that asks computes for all.
+
+    Args:
+        context: vLLM's context of the step. It is kept, so what it refers to stays the step's.
+    """
+
+    def __init__(self, context: ForwardContext) -> None:
+        self.context = context
+        self._slots: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._batches: dict[int, Batch] = {}
+
+    def slots(self, slot_mapping: torch.Tensor, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return block and offset [T] of each real token's slot."""
+        found = self._slots.get(id(slot_mapping))
+        if found is None:
+            slots = slot_mapping[slot_mapping >= 0]  # padding is -1
+            found = self._slots[id(slot_mapping)] = slots // block_size, slots % block_size
+        return found
+
+    def batch(self, metadata: CPUAttentionMetadata) -> Batch:
+        """Return the step's sequences."""
+        found = self._batches.get(id(metadata))
+        if found is None:
+            found = self._batches[id(metadata)] = Batch(metadata)
+        return found
+
+
+_steps: list[Step] = []
+
+
+def current_step() -> Step:
+    """Return what the layers of the step that vLLM is running share."""
+    context = get_forward_context()
+    if not _steps or _steps[0].context is not context:
+        _steps[:] = [Step(context)]
+    return _steps[0]
+
+
+def pages(kv_cache: torch.Tensor) -> torch.Tensor:
+    """View vLLM's cache [blocks, G, block, 2 D] as keys, then values of each head: [blocks, G, 2, block, D]."""
+    blocks, kv_heads, block_size, size = kv_cache.shape
+    return kv_cache.view(blocks, kv_heads, 2, block_size, size // 2)
+
+
+def rows_of(kv_cache: torch.Tensor) -> torch.Tensor:
+    """View vLLM's cache as the op ``paged_attention`` takes it: [2 G blocks, block, D]."""
+    return pages(kv_cache).flatten(0, 2)
+
+
+def store(
+    step: Step, kv_cache: torch.Tensor, slot_mapping: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> None:
+    """Put keys and values [T, G, D] into their slots; rows behind the step's real tokens are left out."""
+    cache = pages(kv_cache)
+    block, offset = step.slots(slot_mapping, cache.shape[3])
+    cache[block, :, 0, offset] = key[: len(block)]
+    cache[block, :, 1, offset] = value[: len(block)]
