@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 REPORTS := .cache/reports
 REQUIREMENTS := requirements-cpu.txt requirements-dev.txt requirements-demo.txt
-SOURCES := registry adapters layers kernels models
+SOURCES := registry adapters layers kernels models tests/conformance
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: help env demo test lint clean

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 from packaging.version import InvalidVersion
 
-from mszoo.registry.records import ModelAdapter, Suite
+from mszoo.registry.records import Adapter, Suite
 from mszoo.registry.validation import parse_requirement
 
 
@@ -34,11 +34,20 @@ class Availability:
         # Adapters by the thousand repeat a few requirements, and each look-up reads files.
         self._checked: dict[str, str | None] = {}
 
-    def obstacle(self, adapter: ModelAdapter, suite: Suite) -> str | None:
-        """Return why the adapter can't run here, ending with the cure; None if it can."""
+    def obstacle(self, adapter: Adapter, suite: Suite, dtype: str | None = None) -> str | None:
+        """Return why the adapter can't run here, ending with the cure; None if it can.
+
+        Args:
+            adapter: what to check.
+            suite: whose adapter it is.
+            dtype: what the model computes in, such as ``float32``; None where that is not known yet.
+        """
         if self._device not in adapter.devices:
             devices = " or ".join(adapter.devices)
             return f"runs on {devices}, not on {self._device}: serve it on {devices}"
+        if dtype is not None and dtype not in adapter.dtypes:
+            dtypes = " or ".join(adapter.dtypes)
+            return f"computes in {dtypes}, not in {dtype}: serve with --dtype {adapter.dtypes[0]}"
         of_suite = self._unmet(suite.requires)
         of_adapter = {
             item: why for item, why in self._unmet(adapter.requires).items() if item not in of_suite

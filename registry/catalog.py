@@ -1,4 +1,4 @@
-"""Turns what was discovered into decisions: who serves an architecture, and why each other one doesn't.
+"""Turns what was discovered into decisions: who serves an architecture, layer or op, and why no other does.
 
 Pure: no vllm, no torch, no mindspore.
 """
@@ -13,27 +13,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mszoo.registry.availability import Availability, installed_version
-from mszoo.registry.discovery import Discovery, Plugin, Problem, discover
+from mszoo.registry.candidates import Candidate, collect
+from mszoo.registry.discovery import Discovery, Problem, discover
 from mszoo.registry.hookcalls import call_hook, describe
-from mszoo.registry.ranking import Key, Ranking
-from mszoo.registry.records import ModelAdapter, Suite
+from mszoo.registry.ranking import OWN_SUITE, Key, Ranking
+from mszoo.registry.records import ModelAdapter
 from mszoo.registry.settings import Settings
 
+__all__ = ["Candidate", "Catalog", "Decision", "Verdict", "load_catalog"]
+
 Status = Literal["won", "fallback", "unavailable"]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One suite's adapter for an architecture."""
-
-    adapter: ModelAdapter
-    suite: Suite
-    plugin: Plugin
-
-    @property
-    def qualified_name(self) -> str:
-        """``<suite>.<Architecture>``: the architecture name that picks this suite's adapter."""
-        return f"{self.suite.name}.{self.adapter.architecture}"
 
 
 @dataclass(frozen=True)
@@ -47,17 +36,23 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Decision:
-    """The verdicts on one architecture: winner, then fallbacks in order, then those that can't run here.
+    """The verdicts on one subject: winner, then fallbacks in order, then those that can't run here.
 
     Args:
-        architecture: the name that was asked for, plain or qualified.
-        verdicts: empty if no suite provides the architecture.
+        subject: what is decided about: an architecture as it was asked for, plain or qualified; a layer's
+            target; an op.
+        verdicts: empty if no suite provides it.
         pinned: the name was qualified, so only that suite was considered.
     """
 
-    architecture: str
+    subject: str
     verdicts: tuple[Verdict, ...] = ()
     pinned: bool = False
+
+    @property
+    def architecture(self) -> str:
+        """The subject, where that is an architecture."""
+        return self.subject
 
     @property
     def chain(self) -> tuple[Candidate, ...]:
@@ -66,18 +61,21 @@ class Decision:
 
     @property
     def winner(self) -> Candidate | None:
-        """The candidate that serves the architecture; None leaves it to vLLM's own model."""
+        """The candidate that serves the subject; None leaves it to vLLM's own model or layer, or our own op."""
         return next(iter(self.chain), None)
 
 
 class Catalog:
-    """All candidates by architecture, and the decisions about them.
+    """All candidates by architecture, layer target and op, and the decisions about them.
 
     Args:
         discovery: what the plugins contribute.
         settings: the operator's preferences.
         device: ``cpu`` or ``npu``.
         installed: the version of an installed distribution by name, or None.
+
+    Attributes:
+        differences: in what it differs from the lock in force; with any, nothing is served.
     """
 
     def __init__(
@@ -90,20 +88,13 @@ class Catalog:
         self.discovery = discovery
         self.settings = settings
         self.device = device
+        self.differences: tuple[Problem, ...] = ()
         self._availability = Availability(device, installed)
         self._ranking = Ranking(settings.prefer, device)
         self._problems = [*discovery.problems, *self._unknown_preferences()]
         self._cache: dict[str, Decision] = {}
-        found: dict[str, list[Candidate]] = {}
-        for contribution in discovery.contributions:
-            for adapter in self._without_duplicates(
-                contribution.plugin, contribution.suite, contribution.models
-            ):
-                candidate = Candidate(adapter, contribution.suite, contribution.plugin)
-                found.setdefault(adapter.architecture, []).append(candidate)
-        self.candidates: dict[str, tuple[Candidate, ...]] = {
-            name: tuple(sorted(found[name], key=self._key)) for name in sorted(found)
-        }
+        self.candidates = self._collect("models")
+        self._layers, self._ops = self._collect("layers"), self._collect("ops")
 
     @property
     def architectures(self) -> tuple[str, ...]:
@@ -112,9 +103,9 @@ class Catalog:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """All problems: of discovery, of the catalog and of each decision's mszoo_select."""
+        """All problems: of discovery, the catalog, each decision's mszoo_select, and the lock in force."""
         self.decisions()
-        return tuple(self._problems)
+        return (*self._problems, *self.differences)
 
     def decisions(self) -> dict[str, Decision]:
         """Return the decisions about all architectures, by plain name."""
@@ -136,9 +127,34 @@ class Catalog:
                 self._cache[architecture] = decision
         return decision
 
+    def layer_decisions(self, dtype: str | None = None) -> dict[str, Decision]:
+        """Return the decisions about all layers, by target.
+
+        Args:
+            dtype: what the model computes in, such as ``float32``: adapters for others are unavailable.
+        """
+        return {name: self._decision(name, items, dtype) for name, items in self._layers.items()}
+
+    def op_decisions(self, dtype: str | None = None) -> dict[str, Decision]:
+        """Return the decisions about all ops, by name; the candidates are of all kernel sets.
+
+        Args:
+            dtype: as in layer_decisions.
+        """
+        return {name: self._decision(name, items, dtype) for name, items in self._ops.items()}
+
+    def why_before_own(self, candidate: Candidate) -> str | None:
+        """Return why an op's candidate goes before mszoo's own implementation of the op; None if it doesn't.
+
+        Our own ranks like a candidate of suite ``native`` with priority 0: a higher priority goes before it,
+        and so does a suite that MSZOO_PREFER or the device's order puts before ``native``.
+        """
+        key, own = self._key(candidate), self._ranking.key(OWN_SUITE, 0)
+        return self._ranking.why_first(key, own) if key < own else None
+
     def digest(self) -> str:
         """Return 12 hex digits, equal wherever all decisions are equal; compare them across processes."""
-        content = [
+        content: list[object] = [
             [
                 name,
                 [
@@ -148,29 +164,68 @@ class Catalog:
             ]
             for name, decision in self.decisions().items()
         ]
+        # One suite may give an op in several ways, so what is chosen is told apart by its code.
+        content += [
+            [
+                kind,
+                name,
+                [
+                    [
+                        item.qualified_name,
+                        item.plugin.distribution,
+                        item.plugin.version,
+                        item.adapter.implementation,
+                    ]
+                    for item in decision.chain
+                ],
+            ]
+            for kind, decisions in (("layer", self.layer_decisions()), ("op", self.op_decisions()))
+            for name, decision in decisions.items()
+        ]
         text = json.dumps(content, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+    def _collect(self, kind: str) -> dict[str, tuple[Candidate, ...]]:
+        found = collect(self.discovery.contributions, kind, self._problems)
+        return {name: tuple(sorted(items, key=self._key)) for name, items in found.items()}
+
     def _decide(self, architecture: str) -> Decision:
         suite, pinned, name = architecture.rpartition(".")
-        candidates = [
-            item for item in self.candidates.get(name, ()) if not pinned or item.suite.name == suite
+        candidates = self.candidates.get(name, ())
+        if not pinned:
+            return self._decision(architecture, candidates, select=True)
+        candidates = tuple(item for item in candidates if item.suite.name == suite)
+        return self._decision(architecture, candidates, pinned=True)
+
+    def _decision(
+        self,
+        subject: str,
+        candidates: tuple[Candidate, ...],
+        dtype: str | None = None,
+        *,
+        pinned: bool = False,
+        select: bool = False,
+    ) -> Decision:
+        obstacles = [
+            (item, self._availability.obstacle(item.adapter, item.suite, dtype)) for item in candidates
         ]
-        obstacles = [(item, self._availability.obstacle(item.adapter, item.suite)) for item in candidates]
         chain = [item for item, obstacle in obstacles if obstacle is None]
         selector = None
-        if pinned:
-            reason = "the only one asked for by its qualified name"
-        else:
-            chain, selector = self._select(name, chain)
-            reason = f"chosen by mszoo_select of plugin {selector}" if selector else self._why_first(chain)
+        if select:
+            chain, selector = self._select(subject, chain)
         verdicts: list[Verdict] = []
         for item in chain:
             if item is not chain[0]:
                 reason = self._why_later(chain[0], item, selector)
+            elif pinned:
+                reason = "the only one asked for by its qualified name"
+            elif selector is not None:
+                reason = f"chosen by mszoo_select of plugin {selector}"
+            else:
+                reason = self._why_first(chain)
             verdicts.append(Verdict(item, "won" if item is chain[0] else "fallback", reason))
         verdicts += [Verdict(item, "unavailable", why) for item, why in obstacles if why is not None]
-        return Decision(architecture, tuple(verdicts), pinned=bool(pinned))
+        return Decision(subject, tuple(verdicts), pinned)
 
     def _select(self, architecture: str, chain: list[Candidate]) -> tuple[list[Candidate], str | None]:
         """Let plugins move one candidate to the front; returns the new order and the plugin that chose."""
@@ -209,23 +264,6 @@ class Catalog:
             return f"mszoo_select of plugin {selector} chose {first.suite.name}"
         return self._ranking.why_later(self._key(first), self._key(later))
 
-    def _without_duplicates(
-        self, plugin: Plugin, suite: Suite, models: tuple[ModelAdapter, ...]
-    ) -> list[ModelAdapter]:
-        """Keep one adapter per architecture and device of a suite; a qualified name must mean one model."""
-        kept: dict[str, list[ModelAdapter]] = {}
-        for adapter in sorted(models, key=_precedence):
-            same = kept.setdefault(adapter.architecture, [])
-            rival = next((item for item in same if set(item.devices) & set(adapter.devices)), None)
-            if rival is None:
-                same.append(adapter)
-                continue
-            what = f"suite {suite.name!r} has two adapters for {adapter.architecture}"
-            what += f": {rival.model} is kept, {adapter.model} is skipped"
-            mend = "Give only one, or give them different devices."
-            self._problems.append(Problem(str(plugin), what, mend, plugin.name))
-        return [adapter for adapters in kept.values() for adapter in adapters]
-
     def _unknown_preferences(self) -> list[Problem]:
         if self.settings.disabled_all:
             return []
@@ -237,25 +275,21 @@ class Catalog:
         ]
 
 
-def _precedence(adapter: ModelAdapter) -> tuple[object, ...]:
-    """Order the adapters of one suite by all they hold: the order they were found in must not matter."""
-    return (
-        -adapter.priority,
-        adapter.model,
-        adapter.devices,
-        adapter.dtypes,
-        adapter.requires,
-        sorted(adapter.capabilities),
-        repr(sorted(adapter.packed_modules_mapping.items())),
-        repr(sorted(adapter.example_config.items(), key=lambda item: item[0])),
-    )
-
-
 def load_catalog(environ: Mapping[str, str] = os.environ, device: str = "cpu") -> Catalog:
     """Read the settings, discover the plugins and return the catalog.
 
     Raises:
         SettingsError: an environment variable holds a value that it doesn't allow.
+        LockError: the lock file of MSZOO_LOCK can't be read.
     """
     settings = Settings.from_environ(environ)
-    return Catalog(discover(settings), settings, device)
+    if settings.lock is None:
+        return Catalog(discover(settings), settings, device)
+    # Imported here: it knows this module, and a lock is rare.
+    from mszoo.registry.lock import read_lock
+    from mszoo.registry.lock_check import differences
+
+    lock = read_lock(settings.lock)
+    catalog = Catalog(discover(settings, lock=lock), settings, device)
+    catalog.differences = differences(lock, catalog)
+    return catalog

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from importlib.metadata import EntryPoint
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pluggy
 
 from mszoo.registry import hookspecs
-from mszoo.registry.errors import MszooError, PluginError
+from mszoo.registry.containment import contained, plugin_is_running
+from mszoo.registry.errors import MszooError, PluginError, RecordError, RefusalError, SettingsError
 from mszoo.registry.hookcalls import call_hook, describe, stdout_guarded
-from mszoo.registry.plugins import Plugin, Problem, load_plugins
+from mszoo.registry.plugins import Plugin, Problem, load_plugins, trace_problems
 from mszoo.registry.records import LayerAdapter, ModelAdapter, OpAdapter, Suite
 from mszoo.registry.settings import Settings
 
+if TYPE_CHECKING:
+    from mszoo.registry.lock import Lock
+
 __all__ = ["Contribution", "Discovery", "Plugin", "Problem", "discover"]
 
-_R = TypeVar("_R")
+_MOST_RECORDS = 10_000  # of one hook; an endless generator would stop everything
+_OUR_ERRORS = (MszooError, PluginError, RecordError, RefusalError, SettingsError)
+
+_R = TypeVar("_R", Suite, ModelAdapter, LayerAdapter, OpAdapter)
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,9 @@ class Discovery:
         plugins: those that were loaded; mszoo's own first, then by name and distribution.
         manager: the plugin manager, for the hooks that are called later.
         disabled: those that MSZOO_DISABLE left out; they were not imported.
+        unlisted: those that the lock in force doesn't list; they were not imported.
+        differences: in which plugins differ from the lock in force; those were not imported.
+        entry_points: those of ``plugins``.
     """
 
     contributions: tuple[Contribution, ...]
@@ -49,43 +59,66 @@ class Discovery:
     plugins: tuple[Plugin, ...]
     manager: pluggy.PluginManager
     disabled: tuple[Plugin, ...] = ()
+    unlisted: tuple[Plugin, ...] = ()
+    differences: tuple[Problem, ...] = ()
+    entry_points: Mapping[Plugin, EntryPoint] = field(default_factory=dict)
 
 
-def discover(settings: Settings, entry_points: Iterable[EntryPoint] | None = None) -> Discovery:
+def discover(
+    settings: Settings, entry_points: Iterable[EntryPoint] | None = None, lock: Lock | None = None
+) -> Discovery:
     """Load all plugins and collect their records; never raises for a plugin's fault.
 
     Args:
         settings: which plugins are disabled.
         entry_points: those of group ``mszoo``; None for those of the installed distributions.
+        lock: which plugins may be imported, and what their code must be; None for no such limit.
+
+    Raises:
+        PluginError: it was called by a plugin that is being discovered, and would never end.
     """
+    if plugin_is_running():
+        what = "a plugin asked for the catalog while it was being discovered itself"
+        raise PluginError("mszoo", what, "Ask for it later: mszoo_select gets the candidates.")
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
-    loaded = load_plugins(manager, settings, entry_points)
+    loaded = load_plugins(manager, settings, entry_points, lock)
     problems = loaded.problems
     contributions: dict[str, Contribution] = {}
     for plugin in loaded.plugins:
-        collector = _Collector(manager, plugin, problems)
-        suite = collector.suite()
-        if suite is None:
-            continue
-        if suite.name in contributions:
-            what = f"its suite {suite.name!r} is already given by {contributions[suite.name].plugin}"
-            mend = f"Give the suite another name, or set MSZOO_DISABLE={plugin.name}."
-            collector.report(f"{what}; this one is skipped", mend)
-            continue
-        contributions[suite.name] = Contribution(
-            plugin=plugin,
-            suite=suite,
-            models=collector.records("mszoo_model_adapters", ModelAdapter),
-            layers=collector.records("mszoo_layer_adapters", LayerAdapter),
-            ops=collector.records("mszoo_op_adapters", OpAdapter),
-        )
+        with contained() as traces:
+            contribution = _collect(_Collector(manager, plugin, problems), contributions)
+        problems += trace_problems(plugin, "its hooks were called", traces)
+        if contribution is not None:
+            contributions[contribution.suite.name] = contribution
     return Discovery(
         contributions=tuple(contributions.values()),
         problems=tuple(problems),
         plugins=tuple(loaded.plugins),
         manager=manager,
         disabled=tuple(loaded.disabled),
+        unlisted=tuple(loaded.unlisted),
+        differences=tuple(loaded.differences),
+        entry_points=loaded.entry_points,
+    )
+
+
+def _collect(collector: _Collector, others: Mapping[str, Contribution]) -> Contribution | None:
+    """Return what one plugin contributes; None if it has no suite of its own."""
+    suite = collector.suite()
+    if suite is None:
+        return None
+    if suite.name in others:
+        what = f"its suite {suite.name!r} is already given by {others[suite.name].plugin}"
+        mend = f"Give the suite another name, or set MSZOO_DISABLE={collector.plugin.name}."
+        collector.report(f"{what}; this one is skipped", mend)
+        return None
+    return Contribution(
+        plugin=collector.plugin,
+        suite=suite,
+        models=collector.records("mszoo_model_adapters", ModelAdapter),
+        layers=collector.records("mszoo_layer_adapters", LayerAdapter),
+        ops=collector.records("mszoo_op_adapters", OpAdapter),
     )
 
 
@@ -94,12 +127,12 @@ class _Collector:
 
     def __init__(self, manager: pluggy.PluginManager, plugin: Plugin, problems: list[Problem]) -> None:
         self._manager = manager
-        self._plugin = plugin
+        self.plugin = plugin
         self._problems = problems
 
     def report(self, what: str, mend: str) -> None:
         """Add a problem of this plugin."""
-        self._problems.append(Problem(str(self._plugin), what, mend, self._plugin.name))
+        self._problems.append(Problem(str(self.plugin), what, mend, self.plugin.name))
 
     def suite(self) -> Suite | None:
         """Return the plugin's suite, by default one of the plugin's name; None if its mszoo_suite is bad.
@@ -109,9 +142,10 @@ class _Collector:
         try:
             values = list(self._values("mszoo_suite"))
             suite = values[0] if values else self._default_suite()
-            if not isinstance(suite, Suite):
+            if type(suite) is not Suite:
                 what = f"mszoo_suite returned {_kind(suite)} instead of a Suite"
-                raise PluginError(str(self._plugin), what, "Return one mszoo.registry.Suite.")
+                raise PluginError(str(self.plugin), what, "Return one mszoo.registry.Suite.")
+            suite = _checked(suite)
         except MszooError as error:
             self.report(f"{error.what}; all its adapters are skipped", error.mend)
             return None
@@ -119,10 +153,10 @@ class _Collector:
 
     def _default_suite(self) -> Suite:
         try:
-            return Suite(self._plugin.name)
+            return Suite(self.plugin.name)
         except MszooError as error:
             what = "has no mszoo_suite, and its own name can't be that of a suite"
-            raise PluginError(str(self._plugin), what, "Add an mszoo_suite hook.") from error
+            raise PluginError(str(self.plugin), what, "Add an mszoo_suite hook.") from error
 
     def records(self, hook: str, record_type: type[_R]) -> tuple[_R, ...]:
         """Return the records of one hook that are of the right type."""
@@ -145,8 +179,13 @@ class _Collector:
             # A generator runs the plugin's code here.
             with stdout_guarded():
                 for value in values:
-                    if isinstance(value, record_type):
-                        records.append(value)
+                    if index == _MOST_RECORDS:
+                        records.clear()
+                        what = f"{hook} gives more than {_MOST_RECORDS} records; all are ignored"
+                        self.report(what, "Give one record per model, layer or op.")
+                        return
+                    if type(value) is record_type:
+                        records.append(_checked(value))
                     else:
                         what = f"item {index} of {hook} is {_kind(value)} instead of a {record_type.__name__}"
                         self.report(f"{what}; it is skipped", f"Return {record_type.__name__} records only.")
@@ -154,20 +193,38 @@ class _Collector:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            raise self._failure(f"{hook} raised after {index} items", error) from error
+            what = f"{hook} raised after {index} items" if index else f"{hook} raised"
+            raise self._failure(what, error) from error
 
     def _values(self, hook: str) -> Iterator[object]:
-        for outcome in call_hook(self._manager, hook, plugin=self._plugin.name):
+        for outcome in call_hook(self._manager, hook, plugin=self.plugin.name):
             if outcome.error is not None:
                 raise self._failure(f"{hook} raised", outcome.error) from outcome.error
             yield outcome.value
 
     def _failure(self, what: str, error: BaseException) -> PluginError:
-        who = str(self._plugin)
-        if isinstance(error, MszooError):
+        who = str(self.plugin)
+        if type(error) in _OUR_ERRORS:
+            assert isinstance(error, MszooError)
             # Our own error, such as RecordError, knows better what to do.
             return PluginError(who, f"{what} {type(error).__name__}: {error.who}: {error.what}", error.mend)
-        return PluginError(who, f"{what} {describe(error)}", self._plugin.cure)
+        return PluginError(who, f"{what} {describe(error)}", self.plugin.cure)
+
+
+def _checked(record: _R) -> _R:
+    """Return a record as its constructor makes it: Python has ways around a frozen dataclass.
+
+    Raises:
+        RecordError: it lacks fields, or holds values that its constructor refuses.
+    """
+    try:
+        values = {item.name: getattr(record, item.name) for item in fields(record)}
+    except AttributeError as error:
+        mend = f"Call {type(record).__name__}() with all its arguments."
+        raise RecordError(f"a {type(record).__name__}", f"lacks a field ({describe(error)})", mend) from error
+    checked = type(record)(**values)
+    # The same object where nothing is wrong: mszoo_select tells equal records apart by identity.
+    return record if checked == record else checked
 
 
 def _kind(value: object) -> str:

@@ -44,5 +44,9 @@ class SettingsError(MszooError):
     """An environment variable of mszoo holds a value that it doesn't allow."""
 
 
+class LockError(MszooError):
+    """A lock file can't be read or written, or what it locks differs from what is here; nothing is served then."""
+
+
 class RefusalError(MszooError):
     """An adapter can't honour this model, feature or dtype; raised before any weight is read."""

@@ -14,6 +14,7 @@ from typing import Any
 import pluggy
 
 logger = logging.getLogger(__name__)
+_LONGEST_TEXT = 500
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def stdout_guarded() -> Iterator[None]:
 
 def describe(error: BaseException) -> str:
     """Return an error as ``ValueError: text (file.py:12)``, without the place if that is our own code."""
-    text = f"{type(error).__name__}: {error}".rstrip(": .")
+    text = f"{type(error).__name__}: {_text(error)}".rstrip(": .")
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -75,3 +76,13 @@ def describe(error: BaseException) -> str:
     if not frames or Path(frames[-1].filename).parent == Path(__file__).parent:
         return text
     return f"{text} ({Path(frames[-1].filename).name}:{frames[-1].lineno})"
+
+
+def _text(error: BaseException) -> str:
+    """Return an error's text, whatever its class does to it: short, and without control characters."""
+    try:
+        text = str(error)
+    except Exception as failure:
+        return f"no text, its __str__ raised {type(failure).__name__}"
+    text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}..."

@@ -6,16 +6,22 @@ import difflib
 import importlib.metadata
 import inspect
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint
+from importlib.metadata import Distribution, EntryPoint
+from typing import TYPE_CHECKING
 
 import pluggy
 
 from mszoo.registry import hookspecs
+from mszoo.registry.containment import Trace, contained
 from mszoo.registry.errors import PluginError, sentence
 from mszoo.registry.hookcalls import describe, stdout_guarded
 from mszoo.registry.settings import Settings
+
+if TYPE_CHECKING:
+    from mszoo.registry.lock import Lock
 
 GROUP = "mszoo"
 _OWN_DISTRIBUTION = "mszoo"
@@ -55,15 +61,30 @@ class Problem:
 
 @dataclass
 class Loaded:
-    """The plugins that were registered, those that MSZOO_DISABLE left out, and what went wrong."""
+    """What became of the plugins, and what went wrong.
+
+    Attributes:
+        plugins: those that were registered.
+        entry_points: theirs.
+        disabled: those that MSZOO_DISABLE left out.
+        unlisted: those that the lock doesn't list.
+        problems: what went wrong and did not stop the rest.
+        differences: in which plugins that the lock lists differ from it; those were not imported.
+    """
 
     plugins: list[Plugin] = field(default_factory=list)
+    entry_points: dict[Plugin, EntryPoint] = field(default_factory=dict)
     disabled: list[Plugin] = field(default_factory=list)
+    unlisted: list[Plugin] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    differences: list[Problem] = field(default_factory=list)
 
 
 def load_plugins(
-    manager: pluggy.PluginManager, settings: Settings, entry_points: Iterable[EntryPoint] | None
+    manager: pluggy.PluginManager,
+    settings: Settings,
+    entry_points: Iterable[EntryPoint] | None,
+    lock: Lock | None = None,
 ) -> Loaded:
     """Load the plugins that the settings allow and register them; a bad one becomes a Problem.
 
@@ -71,11 +92,15 @@ def load_plugins(
         manager: has mszoo's hookspecs.
         settings: which plugins are disabled; those are not imported.
         entry_points: those of group ``mszoo``; None for those of the installed distributions.
+        lock: which plugins may be imported, and what their code must be; None for no such limit.
     """
     loaded = Loaded()
     found = _installed(loaded.problems) if entry_points is None else entry_points
     owners: dict[str, Plugin] = {}
     for plugin, entry_point in _ordered(found):
+        if lock is not None and not lock.lists(plugin.name, plugin.distribution):
+            loaded.unlisted.append(plugin)
+            continue
         first = owners.setdefault(plugin.name, plugin)
         if settings.disabled_all or plugin.name in settings.disabled:
             loaded.disabled.append(plugin)
@@ -83,16 +108,34 @@ def load_plugins(
             what = f"has the name of {first}, which was found first; this one is skipped"
             mend = f"Uninstall {first.distribution} or {plugin.distribution}, or rename one entry point."
             loaded.problems.append(Problem(str(plugin), what, mend, plugin.name))
+        elif lock is not None and (changes := _changes(lock, plugin, entry_point)):
+            loaded.differences += changes
         else:
-            try:
-                loaded.problems += _load(manager, plugin, entry_point)
-                loaded.plugins.append(plugin)
-            except PluginError as error:
-                loaded.problems.append(Problem(error.who, error.what, error.mend, plugin.name))
-    for name in sorted(settings.disabled - owners.keys()):
-        mend = f"Known plugins: {', '.join(sorted(owners)) or 'none'}."
+            with contained() as traces:
+                try:
+                    loaded.problems += _load(manager, plugin, entry_point)
+                    loaded.plugins.append(plugin)
+                    loaded.entry_points[plugin] = entry_point
+                except PluginError as error:
+                    loaded.problems.append(Problem(error.who, error.what, error.mend, plugin.name))
+            loaded.problems += trace_problems(plugin, "it was loaded", traces)
+    known = owners.keys() | {plugin.name for plugin in loaded.unlisted}
+    for name in sorted(settings.disabled - known):
+        mend = f"Known plugins: {', '.join(sorted(known)) or 'none'}."
         loaded.problems.append(Problem("MSZOO_DISABLE", f"names {name!r}, which is not a plugin", mend))
     return loaded
+
+
+def _changes(lock: Lock, plugin: Plugin, entry_point: EntryPoint) -> list[Problem]:
+    # Imported here: it knows Plugin and Problem, and a lock is rare.
+    from mszoo.registry.lock_check import plugin_differences
+
+    return plugin_differences(lock, plugin, entry_point)
+
+
+def trace_problems(plugin: Plugin, when: str, traces: Iterable[Trace]) -> list[Problem]:
+    """Return what a plugin did to the process as problems."""
+    return [Problem(str(plugin), f"{item.what}, when {when}", item.mend, plugin.name) for item in traces]
 
 
 def _installed(problems: list[Problem]) -> Iterable[EntryPoint]:
@@ -108,7 +151,7 @@ def _readable_entry_points(problems: list[Problem]) -> Iterator[EntryPoint]:
         try:
             yield from [item for item in distribution.entry_points if item.group == GROUP]
         except Exception as error:
-            who = f"distribution {distribution.metadata['Name']}"
+            who = f"distribution {_described(distribution)[0]}"
             what = f"its entry_points.txt can't be read ({describe(error)})"
             problems.append(Problem(who, what, "Reinstall it."))
 
@@ -122,10 +165,19 @@ def _ordered(entry_points: Iterable[EntryPoint]) -> list[tuple[Plugin, EntryPoin
 
 
 def _identify(entry_point: EntryPoint) -> Plugin:
-    # A damaged installation lacks one or the other.
-    metadata = getattr(entry_point.dist, "metadata", None) or {}
-    name, version = metadata.get("Name"), metadata.get("Version")
-    return Plugin(entry_point.name, name or "unknown distribution", version or "unknown", entry_point.value)
+    return Plugin(entry_point.name, *_described(entry_point.dist), entry_point.value)
+
+
+def _described(distribution: Distribution | None) -> tuple[str, str]:
+    """Return a distribution's name and version, whatever is left of its metadata."""
+    try:
+        metadata = {} if distribution is None else dict(distribution.metadata.items())  # type: ignore[attr-defined]
+        name, version = metadata.get("Name"), metadata.get("Version")
+    except Exception:  # a METADATA that is missing or no text; the error depends on the Python version
+        name = version = None
+    # The folder's name says it too: demo_dist-1.0.dist-info.
+    stem = getattr(getattr(distribution, "_path", None), "stem", "").partition("-")
+    return name or stem[0] or "unknown distribution", version or stem[2] or "unknown"
 
 
 def _load(manager: pluggy.PluginManager, plugin: Plugin, entry_point: EntryPoint) -> list[Problem]:
@@ -133,18 +185,36 @@ def _load(manager: pluggy.PluginManager, plugin: Plugin, entry_point: EntryPoint
     if _ENTRY_POINT_VALUE.fullmatch(plugin.value) is None:
         mend = "Write 'module' or 'module:object'."
         raise PluginError(str(plugin), f"its entry point is {plugin.value!r}", mend)
+    package = entry_point.module.partition(".")[0]
+    if package in sys.stdlib_module_names:
+        what = f"its module {package} has the name of a module of Python's standard library"
+        mend = "Rename the module: whichever comes first on the path hides the other."
+        raise PluginError(str(plugin), what, mend)
     try:
         with stdout_guarded():
-            target = entry_point.load()
+            target = _import(plugin, entry_point)
             _check_hooks(manager, plugin, target)
             problems = _unmarked(manager, plugin, target)
             manager.register(target, plugin.name)
             return problems
     except (KeyboardInterrupt, PluginError):
         raise
+    except BaseException as error:  # looking at a plugin's names may run its code
+        raise _unloadable(plugin, error) from error
+
+
+def _import(plugin: Plugin, entry_point: EntryPoint) -> object:
+    try:
+        return entry_point.load()
+    except KeyboardInterrupt:
+        raise
     # SystemExit at import too: a plugin must not end the server.
     except BaseException as error:
-        raise PluginError(str(plugin), f"can't be loaded ({describe(error)})", plugin.cure) from error
+        raise _unloadable(plugin, error) from error
+
+
+def _unloadable(plugin: Plugin, error: BaseException) -> PluginError:
+    return PluginError(str(plugin), f"can't be loaded ({describe(error)})", plugin.cure)
 
 
 def _hook_arguments(manager: pluggy.PluginManager) -> dict[str, tuple[str, ...]]:

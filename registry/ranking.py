@@ -7,6 +7,9 @@ DEFAULT_ORDER = {
     "npu": ("mindformers", "native", "mindone"),
 }
 
+#: mszoo's own suite, and the suite that mszoo's own kernels rank as.
+OWN_SUITE = "native"
+
 Key = tuple[int, int, int, str]
 
 
@@ -32,6 +35,8 @@ class Ranking:
             return f"MSZOO_PREFER puts {first[3]} first"
         if first[1] != second[1]:
             return f"higher priority ({-first[1]} > {-second[1]})"
+        if first == second:
+            return f"{first[3]} gives several of one priority: in the order of their implementations' names"
         return f"suite order: {first[3]} before {second[3]}"
 
     def why_later(self, first: Key, later: Key) -> str:

@@ -14,8 +14,8 @@ from mszoo.registry.validation import (
     OBJECT_PATH,
     OP_NAME,
     SUITE_NAME,
+    check_config,
     check_integer,
-    check_mapping,
     check_members,
     check_modules,
     check_pattern,
@@ -25,6 +25,19 @@ from mszoo.registry.validation import (
 
 DEVICES = ("cpu", "npu")
 DTYPES = ("float32", "bfloat16", "float16")
+#: The names of the op specs (mszoo.kernels.spec says what each means).
+OPS = (
+    "embedding",
+    "linear",
+    "rms_norm",
+    "fused_add_rms_norm",
+    "qk_norm",
+    "rotary_embedding",
+    "silu_and_mul",
+    "gelu_and_mul",
+    "gelu_tanh_and_mul",
+    "paged_attention",
+)
 
 
 class Capability(str, Enum):
@@ -125,8 +138,18 @@ class ModelAdapter(_Record):
             devices=check_members(who, "devices", self.devices, DEVICES),
             dtypes=check_members(who, "dtypes", self.dtypes, DTYPES),
             packed_modules_mapping=check_modules(who, "packed_modules_mapping", self.packed_modules_mapping),
-            example_config=check_mapping(who, "example_config", self.example_config),
+            example_config=check_config(who, "example_config", self.example_config),
         )
+
+    @property
+    def subject(self) -> str:
+        """What it is a candidate for: the architecture."""
+        return self.architecture
+
+    @property
+    def implementation(self) -> str:
+        """The code that it names: the model."""
+        return self.model
 
 
 @dataclass(frozen=True)
@@ -163,14 +186,24 @@ class LayerAdapter(_Record):
             dtypes=check_members(who, "dtypes", self.dtypes, DTYPES),
         )
 
+    @property
+    def subject(self) -> str:
+        """What it is a candidate for: the target."""
+        return self.target
+
 
 @dataclass(frozen=True)
 class OpAdapter(_Record):
     """One implementation of one op spec, or of one named MindSpore primitive that a device lacks.
 
+    Names tell the two apart: op specs are in snake_case and listed in ``OPS``; primitives are in CamelCase, as
+    MindSpore names them (``RmsNorm``, ``ops.FlashAttentionScore``). The suite that registers a primitive
+    calls it itself; any other name would never be called and is reported.
+
     Args:
         op: the name of the op spec or primitive.
-        implementation: the function that implements it, as ``module:function``.
+        implementation: the function that implements it, as ``module:function``. For an op spec it takes and
+            returns MindSpore tensors as the spec says, and may be called with arguments by position or name.
         kernel_set: the implementation family it belongs to: ``mindspore``, ``cpu``, ``ascend`` or your own.
         requires, devices, dtypes, priority: as in ModelAdapter.
 
@@ -197,3 +230,16 @@ class OpAdapter(_Record):
             devices=check_members(who, "devices", self.devices, DEVICES),
             dtypes=check_members(who, "dtypes", self.dtypes, DTYPES),
         )
+
+    @property
+    def subject(self) -> str:
+        """What it is a candidate for: the op."""
+        return self.op
+
+    @property
+    def is_primitive(self) -> bool:
+        """Whether the name is that of a MindSpore primitive, not of an op spec."""
+        return self.op.rpartition(".")[2][0].isupper()
+
+
+Adapter = ModelAdapter | LayerAdapter | OpAdapter

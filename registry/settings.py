@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from mszoo.registry.errors import SettingsError
 from mszoo.registry.validation import NAME
@@ -21,12 +22,14 @@ class Settings:
         disabled_all: MSZOO_DISABLE=1, no plugin is loaded.
         disabled: plugin names of MSZOO_DISABLE; they are not imported.
         kernels: MSZOO_KERNELS; one of ``auto``, ``mindspore``, ``cpu``, ``ascend``.
+        lock: MSZOO_LOCK, absolute; the lock file to enforce, or None.
     """
 
     prefer: tuple[str, ...] = ()
     disabled_all: bool = False
     disabled: frozenset[str] = frozenset()
     kernels: str = "auto"
+    lock: Path | None = None
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -43,6 +46,7 @@ class Settings:
             disabled_all=disabled_all,
             disabled=frozenset() if none_disabled else frozenset(_names(disable)),
             kernels=_kernels(environ.get("MSZOO_KERNELS", "")),
+            lock=_path(environ.get("MSZOO_LOCK", "")),
         )
 
 
@@ -58,6 +62,10 @@ def _suites(text: str) -> tuple[str, ...]:
                 "MSZOO_PREFER", f"{name!r} is not a suite name", "Separate names by commas: mindone,native."
             )
     return names
+
+
+def _path(text: str) -> Path | None:
+    return Path(text.strip()).expanduser().absolute() if text.strip() else None
 
 
 def _kernels(text: str) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
+from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.version import InvalidVersion
 
 from mszoo.registry.errors import RecordError
 
@@ -28,9 +31,9 @@ def parse_requirement(text: str) -> Requirement:
 
 
 def check_text(who: str, name: str, value: object) -> None:
-    """Refuse anything but a string."""
-    if not isinstance(value, str):
-        raise _error(who, name, value, "a string")
+    """Refuse anything but one line of text that any terminal can show."""
+    if not isinstance(value, str) or not value.isprintable():
+        raise _error(who, name, value, "a string of one line")
 
 
 def check_integer(who: str, name: str, value: object) -> None:
@@ -74,8 +77,11 @@ def check_requirements(who: str, name: str, value: object) -> tuple[str, ...]:
     items = check_strings(who, name, value)
     for item in items:
         try:
-            parse_requirement(item)
-        except InvalidRequirement as error:
+            marker = parse_requirement(item).marker
+            # Some markers parse and can't be evaluated: extras == "vision".
+            if marker is not None:
+                marker.evaluate({"extra": ""})
+        except (InvalidRequirement, InvalidVersion, UndefinedComparison, UndefinedEnvironmentName) as error:
             form = "a requirement string such as 'mindformers>=1.9'"
             raise _error(who, name, item, form) from error
     return items
@@ -86,6 +92,16 @@ def check_mapping(who: str, name: str, value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise _error(who, name, value, "a mapping with string keys")
     return MappingProxyType(dict(value))
+
+
+def check_config(who: str, name: str, value: object) -> Mapping[str, Any]:
+    """Return a read-only copy of the fields of a config.json; lists stay lists, tuples become lists."""
+    config = check_mapping(who, name, value)
+    try:
+        return MappingProxyType(json.loads(json.dumps(dict(config))))
+    except (TypeError, ValueError, RecursionError) as error:
+        mend = "Give it what a config.json may hold."
+        raise RecordError(who, f"{name} isn't JSON ({error})", mend) from error
 
 
 def check_modules(who: str, name: str, value: object) -> Mapping[str, tuple[str, ...]]:

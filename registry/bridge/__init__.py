@@ -7,7 +7,12 @@ def register() -> None:
     """Install mszoo's adapters into vLLM; the entry point of ``vllm.general_plugins``.
 
     vLLM calls it in every process, some of them more than once. It runs no MindSpore op, and no exception
-    leaves it: vLLM would die of it, and vLLM without mszoo still serves.
+    leaves it: vLLM would die of it, and vLLM without mszoo still serves. MSZOO_LOCK reverses that: the operator
+    wants what is locked or nothing.
+
+    Raises:
+        LockError: something differs from the lock in force.
+        Exception: with MSZOO_LOCK set, whatever went wrong.
     """
     try:
         from mszoo.registry.bridge.install import install
@@ -15,7 +20,10 @@ def register() -> None:
         install()
     except Exception as error:
         import logging
+        import os
 
+        if os.environ.get("MSZOO_LOCK", "").strip():
+            raise
         from mszoo.registry.errors import MszooError
 
         logging.getLogger("vllm.mszoo").error(

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mszoo.registry.bridge import features
+from mszoo.registry.bridge.device import start_mindspore
+from mszoo.registry.bridge.kernels import choose_loadable_kernels
 from mszoo.registry.bridge.log import log
-from mszoo.registry.catalog import Candidate, Decision
+from mszoo.registry.catalog import Candidate, Catalog, Decision
 from mszoo.registry.errors import MszooError, PluginError, RefusalError
 
 
@@ -23,14 +25,14 @@ class Built:
 
 
 def build(
-    decision: Decision, requested_kernels: str, device: str, vllm_config: Any, prefix: str
+    decision: Decision, requested_kernels: str, catalog: Catalog, vllm_config: Any, prefix: str
 ) -> tuple[Built | None, list[MszooError]]:
     """Build the first candidate that doesn't refuse.
 
     Args:
         decision: the candidates in order.
         requested_kernels: ``MSZOO_KERNELS``.
-        device: "cpu" or "npu".
+        catalog: has the device and the decisions about ops.
         vllm_config: vLLM's config; it is vLLM's current one while the model is built.
         prefix: prepended to the layers' names.
 
@@ -42,7 +44,7 @@ def build(
     for candidate in decision.chain:
         known = set(attention_layers)
         try:
-            return _build(candidate, requested_kernels, device, vllm_config, prefix), refusals
+            return _build(candidate, requested_kernels, catalog, vllm_config, prefix), refusals
         except RefusalError as refusal:
             refusals.append(refusal)
         except Exception as error:
@@ -66,16 +68,32 @@ def load_object(path: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
 
 
-def _build(candidate: Candidate, requested_kernels: str, device: str, vllm_config: Any, prefix: str) -> Built:
+def _build(
+    candidate: Candidate, requested_kernels: str, catalog: Catalog, vllm_config: Any, prefix: str
+) -> Built:
     features.check(candidate, vllm_config)
-    from mszoo.kernels import dispatch, runtime
+    from mszoo.kernels import dispatch
 
-    runtime.prepare(device)
+    start_mindspore(catalog.device)
     model_class = load_object(candidate.adapter.model)
     dtype = str(vllm_config.model_config.dtype).removeprefix("torch.")
-    kernels = dispatch.choose(requested_kernels, device, dtype)
+    kernels, failures = choose_loadable_kernels(catalog, requested_kernels, dtype)
+    for failure in failures:
+        log.warning("mszoo: %s", failure)
+    if kernels.from_suites:
+        log.info(
+            "mszoo: ops by suites: %s",
+            "; ".join(
+                f"{op} by {item.who} ({item.path}, kernel set {item.kernel_set}): {item.reason}"
+                for op, item in kernels.from_suites.items()
+            ),
+        )
     with dispatch.building_with(kernels):
         network = model_class(vllm_config.model_config.hf_config, prefix=prefix)
+    # Imported here: half of vLLM comes with it, and registration runs in every process.
+    from mszoo.registry.bridge import claims
+
+    claims.check(candidate, network, vllm_config)
     return Built(network, candidate, kernels)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 from vllm.platforms import current_platform
 
@@ -12,20 +13,39 @@ from mszoo.registry.bridge.log import log
 
 def device_name() -> str | None:
     """Return "cpu" or "npu", or None on a platform that MindSpore models don't run on."""
-    if current_platform.is_cpu():
-        return "cpu"
-    return "npu" if current_platform.device_type == "npu" else None
+    # By device type: a platform from another package is none of vLLM's own.
+    device = current_platform.device_type
+    return device if device in ("cpu", "npu") else None
 
 
-def force_spawn() -> None:
+def start_mindspore(device: str) -> None:
+    """Make MindSpore ready to compute in this process, and keep later workers from being forked off it."""
+    from mszoo.kernels import runtime
+
+    runtime.prepare(device)
+    force_spawn(log.info)
+
+
+def carry_settings() -> None:
+    """Make vLLM hand MSZOO_* to its Ray workers: on another machine they would decide by other settings."""
+    variable = "VLLM_RAY_EXTRA_ENV_VAR_PREFIXES_TO_COPY"
+    prefixes = [item for item in os.environ.get(variable, "").split(",") if item.strip()]
+    if "MSZOO_" not in prefixes:
+        os.environ[variable] = ",".join([*prefixes, "MSZOO_"])
+
+
+def force_spawn(say: Callable[..., None] = log.warning) -> None:
     """Make vLLM spawn its workers where a fork would hang: MindSpore doesn't survive a fork once it has run.
 
     A process that never imported MindSpore may fork. An operator's own "fork" is overruled, and the log says so.
+
+    Args:
+        say: logs it.
     """
     variable = "VLLM_WORKER_MULTIPROC_METHOD"
     if "mindspore" not in sys.modules or os.environ.get(variable) == "spawn":
         return
-    log.warning(
+    say(
         "mszoo: %s=spawn (was %s): MindSpore is in use in this process, and a forked child would hang",
         variable,
         os.environ.get(variable, "unset"),

@@ -6,7 +6,22 @@ from typing import Any
 
 from mszoo.registry.catalog import Candidate
 from mszoo.registry.errors import RefusalError
-from mszoo.registry.records import Capability
+from mszoo.registry.records import DTYPES, Capability, ModelAdapter
+
+#: How an operator asks for each feature.
+FLAGS = {
+    Capability.LORA: "--enable-lora",
+    Capability.TENSOR_PARALLEL: "--tensor-parallel-size",
+    Capability.PIPELINE_PARALLEL: "--pipeline-parallel-size",
+    Capability.QUANTIZATION: "--quantization",
+}
+
+
+def refused(adapter: ModelAdapter) -> list[str]:
+    """Return what an adapter refuses by its record, as vLLM's options."""
+    dtypes = [f"--dtype {dtype}" for dtype in DTYPES if dtype not in adapter.dtypes]
+    flags = [flag for capability, flag in FLAGS.items() if capability not in adapter.capabilities]
+    return [*dtypes, *flags, "--runner pooling"]
 
 
 def check(candidate: Candidate, vllm_config: Any) -> None:
@@ -15,22 +30,32 @@ def check(candidate: Candidate, vllm_config: Any) -> None:
     Raises:
         RefusalError: naming the first feature that isn't declared.
     """
-    model, parallel = vllm_config.model_config, vllm_config.parallel_config
+    model = vllm_config.model_config
     adapter = candidate.adapter
     dtype = str(model.dtype).removeprefix("torch.")
     if dtype not in adapter.dtypes:
         raise _refusal(candidate, f"dtype {dtype}", f"Serve with --dtype {adapter.dtypes[0]}")
     if model.runner_type != "generate":
         raise _refusal(candidate, f"the {model.runner_type} runner", "Serve it with --runner generate")
-    asked = {
-        Capability.LORA: vllm_config.lora_config is not None and "--enable-lora",
-        Capability.TENSOR_PARALLEL: parallel.tensor_parallel_size > 1 and "--tensor-parallel-size",
-        Capability.PIPELINE_PARALLEL: parallel.pipeline_parallel_size > 1 and "--pipeline-parallel-size",
-        Capability.QUANTIZATION: model.quantization is not None and f"{model.quantization} quantization",
-    }
-    for capability, feature in asked.items():
-        if feature and capability not in adapter.capabilities:
+    for capability, feature in asked(vllm_config).items():
+        if capability not in adapter.capabilities:
             raise _refusal(candidate, feature, "Serve without it, or with another implementation")
+
+
+def asked(vllm_config: Any) -> dict[Capability, str]:
+    """Return the features of a capability that the operator asked for, in words."""
+    model, parallel = vllm_config.model_config, vllm_config.parallel_config
+    quantization = model.quantization is not None
+    features = {
+        Capability.LORA: (vllm_config.lora_config is not None, FLAGS[Capability.LORA]),
+        Capability.TENSOR_PARALLEL: (parallel.tensor_parallel_size > 1, FLAGS[Capability.TENSOR_PARALLEL]),
+        Capability.PIPELINE_PARALLEL: (
+            parallel.pipeline_parallel_size > 1,
+            FLAGS[Capability.PIPELINE_PARALLEL],
+        ),
+        Capability.QUANTIZATION: (quantization, f"{model.quantization} quantization"),
+    }
+    return {capability: feature for capability, (on, feature) in features.items() if on}
 
 
 def _refusal(candidate: Candidate, feature: str, mend: str) -> RefusalError:

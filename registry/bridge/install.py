@@ -7,9 +7,17 @@ from importlib.metadata import version
 
 from vllm.model_executor.models.registry import ModelRegistry
 
-from mszoo.registry.bridge.device import device_name, force_spawn
+from mszoo.registry.bridge import model_names
+from mszoo.registry.bridge.device import carry_settings, device_name, force_spawn
+from mszoo.registry.bridge.first_step import watch
+from mszoo.registry.bridge.layers import install_layers
 from mszoo.registry.bridge.log import log
+from mszoo.registry.bridge.ops import install_ops
 from mszoo.registry.catalog import Catalog, load_catalog
+from mszoo.registry.discovery import Problem
+from mszoo.registry.errors import LockError
+from mszoo.registry.lock_check import enforce
+from mszoo.registry.settings import Settings
 
 _installed: list[Catalog] = []
 
@@ -24,40 +32,62 @@ def install() -> Catalog | None:
 
     Raises:
         SettingsError: an environment variable of mszoo holds a value that it doesn't allow.
+        LockError: something differs from the lock in force.
     """
     if _installed:
         return _installed[0]
     device = device_name()
     if device is None:
+        if Settings.from_environ().lock is not None:
+            what = "decisions are locked, and on this platform MindSpore models can't run"
+            raise LockError("MSZOO_LOCK", what, "Serve on cpu or npu, or unset MSZOO_LOCK.")
         log.info("mszoo: nothing installed: MindSpore models run on cpu and npu")
         return None
     catalog = load_catalog(device=device)
+    if catalog.settings.lock is not None:
+        enforce(catalog.settings.lock, catalog.differences)
     force_spawn()
-    register_models(catalog)
-    _report(catalog)
+    carry_settings()
+    registered, taken_over = register_models(catalog)
+    swaps, layer_problems = install_layers(catalog)
+    install_ops(catalog)
+    watch(swaps, registered)
+    _report(catalog, [*taken_over, *layer_problems])
     _installed.append(catalog)
     return catalog
 
 
-def register_models(catalog: Catalog) -> None:
-    """Register a class for every name under which the catalog serves an architecture."""
+def register_models(catalog: Catalog) -> tuple[dict[str, type], list[Problem]]:
+    """Register a class for every name under which the catalog serves an architecture.
+
+    Returns:
+        The classes by plain architecture, and the models of other plugins that they take over.
+    """
     from mszoo.registry.bridge.wrapper import wrapper_class
 
+    registered: dict[str, type] = {}
+    problems: list[Problem] = []
     for architecture, decision in catalog.decisions().items():
         vllm_entry = ModelRegistry.models.get(architecture)
         if decision.chain:
-            ModelRegistry.register_model(architecture, wrapper_class(catalog, decision, vllm_entry))
+            problem = model_names.overridden(architecture, vllm_entry)
+            problems += [] if problem is None else [problem]
+            registered[architecture] = wrapper_class(catalog, decision, vllm_entry)
+            ModelRegistry.register_model(architecture, registered[architecture])
         for candidate in decision.chain:
             pinned = catalog.decide(candidate.qualified_name)
             ModelRegistry.register_model(candidate.qualified_name, wrapper_class(catalog, pinned, None))
+    return registered, problems
 
 
-def _report(catalog: Catalog) -> None:
+def _report(catalog: Catalog, conflicts: list[Problem]) -> None:
     # Every process of a server comes here; people need to read it once.
     first = multiprocessing.parent_process() is None
     say = log.warning if first else log.debug
-    for problem in catalog.problems:
+    for problem in (*catalog.problems, *conflicts):
         say("mszoo: %s", problem)
+    for plugin in catalog.discovery.unlisted:
+        say("mszoo: %s is not loaded: %s doesn't list it", plugin, catalog.settings.lock)
     served = [name for name, decision in catalog.decisions().items() if decision.chain]
     log.info(
         "mszoo %s: %d architectures on %s (%s), decision %s; see: mszoo list",

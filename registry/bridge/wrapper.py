@@ -37,7 +37,7 @@ class MindSporeModel(torch.nn.Module):
     def __new__(cls, *, vllm_config: Any, prefix: str = "") -> Any:
         """Build the network, or hand over to vLLM's own model."""
         kernels = Settings.from_environ().kernels
-        built, refusals = build(cls.decision, kernels, cls.catalog.device, vllm_config, prefix)
+        built, refusals = build(cls.decision, kernels, cls.catalog, vllm_config, prefix)
         if built is not None:
             for refusal in refusals:
                 log.warning("mszoo: %s", refusal)
@@ -45,6 +45,13 @@ class MindSporeModel(torch.nn.Module):
             self.__dict__["_built"] = built
             return self
         reasons = "; ".join(str(refusal) for refusal in refusals)
+        lock = cls.catalog.settings.lock
+        if lock is not None:
+            raise RefusalError(
+                cls.decision.architecture,
+                f"no implementation that MSZOO_LOCK={lock} names can serve this model: {reasons}",
+                "Follow one of these hints, or unset MSZOO_LOCK to let vLLM's own model serve",
+            )
         if cls.vllm_entry is not None and not cls.decision.pinned:
             log.warning("mszoo: %s falls back to vLLM's own model: %s", cls.decision.architecture, reasons)
             return vllm_class(cls.vllm_entry, vllm_config)(vllm_config=vllm_config, prefix=prefix)

@@ -6,7 +6,9 @@ and mindspore, so that the command starts fast and runs without them.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import os
+import sys
+from typing import Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperGroup
@@ -50,14 +52,22 @@ def _options(
 def build() -> typer.Typer:
     """Return the command with all its subcommands."""
     from .bench import bench
+    from .check import check
     from .demo_model import demo_model
+    from .doctor import doctor
     from .explain import explain
     from .list import list_adapters
+    from .lock import lock
+    from .new import new
 
     app = typer.Typer(name="mszoo", cls=_Group, no_args_is_help=True, pretty_exceptions_show_locals=False)
     app.callback()(_options)
     app.command("list")(list_adapters)
     app.command("explain")(explain)
+    app.command("doctor")(doctor)
+    app.command("check")(check)
+    app.command("lock")(lock)
+    app.command("new")(new)
     app.command("bench")(bench)
     app.command("demo-model")(demo_model)
     return app
@@ -65,4 +75,14 @@ def build() -> typer.Typer:
 
 def main() -> None:
     """Run the command; the entry point of the ``mszoo`` script."""
+    if sys.stdout is not None and sys.stdout is sys.__stdout__:
+        sys.stdout = _own_stdout()
     build()()
+
+
+def _own_stdout() -> TextIO:
+    """Return stdout for our reports alone: what C code and children of plugins print goes to stderr."""
+    sys.stdout.flush()
+    copy = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return open(copy, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)

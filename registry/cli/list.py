@@ -15,6 +15,7 @@ from .report import (
     console,
     decision_json,
     heading,
+    print_footing,
     print_json,
     print_problems,
     problems_json,
@@ -39,8 +40,9 @@ def list_adapters(as_json: JsonOption = False, device: DeviceOption = None) -> N
 def list_json(catalog: Catalog) -> dict[str, Any]:
     """Return the report that ``mszoo list --json`` prints.
 
-    Keys: ``mszoo`` (version), ``device``, ``digest``, ``disabled`` (plugin names), ``suites``,
+    Keys: ``mszoo`` (version), ``device``, ``digest``, ``disabled`` (plugin names), ``lock``, ``suites``,
     ``architectures``, ``problems``.
+    ``lock`` is null, or has ``file`` and ``unlisted`` (names of plugins that are not loaded).
     A suite has ``name``, ``description``, ``plugin``, ``distribution``, ``version``, and the numbers of its
     ``models``, ``layers`` and ``ops``.
     An architecture has ``architecture``, ``pinned``, ``winner`` (a qualified name, or null where vLLM's own
@@ -84,8 +86,5 @@ def _print(catalog: Catalog) -> None:
             models.add_row(shown, suite, verdict.status, verdict.reason, style=style_of(verdict))
     out.print()
     out.print(models)
-    out.print(f"\nDevice {catalog.device}, decisions {catalog.digest()}")
-    if catalog.discovery.disabled:
-        names = ", ".join(plugin.name for plugin in catalog.discovery.disabled)
-        out.print(f"Disabled by MSZOO_DISABLE: {names}")
+    print_footing(out, catalog)
     print_problems(out, catalog.problems)

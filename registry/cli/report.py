@@ -14,7 +14,7 @@ from rich.table import Table
 
 from mszoo.registry.availability import installed_version
 from mszoo.registry.catalog import Catalog, Decision, Verdict
-from mszoo.registry.plugins import Problem
+from mszoo.registry.plugins import Plugin, Problem
 
 _STYLES = {"won": "green", "fallback": "", "unavailable": "dim"}
 
@@ -46,7 +46,31 @@ def heading(catalog: Catalog) -> dict[str, Any]:
         "device": catalog.device,
         "digest": catalog.digest(),
         "disabled": [plugin.name for plugin in catalog.discovery.disabled],
+        "lock": _lock_json(catalog),
     }
+
+
+def _lock_json(catalog: Catalog) -> dict[str, Any] | None:
+    """Return the lock in force: its ``file`` and the ``unlisted`` plugins, which are not loaded."""
+    if catalog.settings.lock is None:
+        return None
+    unlisted = [plugin.name for plugin in catalog.discovery.unlisted]
+    return {"file": str(catalog.settings.lock), "unlisted": unlisted}
+
+
+def print_footing(out: Console, catalog: Catalog) -> None:
+    """Print what the decisions rest on: the device, the digest, and what the operator left out."""
+    out.print(f"\nDevice {catalog.device}, decisions {catalog.digest()}")
+    if catalog.discovery.disabled:
+        out.print(f"Disabled by MSZOO_DISABLE: {_names(catalog.discovery.disabled)}")
+    if catalog.settings.lock is not None:
+        out.print(f"Locked by {catalog.settings.lock}")
+    if catalog.discovery.unlisted:
+        out.print(f"Not in the lock, so not loaded: {_names(catalog.discovery.unlisted)}")
+
+
+def _names(plugins: Iterable[Plugin]) -> str:
+    return ", ".join(plugin.name for plugin in plugins)
 
 
 def decision_json(decision: Decision) -> dict[str, Any]:

@@ -1,17 +1,20 @@
 """Run as a script: an engine's greedy answers, and who gave them, as JSON, out of a fresh process.
 
 Standard input: ``{"model": folder, "prompts": [token ids], "max_tokens": count, "options": of LLM, "lora": [folder
-or null for each prompt]}``. The argument names the file to write.
+or null for each prompt], "imports": [modules to import first]}``. The argument names the file to write.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 
 def look(model: Any) -> dict[str, Any]:
@@ -21,6 +24,10 @@ def look(model: Any) -> dict[str, Any]:
         "adapter": getattr(getattr(model, "candidate", None), "qualified_name", None),
         "kernels": sorted(set(getattr(getattr(model, "kernels", None), "sets", {}).values())),
         "forwards": getattr(model, "forwards", 0),
+        "command": psutil.Process().cmdline(),
+        "layers": {
+            module.swap.target: module.swap.calls for module in model.modules() if hasattr(module, "swap")
+        },
     }
 
 
@@ -29,6 +36,8 @@ def main() -> None:
     from vllm.lora.request import LoRARequest
 
     job = json.load(sys.stdin)
+    for module in job.get("imports", ()):
+        importlib.import_module(module)
     llm = LLM(job["model"], **job["options"])
     sampling = SamplingParams(
         temperature=0, max_tokens=job["max_tokens"], ignore_eos=True, detokenize=False, logprobs=0
@@ -40,7 +49,8 @@ def main() -> None:
     ] or None
     outputs = llm.generate(prompts, sampling, use_tqdm=False, lora_request=requests)
     result = {
-        "workers": llm.apply_model(look),
+        # By its module's name: __main__ is another script in spawned processes, and forked ones can't pickle it.
+        "workers": llm.apply_model(importlib.import_module("answers").look),
         "answers": [list(output.outputs[0].token_ids) for output in outputs],
         "logprobs": [output.outputs[0].cumulative_logprob for output in outputs],
     }
@@ -48,7 +58,7 @@ def main() -> None:
 
 
 def run(job: dict[str, Any], result: Path, **environment: str) -> dict[str, Any]:
-    """Run a job in a fresh process and return what it wrote."""
+    """Run a job in a fresh process and return what it wrote, and its log as ``log``."""
     defaults = {
         "skip_tokenizer_init": True,
         "dtype": "float32",
@@ -67,7 +77,7 @@ def run(job: dict[str, Any], result: Path, **environment: str) -> dict[str, Any]
         timeout=600,
     )
     assert process.returncode == 0, process.stderr[-4000:] + process.stdout[-2000:]
-    return json.loads(result.read_text())
+    return json.loads(result.read_text()) | {"log": process.stdout + process.stderr}
 
 
 if __name__ == "__main__":

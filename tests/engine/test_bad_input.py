@@ -279,7 +279,7 @@ def test_vllm_may_serve_a_pipeline(plain) -> None:
     config = arguments.create_engine_config()  # vLLM asks the registered class whether it supports pipelines
     wrapper = get_model_cls(config.model_config)
     with set_current_vllm_config(config):
-        built, refusals = build(wrapper.decision, "auto", "cpu", config, "")
+        built, refusals = build(wrapper.decision, "auto", wrapper.catalog, config, "")
     assert built is None
     assert [str(refusal) for refusal in refusals] == [
         "native.LlamaForCausalLM: doesn't support --pipeline-parallel-size. Serve without it, or with another "

@@ -29,7 +29,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--no-build-isolation", "--no-index", "--target", str(target), str(source)]
     subprocess.run(command, check=True, timeout=300)
-    assert (target / "mszoo_example-1.0.0.dist-info" / "entry_points.txt").is_file()
+    assert (target / "mszoo_example-0.1.0.dist-info" / "entry_points.txt").is_file()
     return target
 
 
@@ -171,7 +171,7 @@ def test_vllm_serves_it(site, folder, weights, tmp_path) -> None:
     assert choice["text"].split() == [f"w{token}" for token in expected]
     assert log.count("mszoo: example.ExampleForCausalLM answers (kernel set cpu, decision ") == 1
     served = "ExampleForCausalLM is served by example.ExampleForCausalLM "
-    assert f"{served}(mszoo_example.model:ExampleForCausalLM, mszoo-example 1.0.0)" in log
+    assert f"{served}(mszoo_example.model:ExampleForCausalLM, mszoo-example 0.1.0)" in log
 
 
 def test_the_field_of_its_own_is_required(site, folder, tmp_path) -> None:

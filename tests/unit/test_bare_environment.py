@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("registry", "adapters", "kernels", "layers", "models")
+PACKAGES = ("registry", "adapters", "kernels", "layers", "models", "tests/conformance")
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +44,25 @@ def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     for distribution in dependencies("mszoo"):
-        for file in distribution.files or ():
-            if ".." not in file.parts and "__pycache__" not in file.parts:  # scripts, caches
-                (site / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(str(distribution.locate_file(file)), site / file)
+        copy(distribution, site)
     return site
+
+
+@pytest.fixture(scope="module")
+def pytest_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that holds pytest and what it needs."""
+    site = tmp_path_factory.mktemp("pytest")
+    for distribution in (importlib.metadata.distribution("pytest"), *dependencies("pytest")):
+        copy(distribution, site)
+    return site
+
+
+def copy(distribution: importlib.metadata.Distribution, site: Path) -> None:
+    """Copy an installed distribution into a folder."""
+    for file in distribution.files or ():
+        if ".." not in file.parts and "__pycache__" not in file.parts:  # scripts, caches
+            (site / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(str(distribution.locate_file(file)), site / file)
 
 
 def dependencies(name: str) -> Iterator[importlib.metadata.Distribution]:
@@ -76,14 +90,14 @@ def run(site: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[s
 def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     sources = {
-        f"mszoo/{path.relative_to(ROOT)}"
+        f"mszoo/{path.relative_to(ROOT).as_posix().removeprefix('tests/')}"
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
-        if path.is_file() and path.suffix in (".py", ".typed")
+        if path.is_file() and path.suffix in (".py", ".typed", ".tmpl")
     }
     content = {name for name in names if ".dist-info/" not in name}
     assert {name for name in content if not name.startswith("mszoo/kernels/csrc/")} == sources
-    assert {f"mszoo/{package}/py.typed" for package in PACKAGES} <= names
+    assert {f"mszoo/{package.removeprefix('tests/')}/py.typed" for package in PACKAGES} <= names
     # A namespace package: a suite may ship mszoo.something of its own.
     assert "mszoo/__init__.py" not in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"mszoo"}
@@ -95,6 +109,7 @@ def test_the_wheel_declares_its_entry_points(wheel: Path) -> None:
         assert archive.read(name).decode().split("\n\n") == [
             "[console_scripts]\nmszoo = mszoo.registry.cli:main",
             "[mszoo]\nnative = mszoo.adapters.native",
+            "[pytest11]\nmszoo.conformance.plugin = mszoo.conformance.plugin",
             "[vllm.general_plugins]\nmszoo = mszoo.registry.bridge:register\n",
         ]
 
@@ -142,6 +157,37 @@ def test_mszoo_explain_runs(site: Path) -> None:
     result = run(site, CLI, "explain", "LlamaForCausalLM", "--json")
     assert result.returncode == 0, result.stderr
     assert "native.LlamaForCausalLM" in result.stdout
+
+
+def test_mszoo_check_says_what_it_needs(site: Path) -> None:
+    result = run(site, CLI, "check")
+    assert result.returncode == 2
+    assert result.stderr == (
+        "mszoo check: pytest is not installed. Install it: pip install 'mszoo[conformance]'.\n"
+    )
+
+
+def test_static_conformance_needs_nothing_but_pytest(site: Path, pytest_site: Path, tmp_path: Path) -> None:
+    file = tmp_path / "test_llama.py"
+    file.write_text(
+        "from mszoo.conformance import ModelConformance\n"
+        "class TestLlama(ModelConformance):\n"
+        "    architecture = 'native.LlamaForCausalLM'\n"
+    )
+    arguments = ["-q", "-p", "no:cacheprovider", "--mszoo-tier", "static", str(file)]
+    code = f"import sys; sys.path.append({str(pytest_site)!r}); import pytest; sys.exit(pytest.main({arguments}))"
+    result = run(site, code)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "8 passed" in result.stdout
+
+
+def test_mszoo_check_asks_for_vllm_before_it_starts(site: Path, pytest_site: Path) -> None:
+    result = run(site, f"import sys; sys.path.append({str(pytest_site)!r}); {CLI}", "check", "native")
+    assert result.returncode == 2
+    assert result.stderr == (
+        "mszoo check: vLLM is not installed. "
+        "Install it: pip install 'mszoo[cpu]', or check with --tier static.\n"
+    )
 
 
 def test_the_bridge_fails_with_one_line(site: Path) -> None:

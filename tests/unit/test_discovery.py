@@ -189,13 +189,13 @@ def test_a_bad_plugin_is_one_problem_and_stops_nobody(make_plugin, case):
     [
         ("no-module!", f"{WHO}its entry point is 'no-module!'. Write 'module' or 'module:object'."),
         (
-            "json:nothing",
-            f"{WHO}can't be loaded (AttributeError: module 'json' has no attribute 'nothing'). {CURE}",
+            "packaging:nothing",
+            f"{WHO}can't be loaded (AttributeError: module 'packaging' has no attribute 'nothing'). {CURE}",
         ),
-        ("json", WHO + FORGOT),
+        ("packaging", WHO + FORGOT),
         (
-            "json:JSONDecoder",
-            f"{WHO}its entry point names the class JSONDecoder, not an object. "
+            "packaging.version:Version",
+            f"{WHO}its entry point names the class Version, not an object. "
             "Let the entry point name a module or an instance.",
         ),
     ],

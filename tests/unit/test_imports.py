@@ -11,10 +11,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"vllm", "torch", "mindspore", "numpy"}
 FOREIGN = {"vllm", "torch", "transformers", "mindspore"}
-CORE = sorted([*ROOT.glob("registry/*.py"), *ROOT.glob("registry/cli/*.py"), *ROOT.glob("adapters/**/*.py")])
+LIGHT = ("registry/*.py", "registry/cli/*.py", "registry/doctor/*.py", "adapters/**/*.py")
+CORE = sorted(path for pattern in LIGHT for path in ROOT.glob(pattern))
 PROJECT = sorted(
     path
-    for folder in ("registry", "adapters", "layers", "kernels", "models")
+    for folder in ("registry", "adapters", "layers", "kernels", "models", "tests/conformance")
     for path in ROOT.glob(f"{folder}/**/*.py")
 )
 

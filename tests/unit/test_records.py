@@ -109,8 +109,8 @@ BAD_RECORDS = [
         lambda: Suite("vllm"),
         "Suite('vllm'): name is 'vllm'. Set it to letters, digits, '_' and '-', such as ",
     ),
-    (lambda: Suite("a", description=1), "Suite('a'): description is 1. Set it to a string."),
-    (lambda: Suite("a", install=None), "Suite('a'): install is None. Set it to a string."),
+    (lambda: Suite("a", description=1), "Suite('a'): description is 1. Set it to a string of one line."),
+    (lambda: Suite("a", install=None), "Suite('a'): install is None. Set it to a string of one line."),
     (
         lambda: Suite("a", requires=["!"]),
         "Suite('a'): requires is '!'. Set it to a requirement string such as ",

@@ -8,7 +8,7 @@ from mszoo.registry import ModelAdapter, Suite, hookimpl
 @hookimpl
 def mszoo_suite() -> Suite:
     """Name the suite; ``mszoo list`` shows it, and ``example.ExampleForCausalLM`` asks for its model."""
-    return Suite("example", description="An example of a model outside mszoo")
+    return Suite("example", description="Models of mszoo-example")
 
 
 @hookimpl

@@ -138,13 +138,13 @@ class ExampleForCausalLM(CausalLM):
     """
 
     def __init__(self, config: Any, *, prefix: str = "") -> None:
-        example = ExampleConfig.read(config)
+        own = ExampleConfig.read(config)
         super().__init__()
         self.config = config
         dot = f"{prefix}." if prefix else ""
-        self.model = Decoder(example, f"{dot}model")
-        self.lm_head = lm_head(example.vocab_size, example.hidden_size, prefix=f"{dot}lm_head")
-        self.logits_processor = LogitsProcessor(example.vocab_size)
+        self.model = Decoder(own, f"{dot}model")
+        self.lm_head = lm_head(own.vocab_size, own.hidden_size, prefix=f"{dot}lm_head")
+        self.logits_processor = LogitsProcessor(own.vocab_size)
 
     def forward(
         self, input_ids: ms.Tensor | None, positions: ms.Tensor, inputs_embeds: ms.Tensor | None = None

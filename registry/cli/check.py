@@ -1,0 +1,139 @@
+"""``mszoo check``: the conformance tests of the adapters that are installed here."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from enum import Enum
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mszoo.registry.catalog import Candidate, Catalog, load_catalog
+from mszoo.registry.errors import MszooError
+
+from .check_report import check_json, good, print_report, read_page, write_markdown
+from .check_run import TIERS, Subject, run
+from .report import JsonOption, chosen_device, print_json
+
+_EXTRA = "pip install 'mszoo[conformance]'"
+
+
+class Tier(str, Enum):
+    """How far the check goes; each tier includes those before it."""
+
+    STATIC = "static"
+    NUMERIC = "numeric"
+    ENGINE = "engine"
+
+
+def check(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SUITE|ARCH]",
+            help="A suite (native) or an architecture, plain or of one suite (native.LlamaForCausalLM). "
+            "Default: everything that is installed.",
+        ),
+    ] = None,
+    tier: Annotated[
+        Tier,
+        typer.Option(
+            help="The last tier to run. static: records and registration; numeric: results against a "
+            "reference; engine: serving with vLLM."
+        ),
+    ] = Tier.ENGINE,
+    as_json: JsonOption = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE.md",
+            help="Write a Markdown matrix: a new file, or the marked block of one that has it.",
+        ),
+    ] = None,
+) -> None:
+    """Run the conformance tests of a suite, of an architecture's adapters, or of everything.
+
+    Exits with 1 if a test fails, or if a plugin or setting has a problem.
+    """
+    _require(tier)
+    if report is not None:
+        read_page(report)  # a page that can't take the matrix is refused before the tests run
+    catalog = load_catalog(device=chosen_device(None))
+    subjects = select(catalog, target)
+    results = run(subjects, tier.value)
+    document = check_json(catalog, subjects, results, tier.value)
+    if report is not None:
+        write_markdown(document, report)
+    if as_json:
+        print_json(document)
+    else:
+        print_report(document, catalog.problems)
+    raise typer.Exit(0 if good(document) else 1)
+
+
+def select(catalog: Catalog, target: str | None) -> list[Subject]:
+    """Return what to test: suites first, then models, layers and ops.
+
+    Raises:
+        MszooError: the target is neither a suite nor an architecture that one provides.
+    """
+    subjects = list(_all(catalog))
+    if target is None:
+        return subjects
+    chosen = [
+        item
+        for item in subjects
+        if item.suite == target
+        or (item.kind == "model" and target in (item.name, item.name.partition(".")[2]))
+    ]
+    if not chosen:
+        names = {name for item in subjects for name in (item.suite, item.name, item.name.partition(".")[2])}
+        nearest = difflib.get_close_matches(target, sorted(names - {""}), n=1)
+        mend = f"Did you mean {nearest[0]}?" if nearest else "`mszoo list` shows what is registered."
+        raise MszooError("mszoo check", f"{target} is neither a suite nor an architecture of one", mend)
+    return chosen
+
+
+def _all(catalog: Catalog) -> Iterable[Subject]:
+    for item in catalog.discovery.contributions:
+        source = f"{item.plugin.distribution} {item.plugin.version}"
+        yield Subject("suite", item.suite.name, item.suite.name, source, {"suite": item.suite.name})
+    for decision in catalog.decisions().values():
+        for verdict in decision.verdicts:
+            name = verdict.candidate.qualified_name
+            yield _subject("model", name, verdict.candidate, architecture=name)
+    for decision in catalog.layer_decisions().values():
+        for verdict in decision.verdicts:
+            candidate = verdict.candidate
+            attributes = {"suite": candidate.suite.name, "target": candidate.adapter.target}
+            yield _subject("layer", candidate.qualified_name, candidate, **attributes)
+    for decision in catalog.op_decisions().values():
+        several = len({item.candidate.suite.name for item in decision.verdicts}) < len(decision.verdicts)
+        for verdict in decision.verdicts:
+            candidate = verdict.candidate
+            name, adapter = candidate.qualified_name, candidate.adapter
+            attributes = {"suite": candidate.suite.name, "op": adapter.op}
+            if several:
+                name = f"{name} ({adapter.implementation})"
+                attributes["implementation"] = adapter.implementation
+            yield _subject("op", name, candidate, **attributes)
+
+
+def _subject(kind: str, name: str, candidate: Candidate, **attributes: str) -> Subject:
+    source = f"{candidate.plugin.distribution} {candidate.plugin.version}"
+    return Subject(kind, name, candidate.suite.name, source, attributes)
+
+
+def _require(tier: Tier) -> None:
+    if find_spec("pytest") is None:
+        raise MszooError("mszoo check", "pytest is not installed", f"Install it: {_EXTRA}.")
+    if tier is Tier.STATIC:
+        return
+    for module, distribution in (("vllm", "vLLM"), ("mindspore", "MindSpore")):
+        if find_spec(module) is None:
+            mend = f"Install it: pip install 'mszoo[cpu]', or check with --tier {TIERS[0]}."
+            raise MszooError("mszoo check", f"{distribution} is not installed", mend)

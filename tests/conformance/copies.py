@@ -1,0 +1,88 @@
+"""Counts the tensor copies that a model's own code makes in a step, in torch, MindSpore and numpy."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_COPIES = frozenset({"aten::copy_", "aten::clone", "aten::_to_copy"})
+_MAY_COPY = frozenset({"aten::to", "aten::reshape", "aten::contiguous", "aten::flatten", "aten::type_as"})
+#: Methods that copy, or that leave for numpy, by name; whichever library's.
+_METHODS = frozenset({"asnumpy", "copy", "clone", "numpy", "tolist", "contiguous", "from_numpy", "array"})
+#: They call a decoder layer that is one kernel; its working copies are its own.
+_WHOLE_LAYERS = ("mszoo.layers.compiled_layer", "mszoo.layers.graph_layer")
+_LIBRARIES = ("torch", "mindspore", "numpy", "vllm")
+
+
+class CopyCounter(TorchDispatchMode):
+    """Counts copies while it is entered; ``places`` tells how many, by what and where.
+
+    Two nets are out. Torch's dispatcher sees every copy in torch, by whatever call; Python's profiler sees the
+    calls of MindSpore's and numpy's copying methods. A copy belongs to the innermost Python code outside the
+    libraries. What a kernel copies for itself, inside vLLM's layers or a kernel set, is not counted: the
+    counter is about the data that a model hands on.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: Counter[str] = Counter()
+        self._before: Any = None
+
+    def __enter__(self) -> CopyCounter:
+        super().__enter__()
+        self._before = sys.getprofile()
+        sys.setprofile(self._profile)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        sys.setprofile(self._before)
+        super().__exit__(kind, error, trace)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func.name().split(".")[0]
+        moved = (
+            name in _MAY_COPY and result.untyped_storage().data_ptr() != args[0].untyped_storage().data_ptr()
+        )
+        if name in _COPIES or moved:
+            self._count(name, sys._getframe(1))
+        return result
+
+    def _profile(self, frame: FrameType, event: str, argument: Any) -> None:
+        if event == "c_call" and argument.__name__ in _METHODS:
+            owner = type(getattr(argument, "__self__", None)).__module__.split(".")[0]
+            if owner in ("mindspore", "numpy") or getattr(argument, "__module__", None) == "numpy":
+                self._count(argument.__qualname__, frame)
+        elif event == "call" and frame.f_code.co_name in _METHODS and _library(frame) == "mindspore":
+            caller = frame.f_back
+            if caller is not None and _library(caller) != "mindspore":
+                self._count(f"mindspore {frame.f_code.co_name}", caller)
+
+    def _count(self, what: str, frame: FrameType | None) -> None:
+        # Out of torch, MindSpore and this file, to whoever asked for the copy.
+        while frame is not None and (_library(frame) in ("torch", "mindspore") or _file(frame) == __file__):
+            frame = frame.f_back
+        if frame is not None and not _is_kernel(frame):
+            self.places[f"{what} at {Path(_file(frame)).name}:{frame.f_lineno}"] += 1
+
+
+def _file(frame: FrameType) -> str:
+    return frame.f_code.co_filename
+
+
+def _library(frame: FrameType) -> str | None:
+    name = str(frame.f_globals.get("__name__", "")).split(".")[0]
+    return name if name in _LIBRARIES else None
+
+
+def _is_kernel(frame: FrameType) -> bool:
+    module = str(frame.f_globals.get("__name__", ""))
+    kernels = module.startswith("mszoo.kernels.") and module != "mszoo.kernels.exchange"
+    return kernels or module in _WHOLE_LAYERS or _library(frame) == "vllm"

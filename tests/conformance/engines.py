@@ -1,0 +1,163 @@
+"""Runs vLLM's engine in the test's own process, one at a time, so that tests see inside the worker."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+BLOCK = 32  # tokens per block of the KV cache; vLLM's CPU attention wants a multiple of 32
+STEP = 64  # tokens per step of an engine that prefills in chunks
+LENGTH = 256
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the engine gave for one prompt.
+
+    Attributes:
+        prompt: token ids.
+        tokens: the generated token ids.
+        logits: [len(prompt) - 1 + len(tokens), vocab], or None if they were not asked for.
+        total: the sum of the generated tokens' logits.
+    """
+
+    prompt: list[int]
+    tokens: list[int]
+    logits: Any
+    total: float
+
+
+class Engines:
+    """The engines of one model: the one that runs stays until another is asked for.
+
+    Args:
+        architecture: the qualified name of the adapter that has to serve.
+    """
+
+    def __init__(self, architecture: str) -> None:
+        self.architecture = architecture
+        self._key: Any = None
+        self._llm: Any = None
+
+    def get(self, folder: Path, **options: Any) -> Any:
+        """Return an engine with these options: the running one if it has them, a new one otherwise.
+
+        Args:
+            folder: the checkpoint.
+            options: of ``vllm.LLM``.
+        """
+        key = (folder, sorted(options.items(), key=lambda item: item[0]))
+        if key == self._key:
+            return self._llm
+        self._stop()
+        from vllm import LLM
+
+        defaults: dict[str, Any] = {
+            "hf_overrides": {"architectures": [self.architecture]},
+            "skip_tokenizer_init": True,
+            "dtype": "float32",
+            "block_size": BLOCK,
+            "max_model_len": LENGTH,
+            "max_num_seqs": 8,
+            "max_num_batched_tokens": LENGTH,
+            "num_gpu_blocks_override": 128,
+            "seed": 0,
+        }
+        environ = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+        if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+            environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
+        with _environment(environ):
+            self._llm = LLM(str(folder), **(defaults | options))
+        self._key = key
+        return self._llm
+
+    def close(self) -> None:
+        """Take the running engine down and free what all of them left."""
+        self._stop()
+        gc.unfreeze()
+        gc.collect()
+
+    def _stop(self) -> None:
+        self._key = None
+        if self._llm is None:
+            return
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        self._llm.llm_engine.engine_core.shutdown()
+        self._llm = None
+        # vLLM collects garbage many times around a start and a stop, among the hundreds of thousands of objects
+        # that stay: set aside, they cost nothing. The next stop unfreezes them and frees this engine.
+        gc.freeze()
+        cleanup_dist_env_and_memory()
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def generate(
+    llm: Any, prompts: Sequence[list[int]], tokens: int, *, logits: bool = False, lora: Any = None
+) -> list[Answer]:
+    """Answer prompts greedily, all at once.
+
+    Args:
+        llm: the engine.
+        prompts: token ids.
+        tokens: how many to generate for each.
+        logits: return all logits; the engine must run with RAW.
+        lora: a LoRARequest for all prompts.
+    """
+    import torch
+    from vllm import SamplingParams
+
+    wanted = {"logprobs": -1, "prompt_logprobs": -1} if logits else {"logprobs": 0}
+    sampling = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False, **wanted)
+    inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
+    answers = []
+    for output in llm.generate(inputs, sampling, use_tqdm=False, lora_request=lora):
+        completion = output.outputs[0]
+        values = None
+        if logits:
+            rows = [row for row in output.prompt_logprobs if row] + list(completion.logprobs)
+            values = torch.tensor([[row[token].logprob for token in range(len(row))] for row in rows])
+        answers.append(
+            Answer(
+                list(output.prompt_token_ids),
+                list(completion.token_ids),
+                values,
+                completion.cumulative_logprob,
+            )
+        )
+    return answers
+
+
+_LOGITS = {"max_logprobs": -1, "logprobs_mode": "raw_logits"}  # "log probabilities" are the model's logits
+#: Options of an engine that has room for everything and computes op by op.
+RAW = _LOGITS | {"enforce_eager": True, "enable_prefix_caching": False}
+#: Options of an engine that is short of everything: chunks, few blocks, vLLM's default compiled mode.
+TIGHT = _LOGITS | {"max_num_batched_tokens": STEP, "num_gpu_blocks_override": 10, "disable_log_stats": False}
+
+
+def model_of(llm: Any) -> Any:
+    """Return the model inside the worker: the torch module that vLLM calls."""
+    return llm.apply_model(lambda model: model)[0]
+
+
+def metric(llm: Any, name: str) -> float:
+    """Return one of vLLM's counters."""
+    return float(sum(found.value for found in llm.get_metrics() if found.name == name))

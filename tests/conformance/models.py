@@ -1,0 +1,460 @@
+"""The standard tests of a model adapter."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mszoo.conformance.base import AdapterConformance, available, catalog, engine, locate, numeric, static
+from mszoo.conformance.checkpoints import Checkpoint, make_checkpoint, with_weights, write_lora, write_w8a8
+from mszoo.conformance.engines import (
+    BLOCK,
+    RAW,
+    STEP,
+    TIGHT,
+    Answer,
+    Engines,
+    generate,
+    metric,
+    model_of,
+)
+from mszoo.conformance.fresh import run_fresh
+from mszoo.conformance.shadow import first_difference, relative_error
+from mszoo.registry.catalog import Candidate
+from mszoo.registry.records import DTYPES, Capability
+
+#: One token, a block and one token, several blocks: the lengths at which off-by-one errors show.
+PROMPT_LENGTHS = (1, 7, BLOCK + 1, 3 * BLOCK + 1)
+GENERATED = 8
+LONG_PROMPT, LONG_ANSWER = 100, 40  # six of them need more blocks than the tight engine has
+SIX = 6
+
+
+class ModelConformance(AdapterConformance):
+    """The standard tests of one model adapter::
+
+        from mszoo.conformance import ModelConformance
+
+        class TestMyModel(ModelConformance):
+            architecture = "mysuite.MyForCausalLM"
+
+    The tiny checkpoint comes from the record's ``example_config``: a model that transformers knows is made by
+    its class there, with random weights, and is the reference. For one that it doesn't know, ``mszoo`` asks the
+    model itself which tensors it expects, and you give the reference::
+
+        class TestMyModel(ModelConformance):
+            architecture = "mysuite.MyForCausalLM"
+
+            def reference(self, config, weights, tokens):
+                ...  # plain torch in float32
+                return logits  # [len(tokens), vocab]
+
+    Troubleshooting. *Logits differ*: the message names the first layer that differs from Hugging Face's; look
+    at what that layer reads (the rotary table, a norm's epsilon, a bias, the order of fused weights). *float32
+    agrees and bfloat16 doesn't*: some value is rounded earlier than in the reference; if that is meant, raise
+    ``tolerance``. *Single answers are right and batches aren't*: the model keeps state between steps, or reads
+    another request's tokens; only the KV cache may carry state. *Copies*: the message names file and line; keep
+    MindSpore tensors, or use mszoo.kernels.exchange, whose views share memory. *No step was counted*: another
+    implementation served; ``mszoo explain`` says why.
+
+    Attributes:
+        architecture: the qualified name, ``<suite>.<Architecture>``.
+        tolerance: largest difference of logits by dtype, relative to the largest logit of the float32 reference.
+    """
+
+    kind = "model"
+    architecture: str
+    tolerance = {"float32": 1e-5, "bfloat16": 5e-2, "float16": 1e-2}
+
+    def reference(self, config: dict[str, Any], weights: dict[str, Any], tokens: list[int]) -> Any:
+        """Return the logits [len(tokens), vocab] of a prompt, computed another way, in float32.
+
+        Override it for an architecture that transformers doesn't have.
+
+        Args:
+            config: config.json.
+            weights: torch tensors by their name in the checkpoint, float32.
+            tokens: token ids.
+        """
+        del config, weights, tokens
+        pytest.fail(
+            f"transformers has no {self.architecture.rpartition('.')[2]}, so there is nothing to compare with: "
+            f"override {type(self).__name__}.reference(config, weights, tokens)",
+            pytrace=False,
+        )
+
+    @classmethod
+    def subject(cls) -> str:
+        """Return the qualified name."""
+        return cls.architecture
+
+    @classmethod
+    def find(cls) -> tuple[Candidate, str | None]:
+        """See AdapterConformance.find."""
+        suite, dot, name = cls.architecture.rpartition(".")
+        if not dot:
+            pytest.fail(
+                f"{cls.__name__}.architecture is {cls.architecture!r}: qualify it, such as native.{name}",
+                pytrace=False,
+            )
+        return locate(catalog().decisions(), suite, name, "model")
+
+    @classmethod
+    def pytest_generate_tests(cls, metafunc: pytest.Metafunc) -> None:
+        """Run the tests of dtypes for those that the record declares."""
+        if "dtype" in metafunc.fixturenames:
+            try:
+                metafunc.parametrize("dtype", cls.find()[0].adapter.dtypes)
+            except pytest.fail.Exception:  # the test itself reports it
+                metafunc.parametrize("dtype", DTYPES)
+
+    # What the tests share.
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def engines(cls) -> Iterator[Engines]:
+        """The engines of this model, one at a time."""
+        available(cls)
+        engines = Engines(cls.architecture)
+        yield engines
+        engines.close()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def checkpoint(cls, engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+        """The tiny checkpoint."""
+        adapter = cls.find()[0].adapter
+        folder = tmp_path_factory.mktemp(adapter.architecture)
+
+        def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+            llm = engines.get(folder, load_format="dummy", enforce_eager=True)
+            expected = model_of(llm).network.expected_tensors()
+            return {name: entry.shape for name, entry in expected.items() if entry.shape is not None}
+
+        assert adapter.example_config, (
+            "the record has no example_config: conformance needs a tiny config.json"
+        )
+        return make_checkpoint(adapter.example_config, adapter.architecture, folder, shapes)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def plain(cls, engines: Engines, checkpoint: Checkpoint) -> dict[str, list[Answer]]:
+        """Answers of a roomy float32 engine, each given alone: "short" with their logits, and "long"."""
+        llm = engines.get(checkpoint.folder, **RAW)
+        short = [generate(llm, [prompt], GENERATED, logits=True)[0] for prompt in cls.prompts(checkpoint)]
+        long = [generate(llm, [prompt], LONG_ANSWER)[0] for prompt in cls.long_prompts(checkpoint)]
+        return {"short": short, "long": long}
+
+    @pytest.fixture
+    def tight(self, engines: Engines, checkpoint: Checkpoint, plain: dict[str, list[Answer]]) -> Any:
+        """An engine that prefills in chunks, caches prefixes and has few blocks, with its cache empty."""
+        llm = engines.get(checkpoint.folder, **TIGHT)
+        llm.reset_prefix_cache()
+        return llm
+
+    @classmethod
+    def prompts(cls, checkpoint: Checkpoint) -> list[list[int]]:
+        """Return prompts of odd lengths."""
+        return [_tokens(checkpoint, length, seed=length) for length in PROMPT_LENGTHS]
+
+    @classmethod
+    def long_prompts(cls, checkpoint: Checkpoint) -> list[list[int]]:
+        """Return prompts that fill several blocks."""
+        return [_tokens(checkpoint, LONG_PROMPT + index, seed=1000 + index) for index in range(SIX)]
+
+    def expected_logits(self, checkpoint: Checkpoint, tokens: list[int], weights: Any = None) -> Any:
+        """Return the reference's logits [len(tokens), vocab], with other weights if they are given."""
+        import torch
+
+        overridden = type(self).reference is not ModelConformance.reference
+        if checkpoint.model is None or overridden:
+            return self.reference(checkpoint.config, weights or checkpoint.weights, tokens)
+        model = checkpoint.model if weights is None else with_weights(checkpoint, weights)
+        with torch.no_grad():
+            return model(torch.tensor([tokens])).logits[0]
+
+    def compare(
+        self,
+        checkpoint: Checkpoint,
+        answers: list[Answer],
+        tolerance: float,
+        llm: Any = None,
+        weights: Any = None,
+    ) -> None:
+        """Fail if logits differ from the reference's; with the engine, say where the models part."""
+        for answer in answers:
+            tokens = [*answer.prompt, *answer.tokens]
+            expected = self.expected_logits(checkpoint, tokens, weights)[:-1]
+            assert answer.logits.shape == expected.shape
+            error = relative_error(answer.logits, expected)
+            if error <= tolerance:
+                continue
+            where = ""
+            if llm is not None and checkpoint.model is not None and weights is None:
+                where = ". " + first_difference(llm, checkpoint.model, tokens, tolerance)
+            pytest.fail(
+                f"logits of a prompt of {len(answer.prompt)} tokens differ from the reference by {error:.1e} "
+                f"of the largest, {tolerance:.0e} is allowed{where}",
+                pytrace=False,
+            )
+
+    # static
+
+    @static
+    def test_example_config(self, candidate: Candidate) -> None:
+        """The record brings a tiny config.json of this architecture."""
+        adapter = candidate.adapter
+        config = dict(adapter.example_config)
+        assert config, "example_config is missing: give the fields of a tiny config.json"
+        assert json.loads(json.dumps(config)) == config, "example_config is not plain JSON"
+        assert config.get("model_type"), "example_config has no model_type"
+        named = config.get("architectures", [adapter.architecture])
+        assert named == [adapter.architecture], f"example_config is of {named}"
+
+    @static
+    def test_packed_modules(self, candidate: Candidate) -> None:
+        """Fused layers are named as their last part, and no checkpoint module belongs to two of them."""
+        packed = candidate.adapter.packed_modules_mapping
+        parts = [part for names in packed.values() for part in names]
+        assert not [name for name in [*packed, *parts] if "." in name], "give the last part of each name"
+        assert len(set(parts)) == len(parts), "a checkpoint module is fused twice"
+
+    # numeric
+
+    @numeric
+    def test_serves_the_checkpoint(self, checkpoint: Checkpoint, plain: dict[str, list[Answer]]) -> None:
+        """The engine starts on example_config, and answers are as long as asked for."""
+        assert [len(answer.tokens) for answer in plain["short"]] == [GENERATED] * len(PROMPT_LENGTHS)
+
+    @numeric
+    def test_capabilities_are_real(
+        self, candidate: Candidate, engines: Engines, checkpoint: Checkpoint, plain: dict[str, list[Answer]]
+    ) -> None:
+        """The model is made of what the declared features need: vLLM can shard, replace or quantize layers."""
+        network = model_of(engines.get(checkpoint.folder, **RAW)).network
+        problems = _missing_for(candidate.adapter, network)
+        assert not problems, "; ".join(problems)
+
+    @numeric
+    def test_logits(
+        self, dtype: str, engines: Engines, checkpoint: Checkpoint, plain: dict[str, list[Answer]]
+    ) -> None:
+        """Prompts of odd lengths and generated tokens have the reference's logits."""
+        if dtype == "float32":
+            llm, answers = engines.get(checkpoint.folder, **RAW), plain["short"]
+        else:
+            llm = engines.get(checkpoint.folder, dtype=dtype, **RAW)
+            answers = generate(llm, self.prompts(checkpoint), GENERATED, logits=True)
+        self.compare(checkpoint, answers, self.tolerance[dtype], llm)
+
+    # engine
+
+    @engine
+    def test_who_answers(self, tight: Any, checkpoint: Checkpoint) -> None:
+        """Said from inside the worker: this adapter's model took every step."""
+        model = model_of(tight)
+        assert getattr(model, "candidate", None) is not None, (
+            f"{type(model).__name__} serves, which is not ours"
+        )
+        assert model.candidate.qualified_name == self.architecture
+        before = model.forwards
+        generate(tight, [_tokens(checkpoint, 5, seed=1)], 7)
+        assert model.forwards == before + 7, "a step was not this model's"
+
+    @engine
+    def test_continuous_batching(self, tight: Any, plain: dict[str, list[Answer]]) -> None:
+        """Requests of different lengths, together: each gets the answer that it gets alone."""
+        _same(generate(tight, [answer.prompt for answer in plain["short"]], GENERATED), plain["short"])
+
+    @engine
+    def test_chunked_prefill(self, tight: Any, plain: dict[str, list[Answer]]) -> None:
+        """A prompt longer than a step is read in chunks, to the same answer."""
+        single = plain["long"][0]
+        before = model_of(tight).forwards
+        answer = generate(tight, [single.prompt], LONG_ANSWER)
+        steps = model_of(tight).forwards - before
+        assert steps == math.ceil(len(single.prompt) / STEP) + LONG_ANSWER - 1, "it was not read in chunks"
+        _same(answer, [single])
+
+    @engine
+    def test_prefix_caching(self, tight: Any, plain: dict[str, list[Answer]]) -> None:
+        """A prompt whose start is in the KV cache gets the same answer."""
+        single = plain["long"][1]
+        hits = [metric(tight, "vllm:prefix_cache_hits")]
+        for _ in range(2):
+            _same(generate(tight, [single.prompt], LONG_ANSWER), [single])
+            hits.append(metric(tight, "vllm:prefix_cache_hits"))
+        first, second = (after - before for before, after in itertools.pairwise(hits))
+        assert first == 0
+        assert second >= len(single.prompt) // BLOCK * BLOCK - BLOCK, "no prefix was found in the cache"
+
+    @engine
+    def test_preemption(self, tight: Any, plain: dict[str, list[Answer]]) -> None:
+        """More requests than the KV cache holds: some are put off and read again, to the same answers."""
+        before = metric(tight, "vllm:num_preemptions")
+        _same(generate(tight, [answer.prompt for answer in plain["long"]], LONG_ANSWER), plain["long"])
+        assert metric(tight, "vllm:num_preemptions") > before, (
+            "nothing was preempted: the test proves nothing"
+        )
+
+    @engine
+    def test_no_copies(self, tight: Any, checkpoint: Checkpoint) -> None:
+        """A step hands tensors between torch and MindSpore as views: 0 copies outside the kernels."""
+        places, unshared, steps = _watch_steps(tight, _tokens(checkpoint, 9, seed=2))
+        assert steps > 1
+        assert not unshared, f"copied between torch and MindSpore: {', '.join(unshared)}"
+        assert not places, f"{sum(places.values())} copies in {steps} steps: {dict(places)}"
+
+    @engine
+    def test_lora(
+        self, candidate: Candidate, engines: Engines, checkpoint: Checkpoint, tmp_path: Path
+    ) -> None:
+        """With a LoRA adapter, the answers are those of the merged weights."""
+        _needs(candidate, Capability.LORA)
+        from vllm.lora.request import LoRARequest
+
+        merged = write_lora(checkpoint, tmp_path / "lora")
+        options = {"enable_lora": True, "max_lora_rank": 8, "max_loras": 1}
+        llm = engines.get(checkpoint.folder, **options, **RAW)
+        request = LoRARequest("lora", 1, str(tmp_path / "lora"))
+        answers = generate(llm, self.prompts(checkpoint), GENERATED, logits=True, lora=request)
+        self.compare(checkpoint, answers, 10 * self.tolerance["float32"], weights=merged)
+
+    @engine
+    def test_quantization(
+        self, candidate: Candidate, engines: Engines, checkpoint: Checkpoint, tmp_path: Path
+    ) -> None:
+        """A checkpoint of int8 weights (compressed-tensors W8A8) is served, near the weights it stands for."""
+        _needs(candidate, Capability.QUANTIZATION)
+        rounded = write_w8a8(checkpoint, tmp_path / "w8a8")
+        llm = engines.get(tmp_path / "w8a8", **RAW)
+        answers = generate(llm, self.prompts(checkpoint), GENERATED, logits=True)
+        # The activations are rounded to 8 bits too, in every projection.
+        self.compare(checkpoint, answers, 0.1, weights=rounded)
+
+    @engine
+    @pytest.mark.parametrize("feature", [Capability.TENSOR_PARALLEL, Capability.PIPELINE_PARALLEL])
+    def test_parallel(
+        self, feature: Capability, candidate: Candidate, checkpoint: Checkpoint, plain: Any, tmp_path: Path
+    ) -> None:
+        """Two ranks give the answers of one, and on both ranks this adapter serves."""
+        _needs(candidate, feature)
+        result = run_fresh(
+            checkpoint.folder,
+            self.architecture,
+            [answer.prompt for answer in plain["short"]],
+            GENERATED,
+            {f"{feature.value.replace('-', '_')}_size": 2},
+            tmp_path / "answers.json",
+        )
+        assert [worker["adapter"] for worker in result["workers"]] == [self.architecture] * 2
+        assert result["answers"] == [answer.tokens for answer in plain["short"]]
+
+
+def _tokens(checkpoint: Checkpoint, length: int, seed: int) -> list[int]:
+    import random
+
+    vocabulary = checkpoint.config["vocab_size"]
+    return random.Random(seed).choices(range(min(3, vocabulary - 1), vocabulary), k=length)
+
+
+def _same(answers: list[Answer], expected: list[Answer]) -> None:
+    """Compare answers by tokens and by their logits; the lengths of the prompts tell which ones differ."""
+    differing = []
+    for got, want in zip(answers, expected, strict=True):
+        who = f"prompt of {len(want.prompt)} tokens"
+        pairs = list(zip(got.tokens, want.tokens, strict=True))
+        first = next((index for index, (one, other) in enumerate(pairs) if one != other), None)
+        if first is not None:
+            one, other = pairs[first]
+            differing.append(f"{who}: generated token {first} is {one} instead of {other}")
+        elif not math.isclose(got.total, want.total, rel_tol=1e-4, abs_tol=1e-3):
+            differing.append(f"{who}: its logits sum to {got.total:.5f} instead of {want.total:.5f}")
+    if differing:
+        pytest.fail("; ".join(differing), pytrace=False)
+
+
+def _needs(candidate: Candidate, capability: Capability) -> None:
+    if capability not in candidate.adapter.capabilities:
+        pytest.skip(f"the record doesn't declare {capability.value}")
+
+
+def _missing_for(adapter: Any, network: Any) -> list[str]:
+    """Return what the declared capabilities need and the network hasn't."""
+    from vllm.model_executor.layers.linear import LinearBase
+    from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+
+    declared = adapter.capabilities & {
+        Capability.LORA,
+        Capability.QUANTIZATION,
+        Capability.TENSOR_PARALLEL,
+    }
+    if not declared:
+        return []
+    claim = ", ".join(sorted(item.value for item in declared))
+    modules = dict(network.named_modules())
+    leaves = {name.rpartition(".")[2] for name in modules}
+    problems = [
+        f"packed_modules_mapping names {fused}, which is no layer of the model"
+        for fused in adapter.packed_modules_mapping
+        if fused not in leaves
+    ]
+    for name, parameter in network.named_parameters():
+        owner = modules[name.rpartition(".")[0]]
+        if parameter.dim() > 1 and not isinstance(owner, (LinearBase, VocabParallelEmbedding)):
+            problems.append(
+                f"{name} is in a {type(owner).__name__}: {claim} need it in a layer of vLLM's (mszoo.layers)"
+            )
+    if not any(isinstance(module, LinearBase) for module in modules.values()):
+        problems.append(f"the model has no linear layer of vLLM's, which {claim} need")
+    return problems
+
+
+def _watch_steps(llm: Any, prompt: list[int]) -> tuple[Any, list[str], int]:
+    """Generate with a watch on every step: copies by place, tensors whose memory isn't shared, steps."""
+    import torch
+
+    from mszoo.conformance.copies import CopyCounter
+
+    model = model_of(llm)
+    counter = CopyCounter()
+    unshared: list[str] = []
+    steps = 0
+    inside: dict[str, int] = {}
+
+    def before(module: Any, args: Any, kwargs: Any) -> None:
+        counter.__enter__()
+
+    def after(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        nonlocal steps
+        counter.__exit__(None, None, None)
+        steps += 1
+        given = dict(zip(("input_ids", "positions"), args, strict=False)) | kwargs
+        for name in ("input_ids", "positions"):
+            if given.get(name) is not None and inside and given[name].data_ptr() != inside[name]:
+                unshared.append(name)
+        if inside and output.data_ptr() != inside["hidden states"]:
+            unshared.append("hidden states")
+
+    def network(module: Any, args: Any, output: Any) -> None:
+        inside.update(input_ids=args[0].data_ptr() if args[0] is not None else 0)
+        inside.update({"positions": args[1].data_ptr(), "hidden states": output.data_ptr()})
+
+    handles = [
+        model.register_forward_pre_hook(before, with_kwargs=True),
+        model.register_forward_hook(after, with_kwargs=True),
+    ]
+    if isinstance(model.network, torch.nn.Module):
+        handles.append(model.network.register_forward_hook(network))
+    try:
+        generate(llm, [prompt], 4)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return counter.places, sorted(set(unshared)), steps

@@ -1,0 +1,93 @@
+"""Runs the served model and its reference side by side, to say where they part: the first layer that differs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mszoo.conformance.engines import generate, model_of
+
+
+def first_difference(llm: Any, reference: Any, tokens: list[int], tolerance: float) -> str:
+    """Return, as a sentence, the first place where two models differ on a prompt.
+
+    Args:
+        llm: the running engine.
+        reference: Hugging Face's model with the same weights.
+        tokens: the prompt, no longer than one step of the engine.
+        tolerance: relative to the largest value of the reference's layer.
+    """
+    import torch
+
+    ours = _record(_layers(model_of(llm)), lambda: generate(llm, [tokens], 1))
+    with torch.no_grad():
+        theirs = _record(_layers(reference), lambda: reference(torch.tensor([tokens])))
+    if len(ours) != len(theirs):
+        return f"The model runs {len(ours) - 1} layers and the reference {len(theirs) - 1}."
+    for index, (got, expected) in enumerate(zip(ours, theirs, strict=True)):
+        where = f"layer {index - 1}" if index else "the embeddings, before layer 0"
+        if got.shape != expected.shape:
+            return f"First difference: {where} gives {list(got.shape)}, not {list(expected.shape)}."
+        error = relative_error(got, expected)
+        if not error <= tolerance:
+            return f"First difference: {where} (relative error {error:.1e})."
+    return "All layers agree: what follows them differs (the last norm or the output projection)."
+
+
+def relative_error(got: Any, expected: Any) -> float:
+    """Return the largest absolute difference relative to the largest absolute value; inf for NaNs."""
+    error = float((got.double() - expected.double()).abs().max() / expected.double().abs().max())
+    return error if error == error else float("inf")
+
+
+def _layers(model: Any) -> list[Any]:
+    """Return the decoder layers: the longest list of modules."""
+    import torch
+
+    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+    return list(max(lists, key=len, default=()))
+
+
+def _record(layers: list[Any], run: Callable[[], Any]) -> list[Any]:
+    """Return the input of the first layer and the output of each, [T, hidden], of one run."""
+    import torch
+
+    seen: list[Any] = []
+
+    def tensors(values: Any) -> list[Any]:
+        found = []
+        for value in values if isinstance(values, (tuple, list)) else (values,):
+            if value is None:
+                continue
+            tensor = value if isinstance(value, torch.Tensor) else _to_torch(value)
+            if tensor is not None and tensor.is_floating_point():
+                found.append(tensor.detach().flatten(0, -2))
+        return found
+
+    def before(module: Any, args: Any, kwargs: Any) -> None:
+        given = tensors([*args, *kwargs.values()])
+        seen.append(given[0].float().clone())
+
+    def after(module: Any, args: Any, output: Any) -> None:
+        given = tensors(output)
+        # A layer may give what it adds and the residual stream apart, as vLLM's own layers do.
+        total = given[0].float() + given[1].float() if len(given) > 1 else given[0].float()
+        seen.append(total.clone())
+
+    handles = [layer.register_forward_hook(after) for layer in layers]
+    if layers:
+        handles.append(layers[0].register_forward_pre_hook(before, with_kwargs=True))
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen[: len(layers) + 1]
+
+
+def _to_torch(value: Any) -> Any:
+    import mindspore
+
+    from mszoo.kernels.exchange import to_torch
+
+    return to_torch(value) if isinstance(value, mindspore.Tensor) else None

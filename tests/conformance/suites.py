@@ -1,0 +1,81 @@
+"""The standard tests of a suite: what a package registers as a whole."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+import pytest
+
+from mszoo.conformance.base import Conformance, catalog, static
+from mszoo.registry.discovery import Contribution
+from mszoo.registry.plugins import GROUP, Plugin
+
+
+class SuiteConformance(Conformance):
+    """The standard tests of one suite, and of nothing that needs vLLM or MindSpore::
+
+        from mszoo.conformance import SuiteConformance
+
+        class TestMySuite(SuiteConformance):
+            suite = "mysuite"
+
+    Troubleshooting. *No suite is registered*: the package is not installed in this environment, its
+    pyproject has no entry point in the group ``mszoo``, or importing the entry point failed; ``mszoo list``
+    names the problem. *Registering is not light*: the module that holds the hooks imports the models; name them
+    as "module:Class" instead.
+
+    Attributes:
+        suite: the suite's name.
+    """
+
+    kind = "suite"
+    suite: str
+
+    @classmethod
+    def subject(cls) -> str:
+        """Return the suite's name."""
+        return cls.suite
+
+    @classmethod
+    def plugin(cls) -> Plugin:
+        """Return the plugin that gives the suite."""
+        return cls.contribution().plugin
+
+    @classmethod
+    def contribution(cls) -> Contribution:
+        """Return what the suite registers; fails the test if there is no such suite."""
+        found = {item.suite.name: item for item in catalog().discovery.contributions}
+        if cls.suite not in found:
+            problems = "".join(f"\n{problem}" for problem in catalog().problems)
+            known = ", ".join(found) or "none"
+            pytest.fail(f"no suite {cls.suite} is registered. Known: {known}.{problems}", pytrace=False)
+        return found[cls.suite]
+
+    @static
+    def test_entry_point(self) -> None:
+        """An installed distribution declares the plugin, so vLLM's processes find it too."""
+        plugin = self.contribution().plugin
+        distribution = importlib.metadata.distribution(plugin.distribution)
+        declared = [(item.name, item.value) for item in distribution.entry_points if item.group == GROUP]
+        assert (plugin.name, plugin.value) in declared
+
+    @static
+    def test_describes_itself(self) -> None:
+        """It has a description, and says how to get what it requires."""
+        suite = self.contribution().suite
+        assert suite.description, "the suite has no description: `mszoo list` shows it"
+        assert suite.install or not suite.requires, "the suite has requires and no install command"
+
+    @static
+    def test_nothing_was_dropped(self) -> None:
+        """Each record that the hooks return is a candidate: none is a duplicate, none names an unknown op."""
+        contribution = self.contribution()
+        kept = [
+            verdict.candidate.adapter
+            for decisions in (catalog().decisions(), catalog().layer_decisions(), catalog().op_decisions())
+            for decision in decisions.values()
+            for verdict in decision.verdicts
+            if verdict.candidate.suite.name == self.suite
+        ]
+        records = (*contribution.models, *contribution.layers, *contribution.ops)
+        assert len(kept) == len(records), f"{len(records)} records were returned, {len(kept)} can be chosen"

@@ -1,0 +1,1 @@
+"""Models that are wrong on purpose: conformance has to find each fault."""

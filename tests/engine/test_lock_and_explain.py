@@ -1,0 +1,139 @@
+"""Locks and explanations against real vLLM: what all its processes decide, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mszoo.registry.catalog import load_catalog
+from mszoo.registry.cli.explain_model import own_class, read_configs
+from mszoo.registry.cli.explain_processes import start
+from mszoo.registry.lock import read_lock
+
+LOAD = "from vllm.plugins import load_general_plugins; load_general_plugins(); print('loaded')"
+
+
+def python(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with these variables and no other MSZOO_*."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MSZOO_")}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        check=False,
+        env=inherited | environ,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def mszoo(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return python("-c", "from mszoo.registry.cli import main; main()", *arguments, **environ)
+
+
+@pytest.fixture(scope="module")
+def lock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lock of what is installed here."""
+    path = tmp_path_factory.mktemp("lock") / "mszoo.lock"
+    result = mszoo("lock", str(path))
+    assert result.returncode == 0, result.stderr
+    return path
+
+
+@pytest.fixture
+def changed(lock: Path, tmp_path: Path) -> Path:
+    """The same lock, of other code."""
+    code = read_lock(lock).plugins["native"].modules["mszoo.models.llama"]
+    assert code is not None
+    path = tmp_path / "changed.lock"
+    path.write_text(lock.read_text().replace(code, "sha256:0"))
+    return path
+
+
+def test_all_processes_decide_the_same(checkpoint, lock: Path) -> None:
+    """Front end, engine core and two tensor-parallel workers, under a lock that fits."""
+    folder = str(checkpoint("llama"))
+    result = mszoo("explain", folder, "--processes", "--json", MSZOO_LOCK=str(lock))
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    found = report["processes"]
+    assert (found["agree"], found["workers"], found["reason"]) == (True, 2, "tensor parallelism 2")
+    roles = [item["role"] for item in found["processes"]]
+    assert roles == ["front end", "engine core", "worker 0", "worker 1"]
+    assert len({item["pid"] for item in found["processes"]}) == 4
+    assert {item["digest"] for item in found["processes"]} == {report["digest"]}
+    for worker in found["processes"][2:]:
+        assert worker["adapter"] == "native.LlamaForCausalLM"
+        assert worker["model"] == "mszoo.registry.bridge.wrapper:LlamaForCausalLM"
+
+
+def test_ray_workers_decide_the_same(checkpoint) -> None:
+    pytest.importorskip("ray")
+    folder = checkpoint("llama")
+    report = start(folder, 2, "Ray workers", distributed_executor_backend="ray")
+    assert [item.role for item in report.processes[-2:]] == ["worker 0", "worker 1"]
+    assert report.agree
+    assert {item.digest for item in report.processes} == {load_catalog().digest()}
+
+
+def test_nothing_is_served_if_something_differs_from_the_lock(checkpoint, changed: Path) -> None:
+    """vLLM ends before it reads weights, and says what differs."""
+    folder = str(checkpoint("llama"))
+    result = mszoo("explain", folder, "--processes", MSZOO_LOCK=str(changed))
+    assert result.returncode == 1
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith(
+        "mszoo explain --processes: vLLM did not start, it ended with status 1: MSZOO_LOCK="
+    )
+    assert "differs: plugin 'native': the code of mszoo.models.llama is not what was locked" in line
+
+
+def test_every_process_checks_the_lock(lock: Path, changed: Path) -> None:
+    assert python("-c", LOAD, MSZOO_LOCK=str(lock)).stdout.splitlines()[-1] == "loaded"
+    result = python("-c", LOAD, MSZOO_LOCK=str(changed))
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith(
+        f"mszoo.registry.errors.LockError: MSZOO_LOCK={changed}: nothing is served, this differs: plugin 'native': "
+    )
+
+
+def test_a_lock_allows_no_other_implementation(checkpoint, lock: Path, tmp_path: Path) -> None:
+    """Where the adapters refuse the model, vLLM's own would serve it; it is not in the lock."""
+    folder = shutil.copytree(checkpoint("llama"), tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"attention_multiplier": 2.0}))
+    result = mszoo("explain", str(folder), "--processes", MSZOO_LOCK=str(lock))
+    assert result.returncode == 1
+    line = result.stderr.splitlines()[-1]
+    assert f"no implementation that MSZOO_LOCK={lock} names can serve this model: " in line
+    assert "attention_multiplier=2.0" in line
+
+
+def test_models_read_the_config(checkpoint, tmp_path: Path) -> None:
+    decision = load_catalog({}).decide("LlamaForCausalLM")
+    folder = shutil.copytree(checkpoint("llama"), tmp_path / "model")
+    (reading,) = read_configs(decision, folder)
+    assert (reading.adapter, reading.accepted, reading.reason) == ("native.LlamaForCausalLM", True, None)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"attention_multiplier": 2.0}))
+    (reading,) = read_configs(decision, folder)
+    assert reading.accepted is False
+    assert reading.reason is not None and "attention_multiplier=2.0" in reading.reason
+
+
+def test_vllms_own_classes_are_those_of_its_registry() -> None:
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    lazy = {name: entry for name, entry in ModelRegistry.models.items() if hasattr(entry, "module_name")}
+    assert len(lazy) > 200
+    wrong = {
+        name: own_class(name)
+        for name, entry in lazy.items()
+        if own_class(name) != f"{entry.module_name}:{entry.class_name}"
+    }
+    assert wrong == {}

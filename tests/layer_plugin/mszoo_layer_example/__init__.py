@@ -1,0 +1,1 @@
+"""Two of vLLM's own layers, computed by MindSpore."""

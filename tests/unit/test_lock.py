@@ -1,0 +1,473 @@
+"""Lock files: they round-trip, let listed plugins in only, and name every difference."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import pickle
+import sys
+from importlib.metadata import PathDistribution
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from mszoo.registry import plugins
+from mszoo.registry.catalog import Catalog, load_catalog
+from mszoo.registry.cli import build
+from mszoo.registry.discovery import discover
+from mszoo.registry.errors import LockError
+from mszoo.registry.fingerprints import code_hash, module_hash
+from mszoo.registry.lock import Lock, LockedAdapter, LockedPlugin, parse_lock, read_lock
+from mszoo.registry.lock_check import differences, enforce, make_lock
+from mszoo.registry.settings import Settings
+
+VERSION = importlib.metadata.version("mszoo")
+MODELS = """
+@hookimpl
+def mszoo_model_adapters():
+    return [ModelAdapter("{0}ForCausalLM", "{1}:Model")]
+"""
+MOODY = """
+import os
+
+@hookimpl
+def mszoo_model_adapters():
+    return [ModelAdapter("MoodyForCausalLM", "json:" + os.environ.get("MOOD", "Good"))]
+"""
+NEEDY = """
+@hookimpl
+def mszoo_model_adapters():
+    return [ModelAdapter("NeedyForCausalLM", "json:Model", requires=["Hypothesis>=1"])]
+"""
+LAYERS = """
+@hookimpl
+def mszoo_layer_adapters():
+    return [LayerAdapter("vllm:RMSNorm", "json:Norm")]
+
+@hookimpl
+def mszoo_op_adapters():
+    return [OpAdapter("rms_norm", "json:norm", "mine")]
+"""
+
+text = st.text(max_size=8)
+decisions = st.dictionaries(
+    text, st.lists(st.builds(LockedAdapter, text, text), max_size=2).map(tuple), max_size=3
+)
+locked_plugins = st.builds(
+    LockedPlugin, text, text, text, text, st.dictionaries(text, st.none() | text, max_size=2)
+)
+locks = st.builds(
+    Lock,
+    text,
+    text,
+    text,
+    kernels=text,
+    prefer=st.lists(text, max_size=2).map(tuple),
+    requires=st.dictionaries(text, st.none() | text, max_size=2),
+    plugins=st.dictionaries(text, locked_plugins, max_size=2),
+    models=decisions,
+    layers=decisions,
+    ops=decisions,
+)
+
+
+@given(locks)
+def test_locks_round_trip(lock):
+    written = lock.dumps()
+    assert parse_lock(written, "x") == lock
+    assert parse_lock(written, "x").dumps() == written
+    assert written.isascii() and written.endswith("}\n")
+
+
+def catalog_of(entry_points, lock=None, device="cpu", **environ):
+    settings = Settings.from_environ(environ)
+    return Catalog(discover(settings, entry_points, lock), settings, device)
+
+
+def found(lock, entry_points, device="cpu", **environ):
+    """The differences between a lock and what is there, in words."""
+    return [
+        f"{item.who}: {item.what}"
+        for item in differences(lock, catalog_of(entry_points, lock, device, **environ))
+    ]
+
+
+@pytest.fixture
+def pair(make_plugin):
+    """Two plugins and the lock of both."""
+    entry_points = [
+        make_plugin(MODELS.format("Alpha", "json"), name="alpha", distribution="alpha-dist"),
+        make_plugin(LAYERS, name="beta", distribution="beta-dist", version="2.0"),
+    ]
+    return entry_points, make_lock(catalog_of(entry_points))
+
+
+def test_what_is_locked(pair):
+    (alpha, _), lock = pair
+    assert (lock.mszoo, lock.device, lock.kernels, lock.prefer, lock.requires) == (
+        VERSION,
+        "cpu",
+        "auto",
+        (),
+        {},
+    )
+    assert list(lock.plugins) == ["alpha", "beta"]
+    locked = lock.plugins["alpha"]
+    assert (locked.distribution, locked.version, locked.entry_point) == ("alpha-dist", "1.0", alpha.value)
+    assert sorted(locked.modules) == ["json", alpha.value]
+    assert all(item.startswith("sha256:") for item in [locked.code, *locked.modules.values()])
+    assert lock.models == {"AlphaForCausalLM": (LockedAdapter("alpha.AlphaForCausalLM", "json:Model"),)}
+    assert lock.layers == {"vllm:RMSNorm": (LockedAdapter("beta.vllm:RMSNorm", "json:Norm"),)}
+    assert lock.ops == {"rms_norm": (LockedAdapter("beta.rms_norm", "json:norm"),)}
+
+
+def test_as_locked(pair):
+    entry_points, lock = pair
+    assert found(lock, entry_points) == []
+    assert found(parse_lock(lock.dumps(), "x"), reversed(entry_points)) == []
+
+
+def test_a_plugin_that_is_not_listed_is_not_imported(pair, make_plugin):
+    entry_points, lock = pair
+    stranger = make_plugin("raise SystemExit", name="stranger")
+    impostor = make_plugin(MODELS.format("Evil", "json"), name="alpha", distribution="aaa-first")
+    catalog = catalog_of([*entry_points, stranger, impostor], lock)
+    assert [plugin.distribution for plugin in catalog.discovery.unlisted] == ["aaa-first", "demo-dist"]
+    assert differences(lock, catalog) == ()
+    assert catalog.problems == ()
+    assert not {stranger.value, impostor.value} & set(sys.modules)
+
+
+def test_changed_code_is_named_and_not_imported(pair, tmp_path):
+    entry_points, lock = pair
+    module = entry_points[0].value
+    sys.modules.pop(module)
+    (tmp_path / f"{module}.py").write_text("raise SystemExit")
+    assert found(lock, entry_points) == [f"plugin 'alpha': the code of {module} is not what was locked"]
+    assert module not in sys.modules
+
+
+def test_changed_code_beside_the_named_modules(make_plugin, tmp_path):
+    package = tmp_path / "package_under_lock"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    entry_point = make_plugin("from package_under_lock.adapter import *", attribute="")
+    (package / "adapter.py").write_text(
+        (tmp_path / f"{entry_point.value}.py").read_text().split("\n")[0] + MODELS.format("A", "json")
+    )
+    (package / "helper.py").write_text("x = 1")
+    vars(entry_point)["value"] = "package_under_lock.adapter"
+    try:
+        lock = make_lock(catalog_of([entry_point]))
+        assert lock.models
+        assert found(lock, [entry_point]) == []
+        (package / "helper.py").write_text("x = 2")
+        assert found(lock, [entry_point]) == [
+            "plugin 'demo': the code of demo-dist 1.0 is not what was locked"
+        ]
+    finally:
+        for name in [name for name in sys.modules if name.startswith("package_under_lock")]:
+            del sys.modules[name]
+
+
+def test_other_differences_of_plugins(pair, make_plugin):
+    (alpha, beta), lock = pair
+    newer = make_plugin(
+        MODELS.format("Alpha", "json"), name="alpha", distribution="alpha-dist", version="1.1"
+    )
+    assert found(lock, [newer, beta]) == ["plugin 'alpha': is of alpha-dist 1.1, and 1.0 is locked"]
+    elsewhere = make_plugin(MODELS.format("Alpha", "json"), name="alpha", distribution="alpha-dist")
+    assert found(lock, [elsewhere, beta]) == [
+        f"plugin 'alpha': its entry point is {elsewhere.value}, and {alpha.value} is locked"
+    ]
+    assert found(lock, [beta]) == ["plugin 'alpha': is locked, and alpha-dist 1.0 with it is not installed"]
+    assert found(lock, [alpha, beta], MSZOO_DISABLE="beta") == [
+        "plugin 'beta': is locked, and MSZOO_DISABLE leaves it out"
+    ]
+
+
+def test_a_listed_plugin_that_no_longer_loads(make_plugin, monkeypatch):
+    source = "import os\nif 'MOOD' in os.environ:\n    raise ValueError('bad mood')\n" + MODELS.format(
+        "A", "json"
+    )
+    entry_point = make_plugin(source)
+    lock = make_lock(catalog_of([entry_point]))
+    sys.modules.pop(entry_point.value)
+    monkeypatch.setenv("MOOD", "Bad")
+    (only,) = found(lock, [entry_point])
+    assert only.startswith("plugin 'demo': is locked, and can't be loaded (ValueError: bad mood")
+
+
+def test_other_settings_and_another_device(pair):
+    entry_points, lock = pair
+    assert found(lock, entry_points, MSZOO_KERNELS="mindspore", MSZOO_PREFER="beta,alpha") == [
+        "MSZOO_KERNELS: is mindspore, and auto is locked",
+        "MSZOO_PREFER: is beta,alpha, and empty is locked",
+    ]
+    assert found(lock, entry_points, "npu") == ["the device: is npu, and cpu is locked"]
+
+
+def test_another_version_of_mszoo(pair, monkeypatch):
+    entry_points, lock = pair
+    monkeypatch.setattr("mszoo.registry.lock_check.importlib.metadata.version", lambda name: "9.9")
+    assert found(lock, entry_points) == [f"mszoo: is 9.9, and {VERSION} is locked"]
+
+
+def test_another_decision(make_plugin, monkeypatch):
+    entry_points = [make_plugin(MOODY)]
+    lock = make_lock(catalog_of(entry_points))
+    monkeypatch.setenv("MOOD", "Bad")
+    assert found(lock, entry_points) == [
+        "architecture MoodyForCausalLM: is served by demo.MoodyForCausalLM (json:Bad), "
+        "and demo.MoodyForCausalLM (json:Good) is locked"
+    ]
+
+
+def test_another_version_of_what_an_adapter_needs(make_plugin):
+    entry_points = [make_plugin(NEEDY)]
+    lock = make_lock(catalog_of(entry_points))
+    here = importlib.metadata.version("hypothesis")
+    assert lock.requires == {"hypothesis": here}
+    assert found(lock, entry_points) == []
+    older = parse_lock(lock.dumps().replace(f'"hypothesis": "{here}"', '"hypothesis": "1.0"'), "x")
+    assert found(older, entry_points) == [f"distribution hypothesis: is {here}, and 1.0 is locked"]
+
+
+def test_enforce_names_the_differences(pair):
+    entry_points, lock = pair
+    enforce(Path("/etc/mszoo.lock"), ())
+    with pytest.raises(LockError) as caught:
+        enforce(Path("/etc/mszoo.lock"), differences(lock, catalog_of(entry_points[1:], lock)))
+    assert str(caught.value) == (
+        "MSZOO_LOCK=/etc/mszoo.lock: nothing is served, this differs: plugin 'alpha': is locked, and alpha-dist "
+        "1.0 with it is not installed. Mend it (pip install alpha-dist==1.0), accept it with `mszoo lock "
+        "/etc/mszoo.lock`, or unset MSZOO_LOCK."
+    )
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_many_differences_are_counted(pair):
+    problems = differences(pair[1], catalog_of([], pair[1])) * 4
+    with pytest.raises(LockError, match="; and 3 more"):
+        enforce(Path("x"), problems)
+
+
+GOOD = Lock(VERSION, "cpu", "0" * 12, plugins={"a": LockedPlugin("d", "1", "m", "c", {"m": None})})
+DAMAGED = "FILE: is damaged: {}. Write it again with `mszoo lock FILE`."
+
+
+def changed(**fields):
+    return json.dumps(GOOD.to_json() | fields)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "FILE: doesn't exist. Write one with `mszoo lock FILE`."),
+        (b"\xff\xfe", "FILE: is not text, so it is no lock file. Give a file that `mszoo lock` wrote."),
+        ("", DAMAGED.format("it is not valid JSON (Expecting value: line 1 column 1 (char 0))")),
+        (
+            GOOD.dumps()[:100],
+            "FILE: is damaged: it is not valid JSON (",
+        ),
+        ("[" * 100_000, "FILE: is damaged: it is not valid JSON ("),
+        ('{"a": 1, "a": 2}', DAMAGED.format("it is not valid JSON ('a' is given twice)")),
+        ("[]", "FILE: is not a lock file of mszoo. Give a file that `mszoo lock` wrote."),
+        ('{"version": 1}', "FILE: is not a lock file of mszoo. Give a file that `mszoo lock` wrote."),
+        (
+            "!!python/object/apply:os.system ['true']",
+            "FILE: is damaged: it is not valid JSON (Expecting value",
+        ),
+        (
+            changed(version=2),
+            "FILE: has version 2, and this mszoo reads version 1. Write it again with `mszoo lock FILE`.",
+        ),
+        ('{"format": "mszoo-lock", "version": 1}', DAMAGED.format("device is missing")),
+        (changed(extra=1), DAMAGED.format("extra is not a field of a lock file")),
+        (changed(device=3), DAMAGED.format("device is 3 instead of a string")),
+        (changed(plugins=[]), DAMAGED.format("plugins is not an object")),
+        (changed(plugins={"a": {}}), DAMAGED.format("plugins.a.code is missing")),
+        (changed(requires={"a": 1}), DAMAGED.format("requires.a is 1 instead of a string")),
+        (
+            changed(settings={"kernels": "auto", "prefer": "x"}),
+            DAMAGED.format("settings.prefer is not a list"),
+        ),
+        (changed(models={"A": {}}), DAMAGED.format("models.A is not a list")),
+        (changed(models={"A": [{"adapter": "x"}]}), DAMAGED.format("models.A.code is missing")),
+    ],
+)
+def test_a_file_that_is_no_lock(content, message, tmp_path):
+    path = tmp_path / "a.lock"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(LockError) as caught:
+        read_lock(path)
+    assert str(caught.value).startswith(message.replace("FILE", str(path)))
+
+
+def test_a_folder_is_no_lock(tmp_path):
+    with pytest.raises(LockError, match=r": can't be read \(Is a directory\)"):
+        read_lock(tmp_path)
+
+
+def test_a_lock_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "a.lock"
+    GOOD.write(path)
+    assert read_lock(path) == GOOD
+    (tmp_path / "plain").write_text("")
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+    (tmp_path / "plain").unlink()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mszoo.registry.lock.os.fsync", full)
+    with pytest.raises(LockError) as caught:
+        Lock("x", "y", "z").write(path)
+    assert str(caught.value) == (
+        f"{path}: can't be written (No space left on device). Give another place, or mend this one."
+    )
+    assert read_lock(path) == GOOD
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(LockError, match="No such file or directory"):
+        GOOD.write(tmp_path / "nowhere" / "a.lock")
+
+
+def test_finding_a_module_imports_nothing(tmp_path, monkeypatch):
+    package = tmp_path / "parent_under_lock"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise SystemExit")
+    (package / "child.py").write_text("raise SystemExit")
+    monkeypatch.syspath_prepend(tmp_path)
+    expected = hashlib.sha256(b"raise SystemExit").hexdigest()
+    assert module_hash("parent_under_lock.child") == f"sha256:{expected}"
+    assert "parent_under_lock" not in sys.modules
+    for name in ("parent_under_lock.ghost", "ghost_under_lock", "json.decoder.x", "sys", ""):
+        assert module_hash(name) is None
+
+
+def test_installed_and_editable_code_have_one_hash(tmp_path, monkeypatch):
+    site, source = tmp_path / "site", tmp_path / "source"
+    for root in (site, source):
+        (root / "twice_under_lock").mkdir(parents=True)
+        (root / "twice_under_lock" / "__init__.py").write_text("x = 1")
+    info = site / "twice-1.0.dist-info"
+    info.mkdir()
+    (info / "RECORD").write_text(
+        "twice_under_lock/__init__.py,,\ntwice-1.0.dist-info/RECORD,,\n../bin/twice,,\n"
+    )
+    installed = code_hash(PathDistribution(info), "twice_under_lock")
+    (info / "RECORD").write_text("__editable__.twice.pth,,\n__editable___twice_finder.py,,\n")
+    monkeypatch.syspath_prepend(source)
+    assert code_hash(PathDistribution(info), "twice_under_lock") == installed
+    (source / "twice_under_lock" / "__init__.py").write_text("x = 2")
+    assert code_hash(PathDistribution(info), "twice_under_lock") != installed
+
+
+def test_our_own_code_is_locked_whole():
+    lock = make_lock(load_catalog({}))
+    assert "mszoo.models.llama" in lock.plugins["native"].modules
+    assert None not in lock.plugins["native"].modules.values()
+    nothing = hashlib.sha256().hexdigest()
+    assert lock.plugins["native"].code != f"sha256:{nothing}"
+
+
+# The command.
+
+
+@pytest.fixture
+def zoo(pair, monkeypatch, tmp_path):
+    """Let only our own test plugins be installed, in a working folder of their own; gives their entry points."""
+    installed = list(pair[0])
+    monkeypatch.setattr(plugins, "_installed", lambda problems: installed)
+    for name in ("MSZOO_PREFER", "MSZOO_DISABLE", "MSZOO_KERNELS", "MSZOO_LOCK", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return installed
+
+
+def run(*arguments):
+    return CliRunner().invoke(build(), list(arguments))
+
+
+def test_lock_and_check(zoo, tmp_path):
+    result = run("lock")
+    assert result.exit_code == 0
+    words = " ".join(result.stdout.split())
+    assert f"{tmp_path}/mszoo.lock: locked 2 plugins, 1 architecture, 1 layer, 1 op" in words
+    assert "Enforce it with MSZOO_LOCK=" in words
+    assert json.loads((tmp_path / "mszoo.lock").read_text())["version"] == 1
+    result = run("lock", "--check")
+    assert (result.exit_code, "all is as locked" in " ".join(result.stdout.split())) == (0, True)
+    del zoo[0]
+    result = run("lock", "--check")
+    assert result.exit_code == 1
+    words = " ".join(result.stdout.split())
+    assert "not as locked" in words
+    assert (
+        "Problems (1): - plugin 'alpha': is locked, and alpha-dist 1.0 with it is not installed. pip" in words
+    )
+
+
+def test_lock_json(zoo, tmp_path):
+    result = run("lock", "a.lock", "--json")
+    report = json.loads(result.stdout)
+    assert list(report) == [
+        "mszoo", "device", "digest", "disabled", "lock", "file", "written", "differences", "problems"
+    ]  # fmt: skip
+    assert (report["lock"], report["file"]) == (None, f"{tmp_path}/a.lock")
+    assert report["written"] == json.loads((tmp_path / "a.lock").read_text())
+    assert (report["differences"], report["problems"]) == ([], [])
+    report = json.loads(run("lock", "a.lock", "--check", "--json", "--device", "npu").stdout)
+    assert report["lock"] == {"file": f"{tmp_path}/a.lock", "unlisted": []}
+    assert report["written"] is None
+    assert report["problems"] == report["differences"]
+    (difference,) = report["differences"]
+    assert difference == {
+        "who": "the device",
+        "what": "is npu, and cpu is locked",
+        "mend": "Write one lock for each device: mszoo lock --device npu",
+        "plugin": None,
+    }
+
+
+def test_under_a_lock_list_shows_it(zoo, make_plugin, monkeypatch, tmp_path):
+    monkeypatch.setenv("MSZOO_LOCK", "the.lock")
+    assert run("lock").exit_code == 0
+    zoo.append(make_plugin("raise SystemExit", name="stranger"))
+    result = run("list")
+    assert result.exit_code == 0
+    words = " ".join(result.stdout.split())
+    assert "Locked by " in words and "the.lock" in words
+    assert "Not in the lock, so not loaded: stranger" in words
+    lock = json.loads(run("list", "--json").stdout)["lock"]
+    assert lock == {"file": f"{tmp_path}/the.lock", "unlisted": ["stranger"]}
+    del zoo[0]
+    assert run("list").exit_code == 1
+    (tmp_path / "the.lock").write_text("{}")
+    result = run("list")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"{tmp_path}/the.lock: is not a lock file of mszoo.")
+    zoo.pop()
+    assert run("lock").exit_code == 0  # a bad lock doesn't stand in the way of the next
+    assert run("list").exit_code == 0
+
+
+def test_lock_says_where_it_cannot_write(zoo, tmp_path):
+    result = run("lock", str(tmp_path))
+    assert result.exit_code == 2
+    assert result.stderr == f"{tmp_path}: is a folder. Name a file in it: mszoo lock {tmp_path}/mszoo.lock.\n"
+    assert run("lock", "nowhere/a.lock").exit_code == 2
+
+
+def test_a_lock_of_a_broken_plugin_has_it_not_and_says_so(zoo, make_plugin):
+    zoo.append(make_plugin("raise ValueError", name="broken"))
+    result = run("lock", "--json")
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert list(report["written"]["plugins"]) == ["alpha", "beta"]
+    assert report["problems"][0]["plugin"] == "broken"
