@@ -33,6 +33,7 @@ from torch.utils.dlpack import to_dlpack
 import mindspore as ms  # isort: skip
 from mindspore.utils.dlpack import from_dlpack  # isort: skip
 
+from mszoo.kernels import runtime  # isort: skip
 from mszoo.registry.errors import MszooError  # isort: skip
 
 __all__ = ["ExchangeError", "ParameterView", "checked", "to_mindspore", "to_torch"]
@@ -129,11 +130,11 @@ def to_mindspore(tensor: torch.Tensor) -> ms.Tensor:
 
 
 def _check_synchronous() -> None:
-    if not ms.get_context("pynative_synchronize"):
+    if not runtime.prepare.cache_info().currsize:
         raise ExchangeError(
             "exchange",
             "MindSpore computes asynchronously, so a view may be read before its tensor is computed",
-            "Call mszoo.kernels.runtime.prepare before the first exchange, and set nothing of this sort after it",
+            "Call mszoo.kernels.runtime.prepare before the first exchange",
         )
 
 

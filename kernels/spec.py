@@ -151,7 +151,8 @@ PAGED_ATTENTION = OpSpec(
     "causal attention of ``query`` [T, H, D] on the pages of ``kv_cache`` [2 G blocks, block, D] that "
     "``block_table`` [B, max blocks] names: row 2 (G b + g) holds the keys of head g in block b, the next row the "
     "values; sequence b owns queries ``query_start[b]`` to ``query_start[b + 1]``, the last of its "
-    "``seq_lens[b]`` tokens -> [T, H D]. ``sliding_window`` w hides keys w and more behind; ``softcap`` c maps scores to ``c tanh(scores / c)``",
+    "``seq_lens[b]`` tokens -> [T, H D]. ``sliding_window`` w hides keys w and more behind; "
+    "``softcap`` c maps scores to ``c tanh(scores / c)``",
     _paged_attention,
 )
 

@@ -17,9 +17,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from mszoo.registry.catalog import Catalog, load_catalog
 from mszoo.registry.settings import Settings
 
-from .bench_report import bench_json, compare, machine, print_report
+from .bench_plot import check_can_plot, plot
+from .bench_report import bench_json, compare, machine, print_report, rows
 from .bench_runs import TITLES, Plan, measure, rehearse
-from .bench_worker import BenchError, Outputs, Result, Workload
+from .bench_worker import VLLM, BenchError, Outputs, Result, Workload
 from .explain import read_architectures
 from .report import JsonOption, chosen_device, console, print_json
 
@@ -47,6 +48,9 @@ def bench(
         str | None, typer.Option(help="MSZOO_KERNELS of the MindSpore side, such as mindspore.")
     ] = None,
     as_json: JsonOption = False,
+    plot_file: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Draw the ratios, such as bench.svg.")
+    ] = None,
     log: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep the log and result of each run.")
     ] = None,
@@ -61,6 +65,8 @@ def bench(
     batches = _numbers(batch)
     if kernels is not None:
         kernels = Settings.from_environ({"MSZOO_KERNELS": kernels}).kernels
+    if plot_file is not None:
+        check_can_plot(plot_file)
     directory = directory.expanduser()
     architectures = read_architectures(directory)
     signal.signal(signal.SIGTERM, _terminate)
@@ -82,6 +88,9 @@ def bench(
         print_json(bench_json(catalog, here, plan, results, reference))
     else:
         print_report(console(), here, plan, results, reference)
+    if plot_file is not None:
+        title = f"{directory.name}, {results[VLLM][-1].dtype}, {here['cpu']}, {here['cores']} cores"
+        plot(rows(results, workload), title, plot_file)
 
 
 def _run(

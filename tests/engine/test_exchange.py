@@ -16,7 +16,13 @@ from mszoo.kernels import runtime
 runtime.prepare("cpu")
 import mindspore as ms  # noqa: E402
 
-from mszoo.kernels.exchange import ParameterView, to_mindspore, to_torch  # noqa: E402
+from mszoo.kernels.exchange import (  # noqa: E402
+    ExchangeError,
+    ParameterView,
+    checked,
+    to_mindspore,
+    to_torch,
+)
 
 DTYPES = [
     torch.float32,
@@ -154,3 +160,37 @@ def test_prepare_says_nothing_and_leaves_the_cores_alone() -> None:
     )
     assert done.stderr == ""
     assert int(done.stdout) == len(os.sched_getaffinity(0))
+
+
+def test_checked_mode_finds_memory_that_moved() -> None:
+    tensor = torch.ones(4)
+    view = to_mindspore(tensor)
+    with checked():
+        assert to_torch(view) is tensor
+        tensor.resize_(1 << 20)  # frees the memory that the view reads
+        with pytest.raises(ExchangeError, match=r"exchange: a tensor of shape .* no longer share memory"):
+            to_torch(view)
+    to_torch(view)  # unchecked, nobody notices
+
+
+def test_checked_mode_finds_asynchronous_mindspore() -> None:
+    """In a process of its own: MindSpore can't be made asynchronous again."""
+    code = """
+        import torch
+        from mszoo.kernels import exchange, runtime
+        with exchange.checked():
+            try:
+                exchange.to_mindspore(torch.ones(2))
+            except exchange.ExchangeError as error:
+                print(error)
+            runtime.prepare("cpu")
+            print(exchange.to_torch(exchange.to_mindspore(torch.ones(2)) + 1).tolist())
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert run.stdout.splitlines() == [
+        "exchange: MindSpore computes asynchronously, so a view may be read before its tensor is computed. "
+        "Call mszoo.kernels.runtime.prepare before the first exchange",
+        "[2.0, 2.0]",
+    ]

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from mszoo.registry import ModelAdapter
 from mszoo.registry.cli import bench_report, bench_runs, bench_worker, build
+from mszoo.registry.cli.bench_plot import check_can_plot, plot
 from mszoo.registry.cli.bench_report import Row, bench_json, compare, print_report, rows
 from mszoo.registry.cli.bench_runs import Plan, environment, measure, order
 from mszoo.registry.cli.bench_worker import (
@@ -468,3 +469,29 @@ def test_machine():
     assert here["cpu"]
     assert here["cores"] >= 1
     assert here["load"] >= 0
+
+
+def test_plot(tmp_path):
+    found = [
+        Row("decode, batch 1", "tokens/s", True, (12.0, 13.0, 11.0), (10.0, 10.0, 10.0)),
+        Row("start to first token", "s", False, (5.0, 4.0, 5.0), (20.0, 20.0, 20.0)),
+    ]
+    target = tmp_path / "bench.svg"
+    check_can_plot(target)
+    plot(found, "a model, float32", target)
+    text = target.read_text()
+    for part in ("decode, batch 1", "start to first token", "a model, float32", " 1.20", " 4.00"):
+        assert f"<!-- {part.strip() if part[0] != ' ' else part} -->" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("bench", "--plot: bench has no suffix of an image format. Name it with one of: "),
+        ("nowhere/bench.svg", "nowhere is not a folder. Create it first"),
+    ],
+)
+def test_a_plot_that_cannot_be_written_is_refused_first(tmp_path, name, text):
+    found = run(str(tmp_path), "--plot", str(tmp_path / name))
+    assert found.exit_code == 2
+    assert text in found.stderr
