@@ -17,6 +17,7 @@ _scores = ops.BatchMatMul(transpose_b=True)
 _weighted = ops.BatchMatMul()
 _mean = ops.ReduceMean(keep_dims=True)
 _MASKED = -1e30
+_TOGETHER = 64  # queries of a sequence
 
 
 def embedding(ids: ms.Tensor, weight: ms.Tensor) -> ms.Tensor:
@@ -100,8 +101,12 @@ def paged_attention(
     while sequence < len(seq_lens):
         tokens = query_start[sequence + 1] - query_start[sequence]
         last = sequence + 1
-        # Sequences that decode one token each are attended together; a longer chunk is attended alone.
-        while tokens == 1 and last < len(seq_lens) and query_start[last + 1] - query_start[last] == 1:
+        # Sequences with equally many queries are attended together, unless their scores would take much memory.
+        while (
+            tokens <= _TOGETHER
+            and last < len(seq_lens)
+            and query_start[last + 1] - query_start[last] == tokens
+        ):
             last += 1
         lengths = seq_lens[sequence:last]
         blocks = -(-max(lengths) // kv_cache.shape[1])

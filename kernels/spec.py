@@ -93,14 +93,13 @@ def _gated(rng: np.random.Generator, tokens: int) -> dict[str, Any]:
 
 
 def _paged_attention(rng: np.random.Generator, tokens: int) -> dict[str, Any]:
-    # A chunk of `tokens` query tokens after 5 cached ones, then two sequences that decode one token each.
-    seq_lens = [tokens + 5, 1, 37]
+    # Two chunks of `tokens` query tokens, after 5 and 9 cached ones; two sequences that decode one token each.
     return {
-        "query": _normal(rng, tokens + 2, 4, 32),
-        "kv_cache": _normal(rng, 32 * 2 * 2, 32, 32),
-        "block_table": rng.permutation(31)[: 3 * 8].reshape(3, 8) + 1,
-        "query_start": [0, tokens, tokens + 1, tokens + 2],
-        "seq_lens": seq_lens,
+        "query": _normal(rng, 2 * tokens + 2, 4, 32),
+        "kv_cache": _normal(rng, 64 * 2 * 2, 32, 32),
+        "block_table": rng.permutation(63)[: 4 * 8].reshape(4, 8) + 1,
+        "query_start": [0, tokens, 2 * tokens, 2 * tokens + 1, 2 * tokens + 2],
+        "seq_lens": [tokens + 5, tokens + 9, 1, 37],
         "scale": 32**-0.5,
         "num_kv_heads": 2,
     }

@@ -6,8 +6,6 @@ import importlib.metadata
 import shlex
 from collections.abc import Callable, Iterable
 
-from packaging.version import InvalidVersion
-
 from mszoo.registry.records import Adapter, Suite
 from mszoo.registry.validation import parse_requirement
 
@@ -73,6 +71,8 @@ class Availability:
         return self._checked[text]
 
     def _shortfall(self, text: str) -> str | None:
+        from packaging.version import InvalidVersion
+
         requirement = parse_requirement(text)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             return None

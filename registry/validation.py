@@ -7,13 +7,12 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any
-
-from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.version import InvalidVersion
+from typing import TYPE_CHECKING, Any
 
 from mszoo.registry.errors import RecordError
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 _DOTTED = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
 _NAME = r"[A-Za-z_][A-Za-z0-9_-]*"
@@ -27,7 +26,27 @@ OP_NAME = re.compile(_DOTTED)
 @lru_cache(maxsize=4096)
 def parse_requirement(text: str) -> Requirement:
     """Parse a requirement string; raises packaging's InvalidRequirement. Suites repeat a few, so cached."""
+    # Imported here: it takes longer than all else that an adapter without requirements costs a process.
+    from packaging.requirements import Requirement
+
     return Requirement(text)
+
+
+@lru_cache(maxsize=4096)
+def _requirement_error(text: str) -> Exception | None:
+    """Return why a string is no requirement that can be checked, or None."""
+    from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
+    from packaging.requirements import InvalidRequirement
+    from packaging.version import InvalidVersion
+
+    try:
+        marker = parse_requirement(text).marker
+        # Some markers parse and can't be evaluated: extras == "vision".
+        if marker is not None:
+            marker.evaluate({"extra": ""})
+    except (InvalidRequirement, InvalidVersion, UndefinedComparison, UndefinedEnvironmentName) as error:
+        return error
+    return None
 
 
 def check_text(who: str, name: str, value: object) -> None:
@@ -76,14 +95,9 @@ def check_requirements(who: str, name: str, value: object) -> tuple[str, ...]:
     """Return an iterable of requirement strings (``"mindformers>=1.9"``) as a tuple."""
     items = check_strings(who, name, value)
     for item in items:
-        try:
-            marker = parse_requirement(item).marker
-            # Some markers parse and can't be evaluated: extras == "vision".
-            if marker is not None:
-                marker.evaluate({"extra": ""})
-        except (InvalidRequirement, InvalidVersion, UndefinedComparison, UndefinedEnvironmentName) as error:
-            form = "a requirement string such as 'mindformers>=1.9'"
-            raise _error(who, name, item, form) from error
+        error = _requirement_error(item)
+        if error is not None:
+            raise _error(who, name, item, "a requirement string such as 'mindformers>=1.9'") from error
     return items
 
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import multiprocessing
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from vllm.model_executor.models.registry import ModelRegistry
 
 from mszoo.registry.bridge import model_names
 from mszoo.registry.bridge.device import carry_settings, device_name, force_spawn
 from mszoo.registry.bridge.first_step import watch
-from mszoo.registry.bridge.layers import install_layers
 from mszoo.registry.bridge.log import log
-from mszoo.registry.bridge.ops import install_ops
 from mszoo.registry.catalog import Catalog, load_catalog
 from mszoo.registry.discovery import Problem
 from mszoo.registry.errors import LockError
-from mszoo.registry.lock_check import enforce
 from mszoo.registry.settings import Settings
+
+# Every vLLM process comes here and most have no lock and no adapters of layers and ops: what these need is imported
+# where they are.
+if TYPE_CHECKING:
+    from mszoo.registry.bridge.layer_class import Swap
 
 _installed: list[Catalog] = []
 
@@ -45,12 +48,13 @@ def install() -> Catalog | None:
         return None
     catalog = load_catalog(device=device)
     if catalog.settings.lock is not None:
+        from mszoo.registry.lock_check import enforce
+
         enforce(catalog.settings.lock, catalog.differences)
     force_spawn()
     carry_settings()
     registered, taken_over = register_models(catalog)
-    swaps, layer_problems = install_layers(catalog)
-    install_ops(catalog)
+    swaps, layer_problems = _install_layers_and_ops(catalog)
     watch(swaps, registered)
     _report(catalog, [*taken_over, *layer_problems])
     _installed.append(catalog)
@@ -78,6 +82,21 @@ def register_models(catalog: Catalog) -> tuple[dict[str, type], list[Problem]]:
             pinned = catalog.decide(candidate.qualified_name)
             ModelRegistry.register_model(candidate.qualified_name, wrapper_class(catalog, pinned, None))
     return registered, problems
+
+
+def _install_layers_and_ops(catalog: Catalog) -> tuple[list[Swap], list[Problem]]:
+    """Return the layers that were replaced, and what people need to know about the others."""
+    swaps: list[Swap] = []
+    problems: list[Problem] = []
+    if catalog.layer_decisions():
+        from mszoo.registry.bridge.layers import install_layers
+
+        swaps, problems = install_layers(catalog)
+    if catalog.op_decisions():
+        from mszoo.registry.bridge.ops import install_ops
+
+        install_ops(catalog)
+    return swaps, problems
 
 
 def _report(catalog: Catalog, conflicts: list[Problem]) -> None:

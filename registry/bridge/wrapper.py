@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from vllm.model_executor.models.interfaces import SupportsLoRA, SupportsPP, supports_pp
 
-from mszoo.registry.bridge.build import Built, build
 from mszoo.registry.bridge.log import log
 from mszoo.registry.catalog import Catalog, Decision
 from mszoo.registry.errors import RefusalError
 from mszoo.registry.hookcalls import call_hook, describe
 from mszoo.registry.records import Capability
 from mszoo.registry.settings import Settings
+
+# Imported where a model is built: registration runs in every process.
+if TYPE_CHECKING:
+    from mszoo.registry.bridge.build import Built
 
 
 class MindSporeModel(torch.nn.Module):
@@ -36,6 +39,8 @@ class MindSporeModel(torch.nn.Module):
 
     def __new__(cls, *, vllm_config: Any, prefix: str = "") -> Any:
         """Build the network, or hand over to vLLM's own model."""
+        from mszoo.registry.bridge.build import build
+
         kernels = Settings.from_environ().kernels
         built, refusals = build(cls.decision, kernels, cls.catalog, vllm_config, prefix)
         if built is not None:
