@@ -13,7 +13,6 @@ import pytest
 
 from mszoo.registry.catalog import load_catalog
 from mszoo.registry.cli.explain_model import own_class, read_configs
-from mszoo.registry.cli.explain_processes import start
 from mszoo.registry.lock import read_lock
 
 LOAD = "from vllm.plugins import load_general_plugins; load_general_plugins(); print('loaded')"
