@@ -8,7 +8,7 @@ weights, ``--enforce-eager``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from vllm.config import get_current_vllm_config
 from vllm.forward_context import get_forward_context
@@ -62,25 +62,31 @@ class FusedDecoderLayer:
         Returns:
             None where the plain path has to run. ``x`` and ``residual`` may be overwritten otherwise.
         """
+        return self._layer(positions, x, residual) if self.ready() else None
+
+    def ready(self) -> bool:
+        """Return whether the layer runs as a whole in the step that vLLM is running; decides it at the first."""
         if self._runner is None:
-            return None
+            return False
         if get_forward_context().attn_metadata is None:  # vLLM's memory profiling
-            return None
+            return False
         if self._layer is None or self._layer.outdated:
             parts = self._parts()
             obstacle = _obstacle(parts, self._kernels) or self._runner.obstacle(parts)
             if obstacle is not None:
                 self._runner = None
                 logger.info_once("mszoo: decoder layers run op by op: %s", obstacle)
-                return None
+                return False
             logger.info_once("mszoo: decoder layers run %s", self._runner.description)
             self._layer = self._runner(parts)
-        return self._layer(positions, x, residual)
+        return True
 
 
-def fused_step() -> GraphStep:
-    """Return what begins and ends the steps of the model that is being built."""
-    return GraphStep(_chosen_runner() is GraphLayer)
+def fused_step(layers: Sequence[FusedDecoderLayer]) -> GraphStep:
+    """Return what begins and ends the steps of the model that is being built; ``layers`` are all of it."""
+    if _chosen_runner() is not GraphLayer:
+        return GraphStep(lambda: False)
+    return GraphStep(lambda: all(layer.ready() for layer in layers))
 
 
 def _obstacle(parts: Parts, kernels: dispatch.Kernels) -> str | None:

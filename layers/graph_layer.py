@@ -6,6 +6,7 @@ attends to the step's own keys and values beside those in vLLM's cache, and they
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -103,11 +104,12 @@ class GraphStep:
     """Begins and ends a step whose layers may run as graphs.
 
     Args:
-        wanted: whether they may.
+        graphs_run: whether all of them do, in the step that vLLM is running. Where one doesn't, its parts must
+            see the real number of tokens (vLLM's LoRA layers do).
     """
 
-    def __init__(self, wanted: bool) -> None:
-        self._wanted = wanted
+    def __init__(self, graphs_run: Callable[[], bool]) -> None:
+        self._graphs_run = graphs_run
 
     def begin(self, positions: ms.Tensor, x: ms.Tensor) -> tuple[ms.Tensor, ms.Tensor]:
         """Round the step up to a number of tokens that graphs are compiled for.
@@ -118,7 +120,7 @@ class GraphStep:
         """
         _unstored.clear()  # of a step that failed
         tokens = x.shape[0]
-        size = graphs.bucket(tokens) if self._wanted else None
+        size = graphs.bucket(tokens) if self._graphs_run() else None
         if size is None or size == tokens:
             return positions, x
         more = size - tokens

@@ -157,7 +157,7 @@ class Decoder(Module):
             for index, window in enumerate(config.sliding_windows)
         )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.step = fused_step()
+        self.step = fused_step([layer.fused for layer in self.layers])
 
     def forward(self, positions: ms.Tensor, x: ms.Tensor) -> ms.Tensor:
         """[T], embeddings [T, hidden] -> hidden states [T, hidden]."""

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import importlib
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 
 def look(model: Any) -> dict[str, Any]:
@@ -24,7 +23,7 @@ def look(model: Any) -> dict[str, Any]:
         "adapter": getattr(getattr(model, "candidate", None), "qualified_name", None),
         "kernels": sorted(set(getattr(getattr(model, "kernels", None), "sets", {}).values())),
         "forwards": getattr(model, "forwards", 0),
-        "command": psutil.Process().cmdline(),
+        "started_by": type(multiprocessing.current_process()).__name__,
         "layers": {
             module.swap.target: module.swap.calls for module in model.modules() if hasattr(module, "swap")
         },
