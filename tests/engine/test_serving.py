@@ -277,9 +277,12 @@ def test_chunked_prefill(server, reference) -> None:
 
 def test_preemption(server, reference) -> None:
     before = server.metric("vllm:num_preemptions_total")
-    answers = together(server, LONG_REQUESTS)
+    expected = [tokens(reference.choices(request)) for request in LONG_REQUESTS]
+    for _ in range(3):  # on a busy machine the requests may come one after another
+        assert together(server, LONG_REQUESTS) == expected
+        if server.metric("vllm:num_preemptions_total") > before:
+            break
     assert server.metric("vllm:num_preemptions_total") > before
-    assert answers == [tokens(reference.choices(request)) for request in LONG_REQUESTS]
 
 
 def test_a_client_that_disconnects_disturbs_nobody(server, reference) -> None:
