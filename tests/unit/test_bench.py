@@ -120,14 +120,28 @@ def test_the_right_answerers_pass():
 @pytest.mark.parametrize(
     ("side", "answerer", "text"),
     [
-        (MINDSPORE, THEIRS, "models.llama.LlamaForCausalLM served the MindSpore side, no adapter of mszoo"),
-        (VLLM, OURS, "vLLM's side was served by native.LlamaForCausalLM"),
-        (MINDSPORE, dataclasses.replace(OURS, forwards=0), "native.LlamaForCausalLM computed no step"),
+        (
+            MINDSPORE,
+            THEIRS,
+            "vllm.model_executor.models.llama.LlamaForCausalLM served the MindSpore side, no adapter of mszoo. "
+            "See why in the log's lines with 'mszoo'",
+        ),
+        (
+            VLLM,
+            OURS,
+            "vLLM's side was served by native.LlamaForCausalLM. Check that nothing unsets MSZOO_DISABLE",
+        ),
+        (
+            MINDSPORE,
+            dataclasses.replace(OURS, forwards=0),
+            "native.LlamaForCausalLM computed no step of the MindSpore side. Report this with the log",
+        ),
     ],
 )
 def test_the_wrong_answerers_are_refused(side, answerer, text):
-    with pytest.raises(BenchError, match=text):
+    with pytest.raises(BenchError) as raised:
         check_answerer(side, answerer)
+    assert str(raised.value) == f"bench: {text}"
 
 
 def test_result_survives_json():
@@ -160,7 +174,7 @@ def test_half_precision_is_held_against_float32():
     assert str(agreement).endswith(
         "0.1 on average from float32, where vLLM's own in bfloat16 do by 0.1 and 0.1"
     )
-    with pytest.raises(ValueError, match="by way of float32"):
+    with pytest.raises(ValueError, match="outputs in bfloat16 are compared by way of float32"):
         compare(ours, theirs)
 
 
@@ -181,17 +195,31 @@ def test_a_near_tie_is_told(dtype, gap):
 @pytest.mark.parametrize(
     ("dtype", "theirs", "text"),
     [
-        ("float32", outputs(((3, 4, 5), (6, 8, 8))), "greedy token 1 of prompt 1 is 7 of MindSpore's and 8"),
-        ("float32", outputs(((3, 4, 5), (6, 9, 8)), 1e-4), r"no near tie \(gaps of the log-prob.*: none and"),
+        (
+            "float32",
+            outputs(((3, 4, 5), (6, 8, 8))),
+            "greedy token 1 of prompt 1 is 7 of MindSpore's and 8 of vLLM's own, which is no near tie (gaps of the "
+            "log-probabilities: 1 and none)",
+        ),
+        (
+            "float32",
+            outputs(((3, 4, 5), (6, 9, 8)), 1e-4),
+            "is no near tie (gaps of the log-probabilities: none and none)",
+        ),
         ("float32", outputs(scores=(-1.0, -2.0, -3.0011)), "log-probabilities of one prompt by up to 0.0011"),
         ("float32", outputs(scores=(-1.0, math.nan, -3.0)), "nan on average"),
         ("float16", outputs(((3, 4, 5), (6, 9, 8))), "which is no near tie"),
     ],
 )
 def test_outputs_that_differ_are_refused(dtype, theirs, text):
-    with pytest.raises(BenchError, match=text) as raised:
+    with pytest.raises(BenchError) as raised:
         compare(result(dtype=dtype), result(VLLM, dtype=dtype, outputs=theirs), rounded(dtype))
-    assert str(raised.value).startswith("bench: the two models' outputs differ: ")
+    message = str(raised.value)
+    assert message.startswith("bench: the two models' outputs differ: ")
+    assert text in message
+    assert message.endswith(
+        ". Find the wrong model with --dtype float32 and `mszoo explain`: speed of a wrong model means nothing"
+    )
 
 
 @pytest.mark.parametrize(
@@ -213,8 +241,11 @@ def test_more_than_bfloat16_explains_is_refused(scores, text):
 
 
 def test_dtypes_that_differ_are_refused():
-    with pytest.raises(BenchError, match="MindSpore computed in float32, vLLM's own model in bfloat16"):
+    with pytest.raises(BenchError) as raised:
         compare(result(), result(VLLM, dtype="bfloat16"))
+    assert str(raised.value) == (
+        "bench: MindSpore computed in float32, vLLM's own model in bfloat16. Give one with --dtype"
+    )
 
 
 def test_ratio_is_the_median_of_the_pairs():
@@ -259,8 +290,12 @@ def test_one_run_has_no_warm_start():
 @pytest.mark.parametrize("counts", [(0, 0), (2, 1)])
 def test_too_few_runs_are_refused(counts):
     ours, theirs = counts
-    with pytest.raises(BenchError, match="are too few to compare"):
+    with pytest.raises(BenchError) as raised:
         rows({MINDSPORE: [result()] * ours, VLLM: [result(VLLM)] * theirs}, WORKLOAD)
+    assert str(raised.value) == (
+        f"bench: {ours} runs of MindSpore and {theirs} of vLLM's own model are too few to compare. "
+        "Run each side once or more with --runs"
+    )
 
 
 @pytest.mark.parametrize("runs", [1, 3])
@@ -369,6 +404,57 @@ def test_a_refusal_inside_a_run_is_an_error_here(tmp_path):
         bench_runs.run_once(Workload("m"), VLLM, environ, tmp_path, tmp_path / "run.log")
 
 
+def test_frameworks_that_cannot_be_imported_are_told_first(tmp_path):
+    stubs = stub(tmp_path, "pass")
+    (stubs / "mindspore.py").write_text("raise ImportError('no such library')")
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(stubs)}
+    with pytest.raises(BenchError) as raised:
+        bench_runs.rehearse(Plan(WORKLOAD, 1, None, tmp_path), environ)
+    assert str(raised.value) == (
+        "bench: vLLM or MindSpore can't be imported. "
+        f"Install mszoo[cpu]; the log is {tmp_path / 'imports.log'}"
+    )
+    assert raised.value.lines[-1] == "ImportError: no such library"
+
+
+SLOW_TO_START = """
+import time
+from types import SimpleNamespace
+
+__version__ = "0"
+
+class SamplingParams:
+    def __init__(self, max_tokens, **options):
+        self.max_tokens = max_tokens
+
+class Model:
+    pass
+
+class LLM:
+    def __init__(self, **options):
+        model = SimpleNamespace(get_vocab_size=lambda: 8)
+        cache = SimpleNamespace(block_size=128, num_gpu_blocks=1)
+        self.llm_engine = SimpleNamespace(vllm_config=SimpleNamespace(model_config=model, cache_config=cache))
+
+    def generate(self, batch, sampling, use_tqdm):
+        time.sleep(0.05 if sampling.max_tokens == 1 else 0)
+
+    def apply_model(self, ask):
+        return [ask(Model())]
+"""
+
+
+def test_an_answer_too_short_to_time_is_refused(tmp_path):
+    """Where noise makes two tokens faster than one, there is no time of a token."""
+    stubs = stub(tmp_path, "pass")
+    (stubs / "vllm.py").write_text(SLOW_TO_START)
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(stubs)}
+    workload, log = Workload("m", batches=(1,), new=2, repeats=1), tmp_path / "run.log"
+    with pytest.raises(BenchError) as raised:
+        bench_runs.run_once(workload, VLLM, environ, tmp_path, log)
+    assert str(raised.value) == f"bench: 2 tokens are too few to time. Decode more with --new. Log: {log}"
+
+
 def stub(folder, source):
     """Make a vllm whose LLM() runs `source`, and a torch; return the folder to import them from."""
     body = "\n".join(f"        {line}" for line in source.splitlines())
@@ -381,8 +467,12 @@ def stub(folder, source):
 
 def test_a_small_kv_cache_is_refused():
     cache = SimpleNamespace(block_size=128, num_gpu_blocks=15)
-    with pytest.raises(BenchError, match="holds 1920 tokens, and batch 8 needs 2048"):
+    with pytest.raises(BenchError) as raised:
         bench_worker._check_cache(cache, Workload("m", batches=(1, 8), prompt=100, new=60))
+    assert str(raised.value) == (
+        "bench: the KV cache holds 1920 tokens, and batch 8 needs 2048. "
+        "Set VLLM_CPU_KVCACHE_SPACE to more GiB, or give a smaller --batch"
+    )
     bench_worker._check_cache(cache, Workload("m", batches=(1, 8), prompt=64, new=64))
 
 

@@ -231,7 +231,8 @@ ADD = 'Add "architectures", such as ["LlamaForCausalLM"].'
         (None, "DIR: has no config.json. Give the folder of a Hugging Face model."),
         (
             "{",
-            "DIR/config.json: is not valid JSON (Expecting property name enclosed in double quotes: ",
+            "DIR/config.json: is not valid JSON (Expecting property name enclosed in double quotes: "
+            "line 1 column 2 (char 1)). Download the model again.",
         ),
         (
             b"\xff\xfe{",
@@ -256,6 +257,16 @@ def test_explain_a_bad_folder(zoo, tmp_path, content, text):
     line = result.stderr.splitlines()[-1]
     assert line.startswith(text.replace("DIR", str(folder)))
     assert "Traceback" not in result.stderr
+
+
+def test_explain_a_folder_whose_config_cannot_be_read(zoo, tmp_path):
+    # Permissions don't stop root. This file stops everybody: nothing is mapped at its start.
+    (tmp_path / "config.json").symlink_to("/proc/self/mem")
+    result = run("explain", str(tmp_path))
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == (
+        f"{tmp_path}/config.json: can't be read (Input/output error). Check its permissions."
+    )
 
 
 def test_explain_no_folder(zoo, tmp_path):

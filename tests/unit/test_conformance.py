@@ -14,6 +14,9 @@ import pytest
 
 from mszoo.conformance import ModelConformance
 from mszoo.conformance.code import missing_code
+from mszoo.registry.catalog import load_catalog
+from mszoo.registry.cli.check_report import check_json, read_page, write_markdown
+from mszoo.registry.errors import MszooError
 
 SUITES = ("good", "typo", "noconfig", "loud", "heavy")
 PLUGIN = """
@@ -296,13 +299,17 @@ def test_check_of_one_target(target: str, status: int, tmp_path: Path) -> None:
     assert ("Failed (1):" in done.stdout) == bool(status)
 
 
-def test_check_of_an_unknown_target(tmp_path: Path) -> None:
-    done = run(make_site(tmp_path, suites=("good",)), *CLI, "TinyForCausalML")
+@pytest.mark.parametrize(
+    ("target", "mend"),
+    [
+        ("TinyForCausalML", "Did you mean TinyForCausalLM?"),
+        ("Zzz", "`mszoo list` shows what is registered."),
+    ],
+)
+def test_check_of_an_unknown_target(target: str, mend: str, tmp_path: Path) -> None:
+    done = run(make_site(tmp_path, suites=("good",)), *CLI, target)
     assert done.returncode == 2
-    assert done.stderr == (
-        "mszoo check: TinyForCausalML is neither a suite nor an architecture of one. "
-        "Did you mean TinyForCausalLM?\n"
-    )
+    assert done.stderr == f"mszoo check: {target} is neither a suite nor an architecture of one. {mend}\n"
 
 
 def own_classes(site: Path, body: str) -> Path:
@@ -373,3 +380,17 @@ def test_a_report_goes_into_the_marked_block_only(tmp_path: Path) -> None:
         "<!-- mszoo check: end --> where the matrix goes, or name a new file."
     )
     assert page.read_text() == "# Mine\n"
+
+
+def test_a_report_that_cannot_be_read_or_written(tmp_path: Path) -> None:
+    with pytest.raises(MszooError) as raised:
+        read_page(tmp_path)
+    assert str(raised.value).startswith(f"{tmp_path}: can't be read ([Errno 21] Is a directory")
+    assert raised.value.mend == "Name another file."
+    document = check_json(load_catalog({}), [], [], "static")
+    page = tmp_path / "nowhere" / "page.md"
+    with pytest.raises(MszooError) as raised:
+        write_markdown(document, page)
+    assert str(raised.value) == (
+        f"{page}: can't be written (No such file or directory). Name a file in a folder that you may write to."
+    )

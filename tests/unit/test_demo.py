@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mszoo.registry.cli import demo
+from mszoo.registry.cli import demo, demo_folder, smollm2
 from mszoo.registry.cli.process import ProcessGroup, free_port, running_members
 
 LINE = "mszoo: native.LlamaForCausalLM answers (kernel set cpu, decision 1a2b3c4d5e6f)"
@@ -123,6 +124,77 @@ def test_server_that_dies_shows_its_last_lines(tmp_path, capsys):
     with group, pytest.raises(demo.DemoError, match=r"ended with status 1.*log"):
         demo.wait_until_ready(group, free_port(), Console(stderr=True))
     assert "no such model [/x]" in capsys.readouterr().err
+
+
+def test_server_that_is_never_ready_is_given_up(tmp_path, monkeypatch):
+    log = tmp_path / "log"
+    monkeypatch.setattr(demo, "START_LIMIT", 0.0)
+    with start(POLITE, log) as group, pytest.raises(demo.DemoError) as raised:
+        demo.wait_until_ready(group, free_port(), Console(stderr=True))
+    assert str(raised.value) == f"vLLM server: not ready after 0 s. See its log: {log}"
+
+
+def test_no_answer():
+    pytest.importorskip("openai")
+    with pytest.raises(demo.DemoError) as raised:
+        demo.ask(free_port(), Console(stderr=True))  # nobody listens there
+    assert str(raised.value) == (
+        "vLLM server: the request failed (Connection error.). See its log: .cache/demo-server.log"
+    )
+
+
+SERVER = """#!{python}
+import json, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        choice = dict(index=0, delta=dict(content={answer!r}), finish_reason="stop")
+        chunk = dict(id="1", object="chat.completion.chunk", created=0, model="m", choices=[choice])
+        self.wfile.write(b"data: " + json.dumps(chunk).encode() + b"\\n\\ndata: [DONE]\\n\\n")
+
+HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()
+"""
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("", "vLLM server: the answer is empty. See its log: .cache/demo-server.log"),
+        (
+            "Paris.",
+            "demo: vLLM's own model answered: no worker logged an adapter of mszoo. See `mszoo explain "
+            ".cache/smollm2`, MSZOO_DISABLE, VLLM_PLUGINS and the log .cache/demo-server.log",
+        ),
+    ],
+)
+def test_a_server_without_an_answer_of_mszoo(tmp_path, monkeypatch, answer, message):
+    """A server that speaks vLLM's protocol and logs no adapter, on a model folder that is already there."""
+    pytest.importorskip("openai")
+    model = tmp_path / ".cache" / "smollm2"
+    model.mkdir(parents=True)
+    marker = {
+        "made_by": "mszoo demo-model",
+        "recipe": smollm2.RECIPE,
+        "version": smollm2.find_source().version,
+        "files": {},
+    }
+    (model / demo_folder.MARKER).write_text(json.dumps(marker))
+    (tmp_path / "vllm").write_text(SERVER.format(python=sys.executable, answer=answer))
+    (tmp_path / "vllm").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo.sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(demo.DemoError) as raised:
+        demo.run()
+    assert str(raised.value) == message
 
 
 def test_error_is_one_line_and_status_1(monkeypatch, capsys):

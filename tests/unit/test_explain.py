@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 
 import pytest
 from typer.testing import CliRunner
@@ -17,9 +18,11 @@ from mszoo.registry.cli.explain_processes import (
     collect,
     print_processes,
     processes_json,
+    start,
     tensor_parallel,
 )
 from mszoo.registry.cli.report import console
+from mszoo.registry.errors import MszooError
 
 NATIVE = """
 @hookimpl
@@ -266,6 +269,20 @@ def test_how_many_workers(make_catalog):
         "native.B doesn't declare tensor-parallel",
     )
     assert tensor_parallel(None, {}) == (1, "no MindSpore model serves")
+
+
+def test_a_failed_start_keeps_its_log(tmp_path, monkeypatch):
+    (tmp_path / "vllm.py").write_text("raise ImportError('no such library')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(MszooError) as raised:
+        start(tmp_path, 1, "because")
+    (log,) = tmp_path.glob("mszoo-explain-*.log")
+    assert str(raised.value) == (
+        "mszoo explain --processes: vLLM did not start, it ended with status 1: ImportError: no such library. "
+        f"All that it said is in {log}."
+    )
+    assert log.read_text().startswith("Traceback")
 
 
 def test_the_cause_of_a_failed_start():

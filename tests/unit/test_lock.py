@@ -225,6 +225,8 @@ def test_another_decision(make_plugin, monkeypatch):
         "architecture MoodyForCausalLM: is served by demo.MoodyForCausalLM (json:Bad), "
         "and demo.MoodyForCausalLM (json:Good) is locked"
     ]
+    (difference,) = differences(lock, catalog_of(entry_points, lock))
+    assert difference.mend == "Find out why with `mszoo explain`."
 
 
 def test_another_version_of_what_an_adapter_needs(make_plugin):
