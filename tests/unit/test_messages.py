@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from mszoo.registry.cli import build
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("registry/*.py", "registry/cli/*.py", "registry/doctor/*.py")
+FOLDERS = ("registry/*.py", "registry/bridge/*.py", "registry/cli/*.py", "registry/doctor/*.py")
 # What makes a message, and the names under which its parts are put together.
 MAKERS = {"Problem", "Finding", "Trace", "report", "sentence", "_error", "_failure", "_outputs_differ"}
 PARTS = {"what", "mend", "form", "why"}

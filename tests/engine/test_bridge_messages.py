@@ -1,0 +1,156 @@
+"""The texts of the bridge's messages that no served model shows; no engine starts here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mszoo.registry import LayerAdapter, ModelAdapter, OpAdapter, Suite
+from mszoo.registry.bridge import install, kernels, layers, model_names, ops, vllm_layers, wrapper
+from mszoo.registry.catalog import Catalog
+from mszoo.registry.discovery import Contribution, Discovery, Plugin, discover
+from mszoo.registry.errors import LockError, RefusalError
+from mszoo.registry.settings import Settings
+
+NAMES = ("one", "two")
+
+
+def make_catalog(
+    field: str, *adapters: Any, settings: Settings | None = None, device: str = "cpu"
+) -> Catalog:
+    """Give each adapter a suite of its own: one, two."""
+    contributions = tuple(
+        Contribution(Plugin(name, f"{name}-dist", "1.0", "somewhere"), Suite(name), **{field: (adapter,)})
+        for name, adapter in zip(NAMES, adapters, strict=False)
+    )
+    plugins = tuple(item.plugin for item in contributions)
+    discovery = Discovery(contributions, (), plugins, discover(Settings(), []).manager)
+    return Catalog(discovery, settings or Settings(), device)
+
+
+def test_a_lock_on_a_platform_without_mindspore(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(install, "_installed", [])
+    monkeypatch.setattr(install, "device_name", lambda: None)  # no such platform is here
+    monkeypatch.setenv("MSZOO_LOCK", str(tmp_path / "mszoo.lock"))
+    with pytest.raises(LockError) as raised:
+        install.install()
+    assert str(raised.value) == (
+        "MSZOO_LOCK: decisions are locked, and on this platform MindSpore models can't run. "
+        "Serve on cpu or npu, or unset MSZOO_LOCK."
+    )
+
+
+def test_an_op_that_does_not_load() -> None:
+    adapter = OpAdapter("rms_norm", "nowhere.at_all:rms_norm", "cpu", priority=1)
+    chosen, (error,) = kernels.choose_loadable_kernels(make_catalog("ops", adapter), "auto", "float32")
+    assert chosen.ops["rms_norm"].builtin
+    assert "nowhere.at_all:rms_norm can't be loaded (ModuleNotFoundError" in str(error)
+    assert "); the next implementation of the op runs" in str(error)
+    assert "MSZOO_DISABLE=one" in str(error)
+
+
+def test_a_provider_that_is_there_already(caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(ops.log, "warning", lambda text, *values: lines.append(text % values))
+    assert not ops._provide("native", "rms_norm", ("float32",))
+    assert lines == [
+        "mszoo: rms_norm is not offered to vllm.ir as provider native: vLLM already has a provider of that name"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "modules", "text"),
+    [
+        ("Zzzqqqxxx", None, "See vLLM's subclasses of CustomOp"),
+        (
+            "Twice",
+            ("vllm.a", "vllm.b"),
+            "has several layers 'Twice' (vllm.a, vllm.b), and one name replaces all of",
+        ),
+        ("Missing", ("vllm.nowhere",), "vLLM's vllm.nowhere can't be imported here (ModuleNotFoundError"),
+    ],
+)
+def test_a_layer_that_cannot_be_replaced(
+    name: str, modules: tuple[str, ...] | None, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if modules is not None:  # vLLM 0.32 has neither case on CPU
+        monkeypatch.setattr(vllm_layers, "modules_of", lambda _: modules)
+    catalog = make_catalog("layers", LayerAdapter(f"vllm:{name}", "somewhere:Layer"))
+    swaps, (problem,) = layers.install_layers(catalog)
+    assert swaps == []
+    assert text in str(problem)
+    if name == "Twice":
+        assert "), and one name replaces all of them. Replace another layer." in str(problem)
+
+
+def test_layers_are_replaced_on_cpu_only() -> None:
+    catalog = make_catalog("layers", LayerAdapter("vllm:SiluAndMul", "somewhere:Layer"), device="npu")
+    swaps, problems = layers.install_layers(catalog)
+    assert swaps == []
+    (problem,) = problems
+    # vllm-ascend takes this name on NPU, where it is known to.
+    assert "is replaced on cpu only, and this is npu" in str(problem) or "is left to" in str(problem)
+
+
+def test_a_model_of_another_plugin_is_taken_over() -> None:
+    entry = SimpleNamespace(module_name="other_plugin.models", class_name="Llama")
+    problem = model_names.overridden("LlamaForCausalLM", entry)
+    assert str(problem) == (
+        "LlamaForCausalLM: was registered by other_plugin (other_plugin.models); mszoo's adapter serves it "
+        "instead. It is used if every adapter refuses. Set MSZOO_DISABLE to the adapter's plugin to use it always."
+    )
+    assert model_names.overridden("LlamaForCausalLM", None) is None
+
+
+def test_a_model_that_another_plugin_registered_later() -> None:
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    catalog = make_catalog("models", ModelAdapter("LateForCausalLM", "somewhere:Late"))
+    ours = wrapper.wrapper_class(catalog, catalog.decide("LateForCausalLM"), None)
+    ModelRegistry.register_model("LateForCausalLM", "other_plugin.models:Late")
+    try:
+        (problem,) = model_names.replaced({"LateForCausalLM": ours})
+    finally:
+        del ModelRegistry.models["LateForCausalLM"]
+    assert "(other_plugin.models), which registered it after mszoo" in str(problem)
+    assert "Leave that plugin out of VLLM_PLUGINS, or ask for mszoo's by name" in str(problem)
+    assert """--hf-overrides '{"architectures": ["one.LateForCausalLM"]}'""" in str(problem)
+
+
+@pytest.mark.parametrize("lock", [None, "the.lock"])
+def test_a_model_that_nobody_can_serve(lock: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two candidates that don't load, and no model of vLLM's own."""
+    adapters = [ModelAdapter("NobodyForCausalLM", f"nowhere_{name}:Model") for name in NAMES]
+    catalog = make_catalog("models", *adapters, settings=Settings(lock=Path(lock) if lock else None))
+    model = wrapper.wrapper_class(catalog, catalog.decide("NobodyForCausalLM"), None)
+    from vllm.config import VllmConfig, set_current_vllm_config
+
+    config = VllmConfig()
+    with set_current_vllm_config(config), pytest.raises(RefusalError) as raised:
+        model(vllm_config=config)
+    text = str(raised.value)
+    if lock:
+        assert "no implementation that MSZOO_LOCK=the.lock names can serve this model: one.Nobody" in text
+        assert "Follow one of these hints, or unset MSZOO_LOCK to let vLLM's own model serve" in text
+    else:
+        assert "NobodyForCausalLM: no MindSpore implementation can serve this model: one.Nobody" in text
+        assert text.endswith("Follow one of these hints.") or text.endswith("Follow one of these hints")
+
+
+def test_a_layer_that_the_lock_leaves_to_nobody() -> None:
+    from vllm.config import CompilationConfig, VllmConfig, set_current_vllm_config
+    from vllm.model_executor.layers.layernorm import RMSNorm
+
+    from mszoo.registry.bridge.layer_class import Swap, layer_class
+
+    adapter = LayerAdapter("vllm:RMSNorm", "nowhere.at_all:Norm")
+    catalog = make_catalog("layers", adapter, settings=Settings(lock=Path("the.lock")))
+    made = layer_class(RMSNorm, Swap("vllm:RMSNorm", catalog))
+    config = VllmConfig(compilation_config=CompilationConfig(custom_ops=["all"]))
+    with set_current_vllm_config(config), pytest.raises(RefusalError) as raised:
+        made(8)
+    assert "no implementation that MSZOO_LOCK names can compute this layer: plugin 'one'" in str(raised.value)
+    assert "Follow one of these hints, or unset MSZOO_LOCK" in str(raised.value)
