@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections import Counter
 from importlib.metadata import version
@@ -148,3 +149,41 @@ def test_the_cure_works(mszoo):
 
 def test_there_are_enough():
     assert len(BAD) >= 30
+
+
+@pytest.mark.parametrize(
+    ("target", "adapter", "outcome"),
+    [
+        ("native", "native.LlamaForCausalLM", "passed"),
+        ("no_such_class", "no_such_class.NamelessModel", "failed"),
+        ("imports_mindspore", "imports_mindspore", "failed"),
+    ],
+)
+def test_check_tells_it_too(mszoo_check, target, adapter, outcome):
+    result = mszoo_check(target)
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    static = {item["adapter"]: item["tiers"]["static"] for item in json.loads(result.stdout)["adapters"]}
+    assert static[adapter] == outcome
+
+
+@pytest.fixture(scope="module")
+def mszoo_check(tmp_path_factory):
+    """Run the command without the torn metadata, which no pytest survives."""
+    folder = tmp_path_factory.mktemp("checked")
+    environ = install_bad_plugins(folder)
+    for path in folder.rglob("torn*"):
+        shutil.rmtree(path)
+
+    def run(target):
+        return subprocess.run(
+            ["mszoo", "check", target, "--tier", "static", "--json"],
+            check=False,
+            env=environ,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    return run
