@@ -16,7 +16,7 @@ from mszoo.registry.errors import MszooError
 
 from .check_report import check_json, good, print_report, read_page, write_markdown
 from .check_run import TIERS, Subject, run
-from .report import JsonOption, chosen_device, print_json
+from .report import JsonOption, chosen_device, complete_architectures, print_json
 
 _EXTRA = "pip install 'mszoo[conformance]'"
 
@@ -34,6 +34,7 @@ def check(
         str | None,
         typer.Argument(
             metavar="[SUITE|ARCH]",
+            autocompletion=complete_architectures,
             help="A suite (native) or an architecture, plain or of one suite (native.LlamaForCausalLM). "
             "Default: everything that is installed.",
         ),

@@ -26,6 +26,7 @@ from .report import (
     DeviceOption,
     JsonOption,
     chosen_device,
+    complete_architectures,
     console,
     decision_json,
     heading,
@@ -54,6 +55,7 @@ def explain(
         str,
         typer.Argument(
             metavar="ARCH|DIR",
+            autocompletion=complete_architectures,
             help="An architecture, plain (LlamaForCausalLM) or of one suite (native.LlamaForCausalLM), "
             "or a model folder.",
         ),

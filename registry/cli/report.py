@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mszoo.registry.availability import installed_version
-from mszoo.registry.catalog import Catalog, Decision, Verdict
+from mszoo.registry.catalog import Catalog, Decision, Verdict, load_catalog
+from mszoo.registry.errors import MszooError
 from mszoo.registry.plugins import Plugin, Problem
 
 _STYLES = {"won": "green", "fallback": "", "unavailable": "dim"}
@@ -37,6 +38,17 @@ def chosen_device(device: Device | None) -> str:
     if device is not None:
         return device.value
     return "cpu" if installed_version("vllm-ascend") is None else "npu"
+
+
+def complete_architectures(incomplete: str) -> list[str]:
+    """Return what a shell offers for an architecture: plain names, and those of one suite."""
+    try:
+        catalog = load_catalog(device=chosen_device(None))
+    except MszooError:  # a bad setting; the command says it, a shell that completes can't
+        return []
+    names = set(catalog.architectures)
+    names |= {item.qualified_name for items in catalog.candidates.values() for item in items}
+    return sorted(name for name in names if name.startswith(incomplete))
 
 
 def heading(catalog: Catalog) -> dict[str, Any]:
