@@ -212,11 +212,13 @@ class _Collector:
 
 
 def _checked(record: _R) -> _R:
-    """Return a record as its constructor makes it: Python has ways around a frozen dataclass.
+    """Return a record as its constructor makes it.
 
     Raises:
         RecordError: it lacks fields, or holds values that its constructor refuses.
     """
+    if record.is_as_made():
+        return record
     try:
         values = {item.name: getattr(record, item.name) for item in fields(record)}
     except AttributeError as error:

@@ -53,12 +53,25 @@ class _Record:
     """What all records share: field normalisation, and pickling in spite of their read-only mappings."""
 
     def _set(self, **values: Any) -> None:
+        """Store normalised values, and remember all: the last thing that a constructor does."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "_made", self._values())
+
+    def _values(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, item.name) for item in fields(self))  # type: ignore[arg-type]
+
+    def is_as_made(self) -> bool:
+        """Return whether the fields are the constructor's: Python has ways around a frozen dataclass."""
+        try:
+            pairs = zip(self._values(), vars(self)["_made"], strict=True)
+            return all(value is made for value, made in pairs)
+        except (AttributeError, KeyError, ValueError, TypeError):
+            return False
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        values = (getattr(self, item.name) for item in fields(self))  # type: ignore[arg-type]
-        return type(self), tuple(dict(value) if isinstance(value, Mapping) else value for value in values)
+        values = (dict(value) if isinstance(value, Mapping) else value for value in self._values())
+        return type(self), tuple(values)
 
 
 @dataclass(frozen=True)
