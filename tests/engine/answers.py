@@ -66,10 +66,12 @@ def run(job: dict[str, Any], result: Path, **environment: str) -> dict[str, Any]
         "seed": 0,
     }
     job = {"max_tokens": 8} | job | {"options": defaults | job.get("options", {})}
+    # Engines that ran in this process have set how workers start; the job's process decides that itself.
+    inherited = {name: value for name, value in os.environ.items() if name != "VLLM_WORKER_MULTIPROC_METHOD"}
     process = subprocess.run(
         [sys.executable, str(Path(__file__).resolve()), str(result)],
         input=json.dumps(job),
-        env=os.environ | {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"} | environment,
+        env=inherited | {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"} | environment,
         capture_output=True,
         text=True,
         check=False,
