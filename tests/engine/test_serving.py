@@ -278,7 +278,7 @@ def test_chunked_prefill(server, reference) -> None:
 def test_preemption(server, reference) -> None:
     before = server.metric("vllm:num_preemptions_total")
     expected = [tokens(reference.choices(request)) for request in LONG_REQUESTS]
-    for _ in range(3):  # on a busy machine the requests may come one after another
+    for _ in range(10):  # on a busy machine the requests may come one after another
         assert together(server, LONG_REQUESTS) == expected
         if server.metric("vllm:num_preemptions_total") > before:
             break
