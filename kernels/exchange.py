@@ -38,7 +38,8 @@ from mszoo.registry.errors import MszooError  # isort: skip
 
 __all__ = ["ExchangeError", "ParameterView", "checked", "to_mindspore", "to_torch"]
 
-_TORCH_DTYPE = {
+#: MindSpore dtypes and what torch calls them.
+TORCH_DTYPE = {
     ms.float32: torch.float32,
     ms.bfloat16: torch.bfloat16,
     ms.float16: torch.float16,
@@ -50,7 +51,7 @@ _TORCH_DTYPE = {
     ms.uint8: torch.uint8,
     ms.bool_: torch.bool,
 }
-_EXCHANGEABLE = frozenset(_TORCH_DTYPE.values()) - {torch.bool}
+_EXCHANGEABLE = frozenset(TORCH_DTYPE.values()) - {torch.bool}
 
 
 class ExchangeError(MszooError):
@@ -88,7 +89,7 @@ def to_torch(tensor: ms.Tensor) -> torch.Tensor:
             _check_same_memory(view, tensor)
     if view is not None:
         return view
-    dtype = _TORCH_DTYPE.get(tensor.dtype)
+    dtype = TORCH_DTYPE.get(tensor.dtype)
     if dtype is None:
         raise TypeError(f"a MindSpore tensor of {tensor.dtype} has no view in torch: cast it first")
     shape = tensor.shape

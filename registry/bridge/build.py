@@ -88,10 +88,14 @@ def _build(
                 for op, item in kernels.from_suites.items()
             ),
         )
-    with dispatch.building_with(kernels):
-        network = model_class(vllm_config.model_config.hf_config, prefix=prefix)
-    # Imported here: half of vLLM comes with it, and registration runs in every process.
+    # Imported here: half of vLLM comes with them, and registration runs in every process.
+    from mszoo.layers import cells
     from mszoo.registry.bridge import claims
+    from mszoo.registry.bridge.cells import replacements
+
+    in_cells = replacements(catalog, candidate.suite.name, dtype)
+    with dispatch.building_with(kernels), cells.building_with(in_cells):
+        network = model_class(vllm_config.model_config.hf_config, prefix=prefix)
 
     claims.check(candidate, network, vllm_config)
     return Built(network, candidate, kernels)
