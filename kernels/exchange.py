@@ -13,7 +13,9 @@ attribute look-up and never a chain of views. Reading a data pointer is right on
 synchronously: :mod:`mszoo.kernels.runtime` sees to that.
 
 MindSpore's stock CPU ops never write into foreign memory (they write a copy), so results that must land in
-torch memory are copied there by torch.
+torch memory are copied there by torch. Op by op (not inside a graph) they also copy foreign memory before they read
+it: what is large and read at each step, such as a weight, is therefore moved into memory of MindSpore's own, which
+torch then views (:func:`move_to_mindspore`).
 
 Two misuses give wrong numbers instead of an error: memory that moves under a view (``resize_``, ``set_``), and
 MindSpore running asynchronously. :func:`checked` catches both; it is for tests and authors, at a few microseconds a
@@ -36,7 +38,7 @@ from mindspore.utils.dlpack import from_dlpack  # isort: skip
 from mszoo.kernels import runtime  # isort: skip
 from mszoo.registry.errors import MszooError  # isort: skip
 
-__all__ = ["ExchangeError", "ParameterView", "checked", "to_mindspore", "to_torch"]
+__all__ = ["ExchangeError", "ParameterView", "checked", "move_to_mindspore", "to_mindspore", "to_torch"]
 
 #: MindSpore dtypes and what torch calls them.
 TORCH_DTYPE = {
@@ -130,6 +132,24 @@ def to_mindspore(tensor: torch.Tensor) -> ms.Tensor:
     return view
 
 
+def move_to_mindspore(tensor: torch.Tensor) -> None:
+    """Move a torch tensor's memory into MindSpore's: the same tensor, values and layout; nothing if it is there.
+
+    Raises:
+        TypeError: as :func:`to_mindspore`.
+    """
+    if _owned(tensor) is None:
+        owned = to_mindspore(tensor.data).copy()
+        tensor.data = to_torch(owned)
+        tensor._mszoo_mindspore = owned
+
+
+def _owned(tensor: torch.Tensor) -> ms.Tensor | None:
+    """Return the MindSpore tensor whose memory is the torch tensor's, or None."""
+    owned = getattr(tensor, "_mszoo_mindspore", None)
+    return owned if owned is not None and owned.data_ptr() == tensor.data_ptr() else None
+
+
 def _check_synchronous() -> None:
     if not runtime.prepare.cache_info().currsize:
         raise ExchangeError(
@@ -167,6 +187,7 @@ class ParameterView:
         """Return the view of ``parameter``: same shape and dtype."""
         address = parameter.data_ptr()
         if address != self._address:
-            self._view = to_mindspore(parameter.data)
+            owned = _owned(parameter)
+            self._view = to_mindspore(parameter.data) if owned is None else owned
             self._address = address
         return self._view

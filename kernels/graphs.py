@@ -1,21 +1,26 @@
-"""The ``mindspore`` kernel set in graphs: whole stretches of a decoder layer that MindSpore compiles at once.
+"""The ``mindspore`` kernel set in one graph: all layers of a dense decoder, compiled by MindSpore at once.
 
-Op by op, MindSpore's dispatch costs ten times what the arithmetic of a few tokens does. A graph is compiled for
-each shape that it meets, in tenths of a second, so the number of tokens is rounded up to one of :data:`TOKENS`;
-more tokens than that are computed op by op, where the arithmetic dominates.
+Op by op, MindSpore's dispatch costs ten times what the arithmetic of a few tokens does, and every graph that is
+launched costs about a millisecond beside a busy torch. A graph is compiled for each shape that it meets, in tenths of a
+second a layer, so the number of tokens is rounded up to one of :data:`TOKENS`; more tokens than that are computed op
+by op, where the arithmetic dominates.
+
+What layers share is computed once, ahead of them: the angles of the positions, the rows of the cache, and the bias
+that hides keys. A graph attends to the step's own keys and values beside those in vLLM's cache, since MindSpore's
+CPU ops can't write into vLLM's memory; the caller stores them afterwards.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import mindspore as ms
-from mindspore import ops
+from mindspore import nn, ops
 
 from mszoo.kernels import mindspore_set as kernels
 
-HIDDEN = -1e30
+_HIDDEN = -1e30
 _weighted = ops.BatchMatMul()
 
 #: The numbers of tokens that graphs are compiled for.
@@ -27,125 +32,182 @@ def bucket(tokens: int) -> int | None:
     return next((size for size in TOKENS if size >= tokens), None)
 
 
-@functools.cache
-def graph(function: Callable[..., object]) -> Callable[..., object]:
-    """Return ``function`` compiled: MindSpore keeps one graph for each shape of its arguments."""
-    return ms.jit(function, jit_level="O1")
+@dataclass(frozen=True)
+class LayerShape:
+    """What a layer's graph needs to know beside its weights.
 
-
-def decoder_layer(
-    x: ms.Tensor,
-    residual: ms.Tensor | None,
-    positions: ms.Tensor,
-    input_norm: ms.Tensor,
-    qkv: ms.Tensor,
-    qkv_bias: ms.Tensor | None,
-    q_norm: ms.Tensor | None,
-    k_norm: ms.Tensor | None,
-    cos_sin_cache: ms.Tensor,
-    out: ms.Tensor,
-    out_bias: ms.Tensor | None,
-    post_norm: ms.Tensor,
-    gate_up: ms.Tensor,
-    gate_up_bias: ms.Tensor | None,
-    down: ms.Tensor,
-    down_bias: ms.Tensor | None,
-    kv_cache: ms.Tensor,
-    block_table: ms.Tensor,
-    start: ms.Tensor,
-    eps: float,
-    num_heads: int,
-    num_kv_heads: int,
-    scale: float,
-    sliding_window: int | None,
-    softcap: float,
-    activation: str,
-) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor, ms.Tensor]:
-    """Compute a dense decoder layer for B sequences of T/B tokens each.
-
-    Args:
-        x: [T, hidden].
-        residual: the residual stream, [T, hidden]; None in the first layer.
-        positions: [T].
-        input_norm to down_bias: the layer's weights, in the order of their use.
-        kv_cache, block_table, start: see :func:`attend_beside_cache`.
-        eps to softcap: as in the ops.
-        activation: name of the gated activation's op.
-
-    Returns:
-        The layer's output and the residual stream, [T, hidden] each; the keys and values, [T, G, D] each.
-    """
-    if residual is None:
-        x, residual = kernels.rms_norm(x, input_norm, eps), x
-    else:
-        x, residual = kernels.fused_add_rms_norm(x, residual, input_norm, eps)
-    heads = kernels.linear(x, qkv, qkv_bias)
-    if q_norm is not None:
-        heads = kernels.qk_norm(heads, q_norm, k_norm, eps, num_heads, num_kv_heads)
-    heads = kernels.rotary_embedding(positions, heads, cos_sin_cache, num_heads, num_kv_heads)
-    heads = heads.reshape(heads.shape[0], num_heads + 2 * num_kv_heads, -1)
-    query = heads[:, :num_heads]
-    key, value = heads[:, num_heads : num_heads + num_kv_heads], heads[:, num_heads + num_kv_heads :]
-    attended = attend_beside_cache(
-        query, key, value, kv_cache, block_table, start, scale, sliding_window, softcap
-    )
-    x, residual = kernels.fused_add_rms_norm(
-        kernels.linear(attended, out, out_bias), residual, post_norm, eps
-    )
-    gated = kernels.linear(x, gate_up, gate_up_bias)
-    if activation == "silu_and_mul":
-        gated = kernels.silu_and_mul(gated)
-    elif activation == "gelu_and_mul":
-        gated = kernels.gelu_and_mul(gated)
-    else:
-        gated = kernels.gelu_tanh_and_mul(gated)
-    return kernels.linear(gated, down, down_bias), residual, key, value
-
-
-def attend_beside_cache(
-    query: ms.Tensor,
-    key: ms.Tensor,
-    value: ms.Tensor,
-    kv_cache: ms.Tensor,
-    block_table: ms.Tensor,
-    start: ms.Tensor,
-    scale: float,
-    sliding_window: int | None,
-    softcap: float,
-) -> ms.Tensor:
-    """Attend to the cached tokens of B sequences, and causally to T/B new ones that are not in the cache yet.
-
-    Args:
-        query, key, value: of the new tokens: [T, H, D], [T, G, D], [T, G, D].
-        kv_cache: as in the op ``paged_attention``.
-        block_table: [B, n] int32: the blocks of each sequence; those behind its end may be any.
-        start: [B] int32: the number of cached tokens of each sequence.
+    Attributes:
+        num_heads, num_kv_heads: H and G.
+        eps: of its norms.
         scale, sliding_window, softcap: as in the op ``paged_attention``.
-
-    Returns:
-        [T, H D].
+        activation: name of the gated activation's op.
     """
-    batch, heads, kv_heads = block_table.shape[0], query.shape[1], key.shape[1]
-    tokens = query.shape[0] // batch
-    old_key, old_value = kernels.gather_pages(kv_cache, block_table, kv_heads)
-    length, kv = old_key.shape[1], batch * kv_heads
-    query = kernels.by_kv_head(query, batch, kv_heads)
-    key, value = kernels.by_kv_head(key, batch, kv_heads), kernels.by_kv_head(value, batch, kv_heads)
 
-    # Cached tokens come first: the last of them is at start - 1, and hides no key but by the window.
+    num_heads: int
+    num_kv_heads: int
+    eps: float
+    scale: float
+    sliding_window: int | None
+    softcap: float
+    activation: str
+
+
+class LayerCell(nn.Cell):
+    """One layer of :class:`DecoderCell`.
+
+    Args:
+        weights: by name: ``input_norm``, ``qkv``, ``out``, ``post_norm``, ``gate_up``, ``down``, and where the layer
+            has them ``q_norm``, ``k_norm`` and ``<projection>_bias``.
+        kv_cache: as in the op ``paged_attention``.
+        shape: the rest.
+    """
+
+    def __init__(
+        self, weights: Mapping[str, ms.Parameter | None], kv_cache: ms.Parameter, shape: LayerShape
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        self.input_norm, self.post_norm = weights["input_norm"], weights["post_norm"]
+        self.q_norm, self.k_norm = weights.get("q_norm"), weights.get("k_norm")
+        self.qkv, self.qkv_bias = weights["qkv"], weights.get("qkv_bias")
+        self.out, self.out_bias = weights["out"], weights.get("out_bias")
+        self.gate_up, self.gate_up_bias = weights["gate_up"], weights.get("gate_up_bias")
+        self.down, self.down_bias = weights["down"], weights.get("down_bias")
+        self.kv_cache = kv_cache
+        self.heads, self.kv_heads, self.eps = shape.num_heads, shape.num_kv_heads, shape.eps
+        self.scale, self.softcap, self.activation = shape.scale, shape.softcap, shape.activation
+
+    def construct(self, x, residual, cos, sin, key_rows, value_rows, bias):  # type: ignore[no-untyped-def]
+        """Return the layer's output and the residual stream, [T, hidden]; its keys and values, [T, G, D]."""
+        heads, kv_heads = self.heads, self.kv_heads
+        if residual is None:
+            x, residual = kernels.rms_norm(x, self.input_norm, self.eps), x
+        else:
+            x, residual = kernels.fused_add_rms_norm(x, residual, self.input_norm, self.eps)
+        tokens = x.shape[0]
+        qkv = kernels.linear(x, self.qkv, self.qkv_bias).reshape(tokens, heads + 2 * kv_heads, -1)
+        value = qkv[:, heads + kv_heads :]
+        if self.q_norm is None:
+            rotated = _rotate(qkv[:, : heads + kv_heads], cos, sin)
+            query, key = rotated[:, :heads], rotated[:, heads:]
+        else:
+            query = _rotate(kernels.rms_norm(qkv[:, :heads], self.q_norm, self.eps), cos, sin)
+            key = _rotate(
+                kernels.rms_norm(qkv[:, heads : heads + kv_heads], self.k_norm, self.eps), cos, sin
+            )
+        x = self.attend(query, key, value, key_rows, value_rows, bias)
+        x = kernels.linear(x, self.out, self.out_bias)
+        x, residual = kernels.fused_add_rms_norm(x, residual, self.post_norm, self.eps)
+        gated = kernels.linear(x, self.gate_up, self.gate_up_bias)
+        if self.activation == "silu_and_mul":
+            gated = kernels.silu_and_mul(gated)
+        elif self.activation == "gelu_and_mul":
+            gated = kernels.gelu_and_mul(gated)
+        else:
+            gated = kernels.gelu_tanh_and_mul(gated)
+        return kernels.linear(gated, self.down, self.down_bias), residual, key, value
+
+    def attend(self, query, key, value, key_rows, value_rows, bias):  # type: ignore[no-untyped-def]
+        """Attend to the cached tokens of each sequence, then to the step's own: [T, H, D] -> [T, H D]."""
+        batch, heads, kv_heads = bias.shape[0], self.heads, self.kv_heads
+        tokens, head_size = query.shape[0] // batch, query.shape[2]
+        kv = batch * kv_heads
+        old_key = ops.gather(self.kv_cache, key_rows, 0).reshape(kv, -1, head_size)
+        old_value = ops.gather(self.kv_cache, value_rows, 0).reshape(kv, -1, head_size)
+        query = kernels.by_kv_head(query, batch, kv_heads)
+        key, value = kernels.by_kv_head(key, batch, kv_heads), kernels.by_kv_head(value, batch, kv_heads)
+        length = old_key.shape[1]
+        old = kernels.score(query, old_key, self.scale, self.softcap)
+        new = kernels.score(query, key, self.scale, self.softcap)
+        scores = ops.cat((old, new), -1).reshape(batch, heads, tokens, length + tokens) + bias
+        weights = ops.softmax(scores, -1).reshape(kv, -1, length + tokens)
+        attended = _weighted(weights[:, :, :length], old_value) + _weighted(weights[:, :, length:], value)
+        return kernels.by_token(attended, batch, heads)
+
+
+class DecoderCell(nn.Cell):
+    """The layers of a dense decoder and its last norm, as one graph.
+
+    Args:
+        layers: the layers; they share the number of heads.
+        norm: the last norm's weight.
+        eps: the last norm's.
+        cos_sin_cache: as in the op ``rotary_embedding``; for all layers.
+        windows: each layer's sliding window or None.
+        block_size: tokens in a block of the caches.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[LayerCell],
+        norm: ms.Parameter,
+        eps: float,
+        cos_sin_cache: ms.Parameter,
+        windows: Sequence[int | None],
+        block_size: int,
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        self.layers = nn.CellList(list(layers), auto_prefix=False)
+        self.norm, self.eps, self.cos_sin_cache = norm, eps, cos_sin_cache
+        self.kv_heads, self.block_size = layers[0].kv_heads, block_size
+        self.windows = tuple(dict.fromkeys(windows))
+        self.window_of = tuple(self.windows.index(window) for window in windows)
+
+    @ms.jit(jit_level="O1")
+    def construct(self, x, positions, block_table, start):  # type: ignore[no-untyped-def]
+        """Compute B sequences of T/B tokens each.
+
+        Args:
+            x: embeddings [T, hidden].
+            positions: [T].
+            block_table: [B, n] int32: the blocks of each sequence; those behind its end may be any.
+            start: [B] int32: the number of cached tokens of each sequence.
+
+        Returns:
+            Hidden states [T, hidden]; the keys and the values of all layers, [layers, T, G, D] each.
+        """
+        cos, sin = _angles(self.cos_sin_cache, positions)
+        key_rows = kernels.key_rows(block_table, self.kv_heads)
+        tokens = positions.shape[0] // block_table.shape[0]
+        biases = ()
+        for window in self.windows:
+            biases = (*biases, _bias(start, block_table.shape[1] * self.block_size, tokens, window))
+        residual, keys, values = None, (), ()
+        for layer, index in zip(self.layers, self.window_of):  # noqa: B905  a graph's zip has no strict
+            x, residual, key, value = layer(x, residual, cos, sin, key_rows, key_rows + 1, biases[index])
+            keys, values = (*keys, key), (*values, value)
+        x, _ = kernels.fused_add_rms_norm(x, residual, self.norm, self.eps)
+        return x, ops.stack(keys), ops.stack(values)
+
+
+def _angles(cos_sin_cache: ms.Tensor, positions: ms.Tensor) -> tuple[ms.Tensor, ms.Tensor]:
+    """Return cosines and signed sines [T, 1, R] such that rotated = x * cos + swapped halves of x * sin."""
+    half = cos_sin_cache.shape[-1] // 2
+    rows = ops.gather(cos_sin_cache, positions, 0).reshape(positions.shape[0], 1, -1)
+    cos, sin = rows[:, :, :half], rows[:, :, half:]
+    return ops.cat((cos, cos), -1), ops.cat((-sin, sin), -1)
+
+
+def _rotate(x: ms.Tensor, cos: ms.Tensor, sin: ms.Tensor) -> ms.Tensor:
+    """Rotate the first R entries of each head [T, *, D] by halves; the rest passes through."""
+    size = cos.shape[-1]
+    half = size // 2
+    if size == x.shape[-1]:
+        return x * cos + ops.cat((x[:, :, half:], x[:, :, :half]), -1) * sin
+    turned = x[:, :, :size] * cos + ops.cat((x[:, :, half:size], x[:, :, :half]), -1) * sin
+    return ops.cat((turned, x[:, :, size:]), -1)
+
+
+def _bias(start: ms.Tensor, length: int, tokens: int, window: int | None) -> ms.Tensor:
+    """Return what is added to scores, [B, 1, tokens, length + tokens]: cached keys first, then the step's own.
+
+    The last cached token is at ``start - 1`` and hides no key but by the window.
+    """
+    batch = start.shape[0]
     start = start.reshape(batch, 1, 1, 1)
-    row, column = (
-        ops.arange(tokens, dtype=ms.int32).reshape(1, 1, tokens, 1),
-        ops.arange(length, dtype=ms.int32),
-    )
-    bias = (column >= start).astype(ms.float32) * HIDDEN
-    if sliding_window is not None:
-        bias = bias + (column <= start + row - sliding_window).astype(ms.float32) * HIDDEN
-    old = kernels.score(query, old_key, scale, softcap).reshape(batch, heads, tokens, length) + bias
-    new = kernels.score(query, key, scale, softcap).reshape(batch, heads, tokens, tokens)
-    if tokens > 1:
-        new = new + kernels.causal_bias(row, ops.arange(tokens, dtype=ms.int32), sliding_window)
-
-    weights = ops.softmax(ops.cat((old, new), -1), -1).reshape(kv, -1, length + tokens)
-    attended = _weighted(weights[:, :, :length], old_value) + _weighted(weights[:, :, length:], value)
-    return kernels.by_token(attended, batch, heads)
+    row = ops.arange(tokens, dtype=ms.int32).reshape(1, 1, tokens, 1)
+    column = ops.arange(length, dtype=ms.int32).reshape(1, 1, 1, length)
+    old = ops.tile((column >= start).astype(ms.float32) * _HIDDEN, (1, 1, tokens, 1))
+    if window is not None:
+        old = old + (column <= start + row - window).astype(ms.float32) * _HIDDEN
+    new = kernels.causal_bias(row, ops.arange(tokens, dtype=ms.int32).reshape(1, 1, 1, tokens), window)
+    return ops.cat((old, ops.tile(new, (batch, 1, 1, 1))), -1)

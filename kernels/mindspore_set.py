@@ -69,7 +69,7 @@ def rotary_embedding(
 def silu_and_mul(x: ms.Tensor) -> ms.Tensor:
     """See :data:`mszoo.kernels.spec.SILU_AND_MUL`."""
     gate, up = ops.split(x, x.shape[-1] // 2, -1)
-    return gate * ops.sigmoid(gate) * up
+    return ops.silu(gate) * up
 
 
 def gelu_and_mul(x: ms.Tensor) -> ms.Tensor:
@@ -170,10 +170,16 @@ def gather_pages(
     """
     batch, blocks = block_table.shape
     _, block_size, head_size = kv_cache.shape
-    head_row = (ops.arange(num_kv_heads, dtype=ms.int32) * 2).reshape(1, num_kv_heads, 1)
-    index = (block_table.reshape(batch, 1, blocks) * (2 * num_kv_heads) + head_row).reshape(-1)
+    rows = key_rows(block_table, num_kv_heads)
     shape = batch * num_kv_heads, blocks * block_size, head_size
-    return ops.gather(kv_cache, index, 0).reshape(shape), ops.gather(kv_cache, index + 1, 0).reshape(shape)
+    return ops.gather(kv_cache, rows, 0).reshape(shape), ops.gather(kv_cache, rows + 1, 0).reshape(shape)
+
+
+def key_rows(block_table: ms.Tensor, num_kv_heads: int) -> ms.Tensor:
+    """Return the rows of the cache that hold keys, [B G n], by sequence, head and block; values are one further."""
+    batch, blocks = block_table.shape
+    head_row = (ops.arange(num_kv_heads, dtype=ms.int32) * 2).reshape(1, num_kv_heads, 1)
+    return (block_table.reshape(batch, 1, blocks) * (2 * num_kv_heads) + head_row).reshape(-1)
 
 
 def by_kv_head(x: ms.Tensor, batch: int, kv_heads: int) -> ms.Tensor:

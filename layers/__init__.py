@@ -8,7 +8,7 @@ import torch  # noqa: F401  isort: skip  # first: one OpenMP runtime then serves
 from mszoo.layers.activation import GatedActivation
 from mszoo.layers.attention import Attention
 from mszoo.layers.embedding import LogitsProcessor, apply_embedding, lm_head, token_embedding
-from mszoo.layers.fused import FusedDecoderLayer, fused_step
+from mszoo.layers.fused import FusedDecoder, FusedDecoderLayer
 from mszoo.layers.linear import apply_linear, gate_up_linear, heads_on_this_rank, qkv_linear, row_linear
 from mszoo.layers.model import CausalLM, Module, ModuleList
 from mszoo.layers.norm import QKNorm, RMSNorm
@@ -18,6 +18,7 @@ from mszoo.layers.rotary import RotaryEmbedding
 __all__ = [
     "Attention",
     "CausalLM",
+    "FusedDecoder",
     "FusedDecoderLayer",
     "GatedActivation",
     "LogitsProcessor",
@@ -29,7 +30,6 @@ __all__ = [
     "RotaryEmbedding",
     "apply_embedding",
     "apply_linear",
-    "fused_step",
     "gate_up_linear",
     "heads_on_this_rank",
     "lm_head",

@@ -21,8 +21,8 @@ from vllm.v1.attention.backends.cpu_attn import (
 
 import mindspore as ms  # isort: skip
 from mszoo.kernels import dispatch  # isort: skip
-from mszoo.kernels.exchange import ParameterView, to_mindspore, to_torch  # isort: skip
-from mszoo.layers.step import current_step, rows_of, store  # isort: skip
+from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
+from mszoo.layers.step import current_step, store  # isort: skip
 from mszoo.registry.errors import RefusalError  # isort: skip
 
 
@@ -113,7 +113,6 @@ class MindSporeAttentionImpl(CPUAttentionBackendImpl):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._paged_attention = dispatch.current().function("paged_attention")
-        self._cache = ParameterView()
 
     def do_kv_cache_update(
         self,
@@ -147,10 +146,11 @@ class MindSporeAttentionImpl(CPUAttentionBackendImpl):
             return output
         tokens = attn_metadata.num_actual_tokens
         batch = current_step().batch(attn_metadata)
+        used_cache, block_table = batch.used(kv_cache)
         attended = self._paged_attention(
             to_mindspore(query[:tokens]),
-            self._cache.of(rows_of(kv_cache)),
-            batch.block_table,
+            used_cache,
+            block_table,
             batch.query_start,
             batch.seq_lens,
             self.scale,

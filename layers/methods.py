@@ -28,7 +28,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
 from vllm.platforms import current_platform
 
 from mszoo.kernels import dispatch  # isort: skip
-from mszoo.kernels.exchange import ParameterView, to_mindspore, to_torch  # isort: skip
+from mszoo.kernels.exchange import ParameterView, move_to_mindspore, to_mindspore, to_torch  # isort: skip
 
 logger = init_logger("vllm.mszoo.layers")
 
@@ -61,7 +61,8 @@ class _MindSporeProduct:
         self._weight, self._bias = ParameterView(), ParameterView()
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
-        """Keep the weight: vLLM's own method packs it for oneDNN and frees the raw one."""
+        """Keep the weight, in MindSpore's memory: vLLM's own method packs it for oneDNN and frees the raw one."""
+        move_to_mindspore(layer.weight)
 
     def apply(
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
@@ -105,6 +106,10 @@ class MindSporeTableMethod(CpuTableMethod):
         super().__init__()
         self._embedding = dispatch.current().function("embedding")
         self._table = ParameterView()
+
+    def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
+        """Keep the weight, in MindSpore's memory."""
+        move_to_mindspore(layer.weight)
 
     def embedding(self, layer: torch.nn.Module, input_: torch.Tensor) -> torch.Tensor:
         """Return the rows of the weight that ``input_`` names: [T] -> [T, hidden]."""

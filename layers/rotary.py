@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -11,11 +13,14 @@ from vllm.config import get_current_vllm_config
 
 import mindspore as ms  # isort: skip
 from mszoo.kernels import dispatch  # isort: skip
-from mszoo.kernels.exchange import ParameterView  # isort: skip
+from mszoo.kernels.exchange import ParameterView, move_to_mindspore  # isort: skip
 from mszoo.registry.errors import RefusalError  # isort: skip
 
 #: Rope types whose frequencies do not depend on the length of the sequence at hand.
 _STATIC_TYPES = ("default", "linear", "llama3", "yarn")
+
+#: The tables that layers use now; all layers of a model share one, a long context's takes megabytes.
+_tables: WeakValueDictionary[tuple[object, ...], torch.Tensor] = WeakValueDictionary()
 
 
 class RotaryEmbedding(torch.nn.Module):
@@ -47,10 +52,16 @@ class RotaryEmbedding(torch.nn.Module):
         super().__init__()
         model_config = get_current_vllm_config().model_config
         positions = max(model_config.max_model_len, max_position)
-        table = _cos_sin_table(
-            head_size, max_position, rope_parameters, model_config.max_model_len, positions
-        )
-        self.register_buffer("cos_sin_cache", table.to(torch.get_default_dtype()), persistent=False)
+        dtype = torch.get_default_dtype()
+        key = json.dumps(rope_parameters, sort_keys=True), head_size, max_position, positions, dtype
+        table = _tables.get(key)
+        if table is None:
+            table = _tables[key] = _cos_sin_table(
+                head_size, max_position, rope_parameters, model_config.max_model_len, positions
+            ).to(dtype)
+            if dispatch.current().base == "mindspore":
+                move_to_mindspore(table)
+        self.register_buffer("cos_sin_cache", table, persistent=False)
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
         self._view = ParameterView()
         self._rotate = dispatch.current().function("rotary_embedding")

@@ -17,15 +17,36 @@ class Batch:
         metadata: vLLM's.
 
     Attributes:
-        block_table, query_start, seq_lens: as the op ``paged_attention`` takes them.
+        query_start, seq_lens: as the op ``paged_attention`` takes them.
     """
 
     def __init__(self, metadata: CPUAttentionMetadata) -> None:
         self._metadata = metadata
         self.query_start: list[int] = metadata.query_start_loc.tolist()
         self.seq_lens: list[int] = metadata.seq_lens.tolist()
-        self.block_table: ms.Tensor = to_mindspore(metadata.block_table)
+        self._used: dict[int, tuple[torch.Tensor, ms.Tensor]] = {}
         self._padded: dict[tuple[int, int], tuple[ms.Tensor, ms.Tensor] | None] = {}
+
+    def used(self, kv_cache: torch.Tensor) -> tuple[ms.Tensor, ms.Tensor]:
+        """Return the blocks that the step attends to, as a cache of their own, and the block table for it.
+
+        They are gathered by torch: op by op, MindSpore copies all of a foreign tensor to read any of it.
+
+        Args:
+            kv_cache: vLLM's.
+
+        Returns:
+            ``kv_cache`` and ``block_table`` of the op ``paged_attention``.
+        """
+        cache = pages(kv_cache)
+        size = cache.shape[3]
+        if size not in self._used:
+            blocks = -(-max(self.seq_lens) // size)
+            table = self._metadata.block_table[: len(self.seq_lens), :blocks]
+            own = torch.arange(table.numel(), dtype=torch.int32).view(table.shape)
+            self._used[size] = table.flatten().long(), to_mindspore(own)
+        index, table_of_own = self._used[size]
+        return to_mindspore(cache[index].flatten(0, 2)), table_of_own
 
     def padded(self, rows: int, block_size: int) -> tuple[ms.Tensor, ms.Tensor] | None:
         """Return the batch as a graph takes it; None if it has chunks of several tokens beside other sequences.
@@ -35,8 +56,8 @@ class Batch:
             block_size: tokens in a block.
 
         Returns:
-            ``block_table`` [B, n] and ``start`` [B] of :func:`mszoo.kernels.graphs.decoder_layer`, int32: B is
-            ``rows`` where every sequence has one query, and 1 for a sequence alone; n is a power of 2.
+            ``block_table`` [B, n] and ``start`` [B] of :class:`mszoo.kernels.graphs.DecoderCell`, int32: B is
+            ``rows`` where every sequence has one query, and 1 for a sequence alone; n is a power of 4: each is another graph.
         """
         key = rows, block_size
         if key not in self._padded:
@@ -50,7 +71,7 @@ class Batch:
         queries = tokens // sequences
         blocks = max(1, -(-(max(self.seq_lens) - queries) // block_size))
         size = rows if queries == 1 else 1
-        table = torch.zeros(size, 1 << (blocks - 1).bit_length(), dtype=torch.int32)
+        table = torch.zeros(size, 4 ** (((blocks - 1).bit_length() + 1) // 2), dtype=torch.int32)
         table[:sequences, :blocks] = self._metadata.block_table[:, :blocks]
         start = torch.zeros(size, dtype=torch.int32)
         start[:sequences] = self._metadata.seq_lens - queries

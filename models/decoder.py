@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mszoo.layers import (
     Attention,
     CausalLM,
+    FusedDecoder,
     FusedDecoderLayer,
     GatedActivation,
     LogitsProcessor,
@@ -17,7 +18,6 @@ from mszoo.layers import (
     RMSNorm,
     RotaryEmbedding,
     apply_linear,
-    fused_step,
     gate_up_linear,
     heads_on_this_rank,
     lm_head,
@@ -157,15 +157,17 @@ class Decoder(Module):
             for index, window in enumerate(config.sliding_windows)
         )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.step = fused_step([layer.fused for layer in self.layers])
+        self.fused = FusedDecoder([layer.fused for layer in self.layers], self.norm)
 
     def forward(self, positions: ms.Tensor, x: ms.Tensor) -> ms.Tensor:
         """[T], embeddings [T, hidden] -> hidden states [T, hidden]."""
-        tokens, residual = x.shape[0], None
-        positions, x = self.step.begin(positions, x)
+        hidden_states = self.fused(positions, x)
+        if hidden_states is not None:
+            return hidden_states
+        residual = None
         for layer in self.layers:
             x, residual = layer(positions, x, residual)
-        return self.step.end(self.norm(x, residual)[0], tokens)
+        return self.norm(x, residual)[0]
 
 
 class DecoderForCausalLM(CausalLM):

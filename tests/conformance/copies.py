@@ -15,7 +15,7 @@ _MAY_COPY = frozenset({"aten::to", "aten::reshape", "aten::contiguous", "aten::f
 #: Methods that copy, or that leave for numpy, by name; whichever library's.
 _METHODS = frozenset({"asnumpy", "copy", "clone", "numpy", "tolist", "contiguous", "from_numpy", "array"})
 #: They call a decoder layer that is one kernel; its working copies are its own.
-_WHOLE_LAYERS = ("mszoo.layers.compiled_layer", "mszoo.layers.graph_layer")
+_WHOLE_LAYERS = ("mszoo.layers.compiled_layer", "mszoo.layers.graph_decoder")
 _LIBRARIES = ("torch", "mindspore", "numpy", "vllm")
 
 

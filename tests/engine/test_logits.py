@@ -70,6 +70,12 @@ RUNS += [("mindspore", "eager", case) for case in MINDSPORE]
 RUNS += [("mindspore", "compiled", case) for case in GRAPHS]
 
 
+def runs_fused(model: Any) -> tuple[list[bool], list[bool]]:
+    """Return whether the decoder runs as one graph, and each layer as one call."""
+    decoder = model.model
+    return [decoder.fused.runs_fused], [layer.fused.runs_fused for layer in decoder.layers]
+
+
 def worst_difference(case: str, kernel_set: str, mode: str, dtype: str, checkpoint) -> float:
     """Serve a case and return the largest difference of its logits from Hugging Face in float32."""
     from transformers import AutoModelForCausalLM
@@ -84,8 +90,12 @@ def worst_difference(case: str, kernel_set: str, mode: str, dtype: str, checkpoi
     with running_engine(folder, enforce_eager=mode == "eager", **options) as llm:
         outputs = llm.generate([{"prompt_token_ids": p} for p in PROMPTS], sampling, use_tqdm=False)
         assert assert_mindspore(llm, ADAPTER[model_type], kernel_set) > 0
-        compiled = llm.apply_model(lambda model: [layer.fused.runs_fused for layer in model.model.layers])
-        assert compiled[0] == [mode == "compiled"] * len(compiled[0])
+        (fused,) = llm.apply_model(runs_fused)
+        whole = mode == "compiled"
+        assert fused == (
+            [whole and kernel_set == "mindspore"],
+            [whole and kernel_set == "cpu"] * len(fused[1]),
+        )
 
     reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     worst = 0.0

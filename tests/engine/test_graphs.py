@@ -1,0 +1,101 @@
+"""The ``mindspore`` set's graph of a decoder: shapes that tiny checkpoints don't reach, and memory that moves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mszoo.kernels import runtime
+
+from .conftest import assert_mindspore, running_engine
+
+runtime.prepare("cpu")
+import mindspore as ms  # noqa: E402
+
+from mszoo.kernels import graphs  # noqa: E402
+from mszoo.kernels import mindspore_set as kernels  # noqa: E402
+from mszoo.kernels.exchange import move_to_mindspore, to_mindspore, to_torch  # noqa: E402
+
+HEADS, KV_HEADS, SIZE, BLOCK = 4, 2, 32, 4
+
+
+def parameter(name: str, tensor: torch.Tensor) -> ms.Parameter:
+    made = ms.Parameter(ms.Tensor([0.0], ms.float32), name=name, requires_grad=False)
+    made.assign_value(to_mindspore(tensor))
+    return made
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape) * 0.2
+
+
+@pytest.mark.parametrize(("window", "softcap"), [(None, 0.0), (3, 0.0), (None, 2.0)])
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_attention_beside_the_cache_is_attention_in_it(tokens: int, window: int | None, softcap: float) -> None:
+    """Two sequences, with 5 and 2 cached tokens, and ``tokens`` new ones each."""
+    cached = [5, 2]
+    blocks = [[3, 1, 6], [5, 2, 0]]  # the third holds new tokens of the first, or none
+    cache = random(8 * KV_HEADS * 2, BLOCK, SIZE)
+    query, key, value = (random(2 * tokens, heads, SIZE) for heads in (HEADS, KV_HEADS, KV_HEADS))
+    shape = graphs.LayerShape(HEADS, KV_HEADS, 1e-6, SIZE**-0.5, window, softcap, "silu_and_mul")
+    names = ("input_norm", "qkv", "out", "post_norm", "gate_up", "down")
+    weights = {name: parameter(name, random(1, 1)) for name in names}
+    layer = graphs.LayerCell(weights, parameter("cache", cache), shape)
+    table = ms.Tensor(blocks, ms.int32)
+    rows = kernels.key_rows(table, KV_HEADS)
+    start = ms.Tensor(cached, ms.int32)
+    bias = graphs._bias(start, 3 * BLOCK, tokens, window)
+    ours = layer.attend(*map(to_mindspore, (query, key, value)), rows, rows + 1, bias)
+
+    stored = cache.view(8, KV_HEADS, 2, BLOCK, SIZE).clone()
+    for sequence, (old, own) in enumerate(zip(cached, blocks, strict=True)):
+        for token in range(tokens):
+            block, offset = own[(old + token) // BLOCK], (old + token) % BLOCK
+            stored[block, :, 0, offset] = key[sequence * tokens + token]
+            stored[block, :, 1, offset] = value[sequence * tokens + token]
+    expected = kernels.paged_attention(
+        to_mindspore(query),
+        to_mindspore(stored.flatten(0, 2)),
+        table,
+        [0, tokens, 2 * tokens],
+        [old + tokens for old in cached],
+        SIZE**-0.5,
+        KV_HEADS,
+        window,
+        softcap,
+    )
+    torch.testing.assert_close(to_torch(ours), to_torch(expected))
+
+
+def test_a_moved_tensor_is_the_same_in_memory_of_mindspores() -> None:
+    tensor = torch.nn.Parameter(random(5, 7), requires_grad=False)
+    values, before = tensor.clone(), tensor.data_ptr()
+    move_to_mindspore(tensor)
+    assert torch.equal(tensor, values)
+    after = tensor.data_ptr()
+    assert after != before
+    assert to_mindspore(tensor).data_ptr() == after
+    move_to_mindspore(tensor)
+    assert tensor.data_ptr() == after
+    tensor.fill_(2.0)
+    assert to_mindspore(tensor).asnumpy().tolist() == [[2.0] * 7] * 5
+
+
+def test_a_graph_follows_a_weight_that_moved(checkpoint, monkeypatch) -> None:
+    """As a weight reload does: a compiled graph alone would read the memory that it was compiled with."""
+    from vllm import SamplingParams
+
+    def move(model: torch.nn.Module) -> bool:
+        model.model.norm.weight.data = torch.zeros_like(model.model.norm.weight)
+        return model.model.fused.runs_fused
+
+    monkeypatch.setenv("MSZOO_KERNELS", "mindspore")
+    prompt = {"prompt_token_ids": [5, 17, 99, 201]}
+    sampling = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True, detokenize=False)
+    with running_engine(checkpoint("llama", num_hidden_layers=1), enforce_eager=False) as llm:
+        before = llm.generate([prompt], sampling, use_tqdm=False)[0].outputs[0].token_ids
+        assert assert_mindspore(llm, "native.LlamaForCausalLM", "mindspore") > 0
+        assert llm.apply_model(move) == [True]
+        after = llm.generate([prompt], sampling, use_tqdm=False)[0].outputs[0].token_ids
+    assert list(before) != [0] * 4
+    assert list(after) == [0] * 4  # every logit is 0
