@@ -11,21 +11,25 @@ REPORTS := .cache/reports
 REQUIREMENTS := requirements-cpu.txt requirements-dev.txt requirements-demo.txt
 SOURCES := registry adapters layers kernels models tests/conformance
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Most of the tests' time one core starts an engine. The tests of a file share their engines: they stay together.
+TWO_AT_A_TIME := -n 2 --dist loadfile
 
-.PHONY: help env demo test lint clean
+.PHONY: help env suites demo test lint clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 env: $(VENV)/.project ## create .venv with the pinned packages and mszoo itself
 
+suites: $(VENV)/.suites ## add MindSpore Transformers and MindSpore One to .venv
+
 demo: env ## serve SmolLM2 on MindSpore with vllm serve and ask it a question
 	@$(BIN)/python -m mszoo.registry.cli.demo
 
-test: env ## run the unit tests, then the tests that start engines
+test: env suites ## run the unit tests, then the tests that start engines
 	@mkdir -p $(REPORTS)
-	$(BIN)/python -m pytest tests/unit --durations=10 --junitxml=$(REPORTS)/unit.xml
-	$(BIN)/python -m pytest tests/engine --durations=10 --junitxml=$(REPORTS)/engine.xml
+	$(BIN)/python -m pytest tests/unit $(TWO_AT_A_TIME) --durations=10 --junitxml=$(REPORTS)/unit.xml
+	$(BIN)/python -m pytest tests/engine $(TWO_AT_A_TIME) --durations=10 --junitxml=$(REPORTS)/engine.xml
 
 lint: env ## check style and types
 	$(BIN)/ruff check .
@@ -53,6 +57,11 @@ $(VENV)/.requirements: $(VENV)/.python $(REQUIREMENTS) .ci/vllm-metadata/pyproje
 # A strict editable install links single files, so it is made again when files come or go.
 $(VENV)/.project: $(VENV)/.requirements $(VENV)/.files pyproject.toml
 	$(PIP) install --no-deps --no-build-isolation --config-settings editable_mode=strict -e .
+	@touch $@
+
+# After the project, so that pip runs once at a time; and again only if what is pinned changes.
+$(VENV)/.suites: $(VENV)/.requirements requirements-suites.txt | $(VENV)/.project
+	$(PIP) install --no-deps -r requirements-suites.txt
 	@touch $@
 
 $(VENV)/.files: $(VENV)/.python FORCE

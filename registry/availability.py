@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
-from mszoo.registry.records import Adapter, Suite
+from mszoo.registry.records import Adapter, ModelAdapter, Suite
 from mszoo.registry.validation import parse_requirement
 
 
@@ -33,13 +33,15 @@ class Availability:
         self._checked: dict[str, str | None] = {}
 
     def obstacle(self, adapter: Adapter, suite: Suite, dtype: str | None = None) -> str | None:
-        """Return why the adapter can't run here, ending with the cure; None if it can.
+        """Return why the adapter can't run here, ending with the cure where there is one; None if it can.
 
         Args:
             adapter: what to check.
             suite: whose adapter it is.
             dtype: what the model computes in, such as ``float32``; None where that is not known yet.
         """
+        if isinstance(adapter, ModelAdapter) and adapter.refused:
+            return adapter.refused
         if self._device not in adapter.devices:
             devices = " or ".join(adapter.devices)
             return f"runs on {devices}, not on {self._device}: serve it on {devices}"
@@ -50,16 +52,11 @@ class Availability:
         of_adapter = {
             item: why for item, why in self._unmet(adapter.requires).items() if item not in of_suite
         }
-        if not of_suite and not of_adapter:
-            return None
-        cures = []
-        if of_suite and suite.install:
-            cures.append(suite.install)
-        else:
-            of_adapter = {**of_suite, **of_adapter}
-        if of_adapter:
-            cures.append(f"pip install {' '.join(shlex.quote(item) for item in of_adapter)}")
-        return f"needs {' and '.join({**of_suite, **of_adapter}.values())}: {' && '.join(cures)}"
+        return _needs(suite, of_suite, of_adapter)
+
+    def suite_obstacle(self, suite: Suite) -> str | None:
+        """Return why none of a suite's adapters can run here, ending with the cure; None if the suite is usable."""
+        return _needs(suite, self._unmet(suite.requires), {})
 
     def _unmet(self, requirements: Iterable[str]) -> dict[str, str]:
         checked = {item: self._check(item) for item in requirements}
@@ -86,3 +83,17 @@ class Availability:
         except InvalidVersion:
             met = not requirement.specifier
         return None if met else f"{needed}, but {version} is installed"
+
+
+def _needs(suite: Suite, of_suite: Mapping[str, str], of_adapter: Mapping[str, str]) -> str | None:
+    """Say what is missing and how to get it; None if nothing is. Both: requirement to what is wrong with it."""
+    if not of_suite and not of_adapter:
+        return None
+    cures = []
+    if of_suite and suite.install:
+        cures.append(suite.install)
+    else:
+        of_adapter = {**of_suite, **of_adapter}
+    if of_adapter:
+        cures.append(f"pip install {' '.join(shlex.quote(item) for item in of_adapter)}")
+    return f"needs {' and '.join({**of_suite, **of_adapter}.values())}: {' && '.join(cures)}"

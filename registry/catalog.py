@@ -17,7 +17,7 @@ from mszoo.registry.candidates import Candidate, collect
 from mszoo.registry.discovery import Discovery, Problem, discover
 from mszoo.registry.hookcalls import call_hook, describe
 from mszoo.registry.ranking import OWN_SUITE, Key, Ranking
-from mszoo.registry.records import ModelAdapter
+from mszoo.registry.records import ModelAdapter, Suite
 from mszoo.registry.settings import Settings
 
 __all__ = ["Candidate", "Catalog", "Decision", "Verdict", "load_catalog"]
@@ -142,6 +142,10 @@ class Catalog:
             dtype: as in layer_decisions.
         """
         return {name: self._decision(name, items, dtype) for name, items in self._ops.items()}
+
+    def suite_obstacle(self, suite: Suite) -> str | None:
+        """Return why none of a suite's adapters can run here, ending with the cure; None if the suite is usable."""
+        return self._availability.suite_obstacle(suite)
 
     def why_before_own(self, candidate: Candidate) -> str | None:
         """Return why an op's candidate goes before mszoo's own implementation of the op; None if it doesn't.

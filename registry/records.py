@@ -118,6 +118,9 @@ class ModelAdapter(_Record):
         packed_modules_mapping: fused layer name to the checkpoint names it holds, such as
             ``{"qkv_proj": ("q_proj", "k_proj", "v_proj")}``; vLLM reads it for LoRA and quantization.
         example_config: the fields of a tiny config.json that conformance runs.
+        refused: why the suite has this architecture and it can't be served, as a plain clause; empty for a model
+            that can. A refused adapter is shown with its reason and is never chosen: ``model`` then names the
+            suite's own class.
 
     Sequences may be given as any iterable of strings; they are stored as tuples and sets, and mappings as
     read-only copies.
@@ -137,6 +140,7 @@ class ModelAdapter(_Record):
         default_factory=lambda: MappingProxyType({}), hash=False
     )
     example_config: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    refused: str = ""
 
     def __post_init__(self) -> None:
         who = f"ModelAdapter({self.architecture!r})"
@@ -145,6 +149,7 @@ class ModelAdapter(_Record):
         values = tuple(item.value for item in Capability)
         capabilities = check_members(who, "capabilities", self.capabilities, values, may_be_empty=True)
         check_integer(who, "priority", self.priority)
+        check_text(who, "refused", self.refused)
         self._set(
             capabilities=frozenset(Capability(item) for item in capabilities),
             requires=check_requirements(who, "requires", self.requires),

@@ -25,7 +25,12 @@ class Built:
 
 
 def build(
-    decision: Decision, requested_kernels: str, catalog: Catalog, vllm_config: Any, prefix: str
+    decision: Decision,
+    requested_kernels: str,
+    catalog: Catalog,
+    vllm_config: Any,
+    prefix: str,
+    packed_modules: dict[str, list[str]],
 ) -> tuple[Built | None, list[MszooError]]:
     """Build the first candidate that doesn't refuse.
 
@@ -35,6 +40,8 @@ def build(
         catalog: has the device and the decisions about ops.
         vllm_config: vLLM's config; it is vLLM's current one while the model is built.
         prefix: prepended to the layers' names.
+        packed_modules: vLLM's quantization config holds this very dict, which it read off the wrapper's class;
+            it is filled with what the candidate that is built declares.
 
     Returns:
         What was built, or None; and why each candidate before it refused.
@@ -43,6 +50,8 @@ def build(
     attention_layers = vllm_config.compilation_config.static_forward_context
     for candidate in decision.chain:
         known = set(attention_layers)
+        packed_modules.clear()
+        packed_modules.update(packed_modules_of(candidate))
         try:
             return _build(candidate, requested_kernels, catalog, vllm_config, prefix), refusals
         except RefusalError as refusal:
@@ -56,6 +65,11 @@ def build(
         for name in set(attention_layers) - known:
             del attention_layers[name]
     return None, refusals
+
+
+def packed_modules_of(candidate: Candidate) -> dict[str, list[str]]:
+    """Return the fused layers that a candidate declares, as vLLM wants them."""
+    return {name: list(parts) for name, parts in candidate.adapter.packed_modules_mapping.items()}
 
 
 def load_object(path: str) -> Callable[..., Any]:

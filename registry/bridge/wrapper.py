@@ -36,13 +36,15 @@ class MindSporeModel(torch.nn.Module):
     catalog: ClassVar[Catalog]
     decision: ClassVar[Decision]
     vllm_entry: ClassVar[Any]  # what vLLM's registry held for this architecture, or None
+    packed_modules_mapping: dict[str, list[str]]
 
     def __new__(cls, *, vllm_config: Any, prefix: str = "") -> Any:
         """Build the network, or hand over to vLLM's own model."""
         from mszoo.registry.bridge.build import build
 
         kernels = Settings.from_environ().kernels
-        built, refusals = build(cls.decision, kernels, cls.catalog, vllm_config, prefix)
+        packed = cls.packed_modules_mapping
+        built, refusals = build(cls.decision, kernels, cls.catalog, vllm_config, prefix, packed)
         if built is not None:
             for refusal in refusals:
                 log.warning("mszoo: %s", refusal)
@@ -59,7 +61,13 @@ class MindSporeModel(torch.nn.Module):
             )
         if cls.vllm_entry is not None and not cls.decision.pinned:
             log.warning("mszoo: %s falls back to vLLM's own model: %s", cls.decision.architecture, reasons)
-            return vllm_class(cls.vllm_entry, vllm_config)(vllm_config=vllm_config, prefix=prefix)
+            own = vllm_class(cls.vllm_entry, vllm_config)
+            if vllm_config.quant_config is not None:
+                from vllm.model_executor.model_loader.utils import configure_quant_config
+
+                # vLLM did so with the wrapper's class, whose fused layers may be others.
+                configure_quant_config(vllm_config.quant_config, own)
+            return own(vllm_config=vllm_config, prefix=prefix)
         if len(refusals) == 1:
             raise refusals[0]
         raise RefusalError(
@@ -69,6 +77,8 @@ class MindSporeModel(torch.nn.Module):
         )
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        from mszoo.registry.bridge.build import packed_modules_of
+
         built: Built = self.__dict__.pop("_built")
         super().__init__()
         self.__dict__["network"] = built.network
@@ -76,6 +86,7 @@ class MindSporeModel(torch.nn.Module):
         # replaced them.
         self._modules, self._parameters = built.network._modules, built.network._parameters
         self.candidate, self.kernels = built.candidate, built.kernels
+        self.packed_modules_mapping = packed_modules_of(self.candidate)
         self.config = vllm_config.model_config.hf_config
         self.forwards = 0
         self._check_checkpoint(vllm_config)
@@ -161,7 +172,7 @@ def wrapper_class(catalog: Catalog, decision: Decision, vllm_entry: Any) -> type
         decision: the candidates; at least one.
         vllm_entry: vLLM's own registry entry for this architecture, or None.
     """
-    winner = decision.chain[0].adapter
+    declared = {item for candidate in decision.chain for item in candidate.adapter.capabilities}
     bases: tuple[type, ...] = (MindSporeModel,)
     flags: dict[str, Any] = {
         "__module__": __name__,
@@ -169,15 +180,14 @@ def wrapper_class(catalog: Catalog, decision: Decision, vllm_entry: Any) -> type
         "catalog": catalog,
         "decision": decision,
         "vllm_entry": vllm_entry,
-        "packed_modules_mapping": {
-            name: list(parts) for name, parts in winner.packed_modules_mapping.items()
-        },
+        "packed_modules_mapping": {},  # filled when it is known who serves
     }
-    if Capability.LORA in winner.capabilities:
+    # vLLM asks before anything is built, and the one that serves may be a fallback. A candidate that lacks a
+    # feature refuses it.
+    if Capability.LORA in declared:
         bases += (SupportsLoRA,)
         flags["embedding_modules"] = {}
-    if Capability.PIPELINE_PARALLEL in winner.capabilities or vllm_entry is not None:
-        # vLLM asks before anything is built; its own model may be the one that serves pipelines.
+    if Capability.PIPELINE_PARALLEL in declared or vllm_entry is not None:
         bases += (SupportsPP,)
     return type(decision.architecture.replace(".", "_"), bases, flags)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
@@ -105,13 +105,13 @@ def _all(catalog: Catalog) -> Iterable[Subject]:
         yield Subject("suite", item.suite.name, item.suite.name, source, {"suite": item.suite.name})
     for decision in catalog.decisions().values():
         for verdict in decision.verdicts:
-            name = verdict.candidate.qualified_name
-            yield _subject("model", name, verdict.candidate, architecture=name)
+            name, refused = verdict.candidate.qualified_name, verdict.candidate.adapter.refused
+            yield _subject("model", name, verdict.candidate, {"architecture": name}, refused)
     for decision in catalog.layer_decisions().values():
         for verdict in decision.verdicts:
             candidate = verdict.candidate
             attributes = {"suite": candidate.suite.name, "target": candidate.adapter.target}
-            yield _subject("layer", candidate.qualified_name, candidate, **attributes)
+            yield _subject("layer", candidate.qualified_name, candidate, attributes)
     for decision in catalog.op_decisions().values():
         several = len({item.candidate.suite.name for item in decision.verdicts}) < len(decision.verdicts)
         for verdict in decision.verdicts:
@@ -121,12 +121,15 @@ def _all(catalog: Catalog) -> Iterable[Subject]:
             if several:
                 name = f"{name} ({adapter.implementation})"
                 attributes["implementation"] = adapter.implementation
-            yield _subject("op", name, candidate, **attributes)
+            yield _subject("op", name, candidate, attributes)
 
 
-def _subject(kind: str, name: str, candidate: Candidate, **attributes: str) -> Subject:
+def _subject(
+    kind: str, name: str, candidate: Candidate, attributes: Mapping[str, str], refused: str = ""
+) -> Subject:
     source = f"{candidate.plugin.distribution} {candidate.plugin.version}"
-    return Subject(kind, name, candidate.suite.name, source, attributes)
+    code = candidate.adapter.implementation
+    return Subject(kind, name, candidate.suite.name, source, attributes, code, refused)
 
 
 def _require(tier: Tier) -> None:

@@ -25,7 +25,7 @@ _WORDS = {
     "xpassed": "passed unexpectedly",
     "skipped": "skipped",
 }
-_STYLES = {"passed": "green", "failed": "red", "skipped": "dim", "not run": "dim"}
+_STYLES = {"passed": "green", "failed": "red", "skipped": "dim", "not run": "dim", "refused": "dim"}
 
 
 def check_json(
@@ -37,9 +37,11 @@ def check_json(
     ``mszoo list --json``), ``tier`` (the last one that ran), ``versions`` (of python, vllm, mindspore, torch,
     transformers and vllm-ascend; null if not installed), ``adapters``, ``problems`` (as in ``mszoo list --json``).
     An adapter has ``adapter`` (qualified name), ``kind`` (``suite``, ``model``, ``layer`` or ``op``), ``suite``,
-    ``source`` (distribution and version), ``tiers`` (a status each: ``passed``, ``failed``, ``skipped`` or
-    ``not run``) and ``tests``: each with ``tier``, ``test``, ``outcome`` (``passed``, ``failed``, ``error``,
-    ``skipped``, ``xfailed``, ``xpassed``), ``reason`` (null where there is none) and ``seconds``.
+    ``source`` (distribution and version), ``code`` (what its record names, as ``module:object``; null for a suite),
+    ``refused`` (why its suite can't have it served, and nothing is run; else
+    null), ``tiers`` (a status each: ``passed``, ``failed``, ``skipped`` or ``not run``) and ``tests``: each with
+    ``tier``, ``test``, ``outcome`` (``passed``, ``failed``, ``error``, ``skipped``, ``xfailed``, ``xpassed``),
+    ``reason`` (null where there is none) and ``seconds``.
     """
     adapters = []
     for subject in subjects:
@@ -50,6 +52,8 @@ def check_json(
                 "kind": subject.kind,
                 "suite": subject.suite,
                 "source": subject.source,
+                "code": subject.code or None,
+                "refused": subject.refused or None,
                 "tiers": {name: _status([item for item in tests if item.tier == name]) for name in TIERS},
                 "tests": [
                     {key: value for key, value in asdict(item).items() if key not in ("adapter", "kind")}
@@ -76,11 +80,16 @@ def print_report(document: Mapping[str, Any], problems: tuple[Problem, ...]) -> 
     """Print a table of adapters and tiers, then what failed and what is expected to fail, with reasons."""
     out = console()
     rows = table("Adapter", "Kind", "From", *TIERS)
-    for item in document["adapters"]:
+    for item in _rows(document["adapters"]):
         worst = "failed" if "failed" in item["tiers"].values() else ""
         cells = [_cell(item, tier) for tier in TIERS]
         rows.add_row(item["adapter"], item["kind"], item["source"], *cells, style=_STYLES.get(worst, ""))
     out.print(rows)
+    refused = [item for item in document["adapters"] if item["refused"]]
+    if refused:
+        out.print(f"\nRefused ({len(refused)}):", style="bold")
+    for item in refused:
+        out.print(f"- {item['adapter']}: {item['refused']}")
     for title, outcomes in (
         ("Failed", _BAD),
         ("Expected to fail", ("xfailed",)),
@@ -110,8 +119,12 @@ def markdown(document: Mapping[str, Any]) -> str:
         f"| `{item['adapter']}` | {item['kind']} | {item['source']} | "
         + " | ".join(_cell(item, tier) for tier in TIERS)
         + " |"
-        for item in document["adapters"]
+        for item in _rows(document["adapters"])
     ]
+    refused = [item for item in document["adapters"] if item["refused"]]
+    if refused:
+        lines += ["", "Refused: the suite has the model, and it can't be served:", ""]
+    lines += [f"- `{item['adapter']}`: {item['refused']}" for item in refused]
     for title, outcomes in (("Failed", _BAD), ("Expected to fail", ("xfailed",))):
         found = _tests(document, outcomes)
         if found:
@@ -156,6 +169,27 @@ def write_markdown(document: Mapping[str, Any], path: Path) -> None:
         raise MszooError(str(path), f"can't be written ({error.strerror})", mend) from error
 
 
+def _rows(adapters: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Put layers that one class replaces into one row: a suite has dozens of norms that are the same."""
+    found: dict[object, list[Mapping[str, Any]]] = {}
+    for item in adapters:
+        alike = item["kind"] == "layer"
+        found.setdefault((item["suite"], item["code"]) if alike else item["adapter"], []).append(item)
+    rows = []
+    for items in found.values():
+        row = dict(items[0])
+        if len(items) > 1:
+            row["adapter"] = f"{row['suite']}.{row['code']} for {len(items)} layers"
+            row["tests"] = [test for item in items for test in item["tests"]]
+            row["tiers"] = {name: _worst([item["tiers"][name] for item in items]) for name in TIERS}
+        rows.append(row)
+    return rows
+
+
+def _worst(statuses: Sequence[str]) -> str:
+    return next(item for item in ("failed", "passed", "skipped", "not run") if item in statuses)
+
+
 def _status(tests: Sequence[Result]) -> str:
     outcomes = {item.outcome for item in tests}
     if outcomes & set(_BAD):
@@ -169,7 +203,7 @@ def _cell(item: Mapping[str, Any], tier: str) -> str:
     """Say how a tier went: "10 passed, 1 expected to fail"."""
     tests = [test for test in item["tests"] if test["tier"] == tier]
     if not tests:
-        return "not run"
+        return "refused" if item["refused"] else "not run"
     counts = Counter("failed" if test["outcome"] in _BAD else test["outcome"] for test in tests)
     return ", ".join(f"{counts[outcome]} {word}" for outcome, word in _WORDS.items() if counts[outcome])
 

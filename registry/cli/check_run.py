@@ -34,6 +34,8 @@ class Subject:
         suite: the suite's name.
         source: the distribution that gives it, and its version.
         attributes: what names it in a conformance class.
+        code: what its record names, as ``module:object``; empty for a suite.
+        refused: why its suite has it and it can't be served: nothing is run; empty otherwise.
     """
 
     kind: str
@@ -41,6 +43,8 @@ class Subject:
     suite: str
     source: str
     attributes: Mapping[str, str]
+    code: str = ""
+    refused: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,11 +71,14 @@ class Result:
 
 
 def run(subjects: Sequence[Subject], tier: str) -> list[Result]:
-    """Test subjects up to a tier; progress goes to standard error.
+    """Test subjects up to a tier, but those that are refused; progress goes to standard error.
 
     Returns:
         All results. If the tests can't be collected or the process dies, the tests that it owes are errors.
     """
+    subjects = [item for item in subjects if not item.refused]
+    if not subjects:
+        return []
     wanted = [{"kind": item.kind, "attributes": dict(item.attributes)} for item in subjects]
     with tempfile.TemporaryDirectory(prefix="mszoo-check-") as name:
         folder = Path(name)

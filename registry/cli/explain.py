@@ -19,7 +19,7 @@ from mszoo.registry.catalog import Candidate, Catalog, Decision, load_catalog
 from mszoo.registry.errors import MszooError
 from mszoo.registry.records import DTYPES
 
-from .explain_model import Reading, config_dtype, read_configs, vllm_json
+from .explain_model import Reading, config_dtype, config_fields, read_configs, vllm_json
 from .explain_parts import layers_json, ops_json, print_layers, print_ops
 from .explain_processes import Processes, print_processes, processes_json, start, tensor_parallel
 from .report import (
@@ -72,7 +72,8 @@ def explain(
         ),
     ] = False,
     dtype: Annotated[
-        Dtype | None, typer.Option(help="What --ops asks about. Default: DIR's, else the winner's first.")
+        Dtype | None,
+        typer.Option(help="What --ops and --layers ask about. Default: DIR's, else the winner's first."),
     ] = None,
     as_json: JsonOption = False,
     device: DeviceOption = None,
@@ -144,15 +145,31 @@ class Report:
         started = self.processes is None or (self.processes.agree and self.processes.served)
         return bool(self.winners) and not refused and started and not self.catalog.problems
 
+    @property
+    def served_by(self) -> set[str]:
+        """The suites whose models serve the architectures."""
+        return {winner.suite.name for winner in self.winners}
+
+    @property
+    def families(self) -> set[str]:
+        """The ``model_type`` of the models asked about, as far as it is known."""
+        if self.folder is not None:
+            found = [config_fields(self.folder).get("model_type")]
+        else:
+            found = [winner.adapter.example_config.get("model_type") for winner in self.winners]
+        return {item for item in found if isinstance(item, str)}
+
     def add_parts(self, ops: bool, layers: bool, dtype: str | None) -> None:
         """Find out who runs ops and layers; RefusalError if no kernel set serves the dtype."""
+        if not ops and not layers:
+            return
+        declared = config_dtype(self.folder) if self.folder is not None else None
+        own = next((winner.adapter.dtypes[0] for winner in self.winners), DTYPES[0])
+        chosen = dtype or (declared if declared in DTYPES else own)
         if ops:
-            declared = config_dtype(self.folder) if self.folder is not None else None
-            own = next((winner.adapter.dtypes[0] for winner in self.winners), DTYPES[0])
-            chosen = dtype or (declared if declared in DTYPES else own)
             self.ops = ops_json(self.catalog, chosen)
         if layers:
-            self.layers = layers_json(self.catalog)
+            self.layers = layers_json(self.catalog, self.served_by, chosen)
 
     def add_config(self) -> None:
         """Let the candidates read the folder's config.json."""
@@ -162,7 +179,7 @@ class Report:
     def add_processes(self) -> None:
         """Start vLLM's processes on the folder."""
         if self.folder is not None:
-            fields = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+            fields = config_fields(self.folder)
             workers, reason = tensor_parallel(next(iter(self.winners), None), fields)
             self.processes = start(self.folder, workers, reason)
 
@@ -249,7 +266,7 @@ def _print(report: Report) -> None:
     if report.ops is not None:
         print_ops(out, report.ops)
     if report.layers is not None:
-        print_layers(out, report.layers)
+        print_layers(out, report.layers, report.served_by, report.families)
     print_footing(out, catalog)
 
 

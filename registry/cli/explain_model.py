@@ -81,9 +81,15 @@ def read_configs(decision: Decision, folder: Path) -> list[Reading]:
     return readings
 
 
+def config_fields(folder: Path) -> dict[str, Any]:
+    """Return the fields of a folder's config.json, which has been read before."""
+    fields: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return fields
+
+
 def config_dtype(folder: Path) -> str | None:
     """Return the dtype that a folder's config.json names, or None."""
-    fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    fields = config_fields(folder)
     value = fields.get("dtype", fields.get("torch_dtype"))
     return value if isinstance(value, str) else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from mszoo.registry.bridge import layers, other_plugins
 from mszoo.registry.bridge.kernels import choose_kernels
 from mszoo.registry.catalog import Catalog, Decision
 
+from .explain_cells import print_cells
 from .report import table
 
 _PLATFORMS = {"cpu": "vllm.platforms.cpu", "npu": "vllm_ascend.platform"}
@@ -42,17 +44,27 @@ def ops_json(catalog: Catalog, dtype: str) -> dict[str, Any]:
     return {"dtype": dtype, "kernel_set": kernels.base, "reason": kernels.reason, "ops": found}
 
 
-def layers_json(catalog: Catalog) -> list[dict[str, Any]]:
-    """Return the layers that adapters replace or would replace.
+def layers_json(catalog: Catalog, served_by: Collection[str], dtype: str) -> list[dict[str, Any]]:
+    """Return the layers that adapters replace or would replace: vLLM's, and cells inside the suites' models.
 
-    Each has ``target``, ``replaces`` (``module:Class``, null if there is none), ``by`` (the adapter's qualified
-    name, null if vLLM's or the suite's own layer runs), ``code``, ``from``, ``reason`` and ``others``, the
-    candidates that don't run, each with ``name``, ``code`` and ``reason``.
+    Each has ``target``, ``suite`` (whose cell it is; null for a layer of vLLM's), ``replaces`` (``module:Class``,
+    null if there is none), ``by`` (the adapter's qualified name, null if vLLM's or the suite's own layer runs),
+    ``code``, ``from``, ``reason``, ``in_effect`` (false for a cell of a suite that serves none of the architectures
+    asked about, whatever ``by`` says) and ``others``, the candidates that don't run, each with ``name``, ``code``
+    and ``reason``.
+
+    Args:
+        catalog: the decisions.
+        served_by: the suites whose models serve the architectures asked about.
+        dtype: what the models compute in.
     """
     taken = other_plugins.names_to_come(_PLATFORMS[catalog.device], catalog.device)
     plans = {item.decision.subject: item for item in layers.plan(catalog, taken)}
+    # A layer of vLLM's is chosen by the dtype of whichever model holds it, a suite's cell by that of its model.
+    cells = catalog.layer_decisions(dtype)
     return [
-        _layer(target, decision, plans.get(target)) for target, decision in catalog.layer_decisions().items()
+        _layer(target, decision if target.startswith(_VLLM) else cells[target], plans.get(target), served_by)
+        for target, decision in catalog.layer_decisions().items()
     ]
 
 
@@ -68,39 +80,49 @@ def print_ops(out: Console, report: dict[str, Any]) -> None:
     out.print(rows)
 
 
-def print_layers(out: Console, report: list[dict[str, Any]]) -> None:
-    """Print what layers_json returned."""
+def print_layers(
+    out: Console, report: list[dict[str, Any]], served_by: Collection[str], families: Collection[str]
+) -> None:
+    """Print what layers_json returned; the arguments are those of print_cells."""
     if not report:
         out.print("\nLayers: none is replaced, no suite registers one", style="bold")
         return
-    out.print("\nLayers", style="bold")
-    rows = table("Layer", "Runs", "Code and reason")
-    for item in report:
-        lines = [f"{item['code']} replaces {item['replaces']}"] if item["by"] else []
-        rows.add_row(
-            item["target"],
-            item["by"] or "its own",
-            "\n".join([*lines, item["reason"], *_lines(item["others"])]),
-        )
-    out.print(rows)
-
-
-def _layer(target: str, decision: Decision, plan: layers.Plan | None) -> dict[str, Any]:
-    first = decision.verdicts[0]
-    of_vllm = target.startswith(_VLLM)
-    replaces: str | None = target.partition(":")[2]
+    of_vllm = [item for item in report if item["suite"] is None]
     if of_vllm:
+        out.print("\nLayers of vLLM's own models", style="bold")
+        rows = table("Layer", "Runs", "Code and reason")
+        for item in of_vllm:
+            lines = [f"{item['code']} replaces {item['replaces']}"] if item["by"] else []
+            rows.add_row(
+                item["target"],
+                item["by"] or "its own",
+                "\n".join([*lines, item["reason"], *_lines(item["others"])]),
+            )
+        out.print(rows)
+    print_cells(out, report, served_by, families)
+
+
+def _layer(
+    target: str, decision: Decision, plan: layers.Plan | None, served_by: Collection[str]
+) -> dict[str, Any]:
+    first = decision.verdicts[0]
+    owner, _, name = target.partition(":")
+    suite = None if target.startswith(_VLLM) else owner
+    replaces: str | None = name
+    if suite is None:
         replaces = f"{plan.module}:{plan.name}" if plan is not None and plan.module else None
     obstacle = plan.obstacle if plan is not None else None
-    runs = decision.winner is not None and (replaces is not None or not of_vllm) and obstacle is None
+    runs = decision.winner is not None and replaces is not None and obstacle is None
     plugin = first.candidate.plugin
     return {
         "target": target,
+        "suite": suite,
         "replaces": replaces,
         "by": first.candidate.qualified_name if runs else None,
         "code": first.candidate.adapter.implementation if runs else None,
         "from": f"{plugin.distribution} {plugin.version}",
         "reason": f"{obstacle.what}. {obstacle.mend}" if obstacle is not None else first.reason,
+        "in_effect": runs and (suite is None or suite in served_by),
         "others": _others(decision, first.candidate.adapter.implementation),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import typer
+from rich.console import Console
 
 from mszoo.registry.catalog import Catalog, load_catalog
 
@@ -43,12 +44,13 @@ def list_json(catalog: Catalog) -> dict[str, Any]:
     Keys: ``mszoo`` (version), ``device``, ``digest``, ``disabled`` (plugin names), ``lock``, ``suites``,
     ``architectures``, ``problems``.
     ``lock`` is null, or has ``file`` and ``unlisted`` (names of plugins that are not loaded).
-    A suite has ``name``, ``description``, ``plugin``, ``distribution``, ``version``, and the numbers of its
-    ``models``, ``layers`` and ``ops``.
+    A suite has ``name``, ``description``, ``plugin``, ``distribution``, ``version``, the numbers of its ``models``,
+    ``layers`` and ``ops``, and ``unusable``: null, or what is not installed and the command that installs it.
     An architecture has ``architecture``, ``pinned``, ``winner`` (a qualified name, or null where vLLM's own
     model serves) and ``candidates``: in order, each with ``name`` (qualified), ``suite``, ``plugin``,
     ``distribution``, ``version``, ``model``, ``capabilities``, ``devices``, ``dtypes``, ``requires``,
-    ``priority``, ``status`` (``won``, ``fallback`` or ``unavailable``) and ``reason``.
+    ``priority``, ``refused`` (why the suite can't have it served; else null), ``status`` (``won``, ``fallback`` or
+    ``unavailable``) and ``reason``.
     A problem has ``who``, ``what``, ``mend`` and ``plugin`` (null where no plugin is at fault).
     """
     return {
@@ -63,6 +65,7 @@ def list_json(catalog: Catalog) -> dict[str, Any]:
                 "models": len(item.models),
                 "layers": len(item.layers),
                 "ops": len(item.ops),
+                "unusable": catalog.suite_obstacle(item.suite),
             }
             for item in catalog.discovery.contributions
         ],
@@ -78,13 +81,29 @@ def _print(catalog: Catalog) -> None:
         source = f"{item.plugin.distribution} {item.plugin.version}"
         suites.add_row(item.suite.name, source, str(len(item.models)), item.suite.description)
     out.print(suites)
+    unusable = _print_unusable(out, catalog)
     models = table("Architecture", "Suite", "Verdict", "Reason")
     for name, decision in catalog.decisions().items():
+        shown = name
         for verdict in decision.verdicts:
-            shown = name if verdict is decision.verdicts[0] else ""
             suite = verdict.candidate.suite.name
-            models.add_row(shown, suite, verdict.status, verdict.reason, style=style_of(verdict))
+            if suite not in unusable:
+                models.add_row(shown, suite, verdict.status, verdict.reason, style=style_of(verdict))
+                shown = ""
     out.print()
     out.print(models)
     print_footing(out, catalog)
     print_problems(out, catalog.problems)
+
+
+def _print_unusable(out: Console, catalog: Catalog) -> set[str]:
+    """Print what the suites that can't be used need, and their models: one reason for all, not one for each."""
+    found = set()
+    for item in catalog.discovery.contributions:
+        obstacle = catalog.suite_obstacle(item.suite)
+        if obstacle is not None:
+            found.add(item.suite.name)
+            models = ", ".join(sorted({model.architecture for model in item.models}))
+            out.print(f"\n{item.suite.name} {obstacle}", style="bold")
+            out.print(f"Its models: {models or 'none'}")
+    return found

@@ -109,6 +109,7 @@ def _verdict_json(verdict: Verdict) -> dict[str, Any]:
         "dtypes": list(adapter.dtypes),
         "requires": [*verdict.candidate.suite.requires, *adapter.requires],
         "priority": adapter.priority,
+        "refused": adapter.refused or None,
         "status": verdict.status,
         "reason": verdict.reason,
     }

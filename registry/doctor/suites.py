@@ -9,7 +9,6 @@ from mszoo.registry.catalog import Catalog
 from mszoo.registry.discovery import Contribution
 from mszoo.registry.doctor.finding import Finding, Level
 from mszoo.registry.source import missing_object
-from mszoo.registry.validation import parse_requirement
 
 _OWN_DISTRIBUTION = "mszoo"
 
@@ -31,8 +30,16 @@ def check_plugins(catalog: Catalog) -> Iterator[Finding]:
 def check_suites(
     catalog: Catalog, installed: Callable[[str], str | None] = installed_version
 ) -> Iterator[Finding]:
-    """Report suites whose models can't run here: not installed, or installed and unusable."""
-    verdicts = [verdict for decision in catalog.decisions().values() for verdict in decision.verdicts]
+    """Report suites whose models can't run here: not installed, or installed and unusable.
+
+    Models that a suite itself declares refused are no finding: nothing here mends them.
+    """
+    verdicts = [
+        verdict
+        for decision in catalog.decisions().values()
+        for verdict in decision.verdicts
+        if not verdict.candidate.adapter.refused
+    ]
     for contribution in catalog.discovery.contributions:
         own = [item for item in verdicts if item.candidate.suite.name == contribution.suite.name]
         unavailable = [item for item in own if item.status == "unavailable"]
@@ -41,7 +48,8 @@ def check_suites(
         count = "none" if len(unavailable) == len(own) else f"only {len(own) - len(unavailable)}"
         reasons = list(dict.fromkeys(item.reason for item in unavailable))
         more = f" (and {len(reasons) - 1} other reasons: mszoo list)" if len(reasons) > 1 else ""
-        what, _, cure = reasons[0].rpartition(": ")
+        # What keeps the whole suite from running comes before what keeps one model.
+        what, _, cure = (catalog.suite_obstacle(contribution.suite) or reasons[0]).rpartition(": ")
         # mszoo's own adapters for a suite that isn't there are no fault; a plugin was installed to be used.
         level: Level = "info" if _is_absent(contribution, installed) else "warning"
         yield Finding(
@@ -69,7 +77,6 @@ def check_classes(catalog: Catalog) -> Iterator[Finding]:
 
 
 def _is_absent(contribution: Contribution, installed: Callable[[str], str | None]) -> bool:
-    """Say whether it is mszoo's own plugin for a suite of which nothing is installed."""
-    needed = [parse_requirement(text).name for text in contribution.suite.requires]
+    """Say whether it is mszoo's own plugin for a suite that is not installed; it is named as its distribution."""
     own = contribution.plugin.distribution == _OWN_DISTRIBUTION
-    return own and bool(needed) and all(installed(name) is None for name in needed)
+    return own and bool(contribution.suite.requires) and installed(contribution.suite.name) is None

@@ -93,7 +93,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
         f"mszoo/{path.relative_to(ROOT).as_posix().removeprefix('tests/')}"
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
-        if path.is_file() and path.suffix in (".py", ".typed", ".tmpl")
+        if path.is_file() and path.suffix in (".py", ".typed", ".tmpl", ".json")
     }
     content = {name for name in names if ".dist-info/" not in name}
     assert {name for name in content if not name.startswith("mszoo/kernels/csrc/")} == sources
@@ -108,7 +108,8 @@ def test_the_wheel_declares_its_entry_points(wheel: Path) -> None:
         (name,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
         assert archive.read(name).decode().split("\n\n") == [
             "[console_scripts]\nmszoo = mszoo.registry.cli:main",
-            "[mszoo]\nnative = mszoo.adapters.native",
+            "[mszoo]\nmindformers = mszoo.adapters.mindformers\nmindone = mszoo.adapters.mindone\n"
+            "native = mszoo.adapters.native",
             "[pytest11]\nmszoo.conformance.plugin = mszoo.conformance.plugin",
             "[vllm.general_plugins]\nmszoo = mszoo.registry.bridge:register\n",
         ]
@@ -117,7 +118,8 @@ def test_the_wheel_declares_its_entry_points(wheel: Path) -> None:
 def test_the_registry_imports_without_the_heavy_three(site: Path) -> None:
     code = """
 import importlib.util, json, sys
-import mszoo.registry, mszoo.registry.catalog, mszoo.adapters.native, mszoo.kernels
+import mszoo.registry, mszoo.registry.catalog, mszoo.kernels
+import mszoo.adapters.mindformers, mszoo.adapters.mindone, mszoo.adapters.native
 print(json.dumps({
     "file": mszoo.registry.__file__,
     "importable": [name for name in ("vllm", "torch", "mindspore", "numpy") if importlib.util.find_spec(name)],
@@ -148,7 +150,17 @@ def test_mszoo_list_runs(site: Path) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     assert "LlamaForCausalLM" in result.stdout
     report = json.loads(run(site, CLI, "list", "--json").stdout)
-    assert [suite["name"] for suite in report["suites"]] == ["native"]
+    unusable = {suite["name"]: suite["unusable"] for suite in report["suites"]}
+    assert list(unusable) == ["mindformers", "mindone", "native"]
+    assert unusable.pop("native") is None
+    for (
+        name,
+        why,
+    ) in unusable.items():  # the wheel knows them; they are not there, and the list says what gets them
+        assert why.startswith(f"needs {name}")
+        assert "which is not installed" in why
+        assert f"\n{name} needs {name}" in result.stdout
+    assert "make suites" in result.stdout or "pip install --no-deps" in result.stdout
     assert {item["winner"] for item in report["architectures"]} >= {"native.LlamaForCausalLM"}
     assert report["problems"] == []
 

@@ -158,6 +158,28 @@ def test_an_unavailable_adapter_says_why_and_what_cures_it(make_catalog, suite, 
     assert decision.winner is None
 
 
+REFUSED = "its routing needs a kernel that CPUs lack"
+
+
+def test_a_refused_adapter_is_shown_and_never_chosen(make_catalog):
+    refused = model(refused=REFUSED, priority=9, requires=["absent"], devices=["npu"])
+    settings = Settings(prefer=("mindformers",))
+    catalog = make_catalog({"mindformers": [refused], "native": [model()]}, settings)
+    decision = catalog.decide("Arch")
+    assert [item[:2] for item in verdicts(decision)] == [("native", "won"), ("mindformers", "unavailable")]
+    assert decision.verdicts[1].reason == REFUSED
+    pinned = catalog.decide("mindformers.Arch")
+    assert (verdicts(pinned), pinned.chain) == ([("mindformers", "unavailable", REFUSED)], ())
+    alone = make_catalog({"mindformers": [refused]})
+    assert alone.decide("Arch").winner is None  # so vLLM's own model stays
+    assert alone.problems == ()
+
+
+def test_a_model_that_is_not_refused_has_the_digest_that_it_always_had(make_catalog):
+    suites = {"native": [model(), model("Other", capabilities=["lora"], example_config={"a": 1})]}
+    assert make_catalog(suites).digest() == "a9cadbc57b71"
+
+
 @pytest.mark.parametrize(
     "requirement",
     ["a", "a>=1,<3", "a==2.1rc1", "a>=2", "b; python_version < '3'", "b; extra == 'x'", "a[extra]"],
@@ -333,9 +355,11 @@ def test_decisions_do_not_depend_on_discovery_order(suites, settings, device, sh
     assert sorted(texts(first)) == sorted(texts(second))
 
 
-@given(contents, settings_of, st.sampled_from(["A", "B", "C"]), st.booleans())
-def test_an_unavailable_adapter_never_changes_a_chain(suites, settings, architecture, by_device):
-    unavailable = {"devices": ["npu"]} if by_device else {"requires": ["absent"]}
+UNAVAILABLE = ({"devices": ["npu"]}, {"requires": ["absent"]}, {"refused": REFUSED})
+
+
+@given(contents, settings_of, st.sampled_from(["A", "B", "C"]), st.sampled_from(UNAVAILABLE))
+def test_an_unavailable_adapter_never_changes_a_chain(suites, settings, architecture, unavailable):
     extra = model(architecture, model="extra:X", priority=100, **unavailable)
     before = build(suites, settings)
     after = build({**suites, "extra": [extra]}, settings)

@@ -65,6 +65,10 @@ def run(*arguments):
     return CliRunner().invoke(build(), list(arguments))
 
 
+def words(text):
+    return " ".join(text.split())
+
+
 def lines_fit(text):
     return all(len(line) <= 80 for line in text.splitlines())
 
@@ -73,12 +77,37 @@ def test_list(zoo):
     result = run("list")
     assert result.exit_code == 0
     assert lines_fit(result.stdout)
-    for text in ("native", "mszoo 1.0", "mindone-adapters", "MindSpore One [markup]", "won", "unavailable"):
+    for text in ("native", "mszoo 1.0", "mindone-adapters", "MindSpore One [markup]", "won"):
         assert text in result.stdout
+    assert f"mindone {WHY_NOT} Its models: FarForCausalLM, LlamaForCausalLM" in words(
+        result.stdout
+    )  # one reason for all of them
+    assert "unavailable" not in result.stdout
     assert "LlamaForCausalLM" in result.stdout
     assert "Device cpu, decisions " in result.stdout
     assert "Problems" not in result.stdout
     assert result.stderr == "noise at import\nnoise in a hook\n"
+
+
+PARTLY = """
+@hookimpl
+def mszoo_suite():
+    return Suite("part", requires=["pluggy"])
+
+@hookimpl
+def mszoo_model_adapters():
+    return [
+        ModelAdapter("FarForCausalLM", "part:Far", devices=["npu"]),
+        ModelAdapter("LlamaForCausalLM", "part:Llama", refused="it exists for training only"),
+    ]
+"""
+
+
+def test_list_shows_why_single_models_of_a_usable_suite_are_unavailable(zoo):
+    zoo(PARTLY, "part", "part-dist")
+    text = words(run("list").stdout.replace("│", " "))
+    assert "FarForCausalLM part unavailable runs on npu, not on cpu: serve it on npu" in text
+    assert "part unavailable it exists for training only" in text
 
 
 def test_list_json(zoo):
@@ -99,7 +128,9 @@ def test_list_json(zoo):
         "models": 2,
         "layers": 0,
         "ops": 0,
+        "unusable": None,
     }
+    assert report["suites"][1]["unusable"] == WHY_NOT
     assert {item["architecture"]: item["winner"] for item in report["architectures"]} == {
         "FarForCausalLM": None,
         "LlamaForCausalLM": "native.LlamaForCausalLM",
@@ -119,6 +150,7 @@ def test_list_json(zoo):
         "dtypes": ["float32", "bfloat16", "float16"],
         "requires": ["pluggy"],
         "priority": 0,
+        "refused": None,
         "status": "won",
         "reason": "the only one available here",
     }

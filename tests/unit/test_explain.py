@@ -55,7 +55,7 @@ def mszoo_op_adapters():
 
 @pytest.fixture
 def zoo(make_plugin, monkeypatch):
-    """Let only our own test plugins be installed."""
+    """Let only our own test plugins be installed; returns their list."""
     installed = [
         make_plugin(NATIVE, name="native", distribution="mszoo"),
         make_plugin(PARTS, name="fast", distribution="fast-dist", version="2.0"),
@@ -63,6 +63,7 @@ def zoo(make_plugin, monkeypatch):
     monkeypatch.setattr(plugins, "_installed", lambda problems: installed)
     for name in ("MSZOO_PREFER", "MSZOO_DISABLE", "MSZOO_KERNELS", "MSZOO_LOCK", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
+    return installed
 
 
 def run(*arguments):
@@ -118,6 +119,33 @@ def test_vllms_own_classes_are_read_from_its_source(monkeypatch, tmp_path):
         explain_model._own_classes.cache_clear()
 
 
+REFUSING = """
+@hookimpl
+def mszoo_suite():
+    return Suite("mindformers")
+
+@hookimpl
+def mszoo_model_adapters():
+    why = "its routing needs a kernel that CPUs lack"
+    return [ModelAdapter("MoeForCausalLM", "mindformers.moe:Moe", refused=why)]
+"""
+
+
+def test_a_refused_model_is_left_to_vllm_with_the_reason(zoo, make_plugin, monkeypatch):
+    zoo.append(make_plugin(REFUSING, name="mindformers"))
+    monkeypatch.setattr(explain_model, "_own_classes", lambda: {"MoeForCausalLM": "vllm.x:Moe"})
+    why = "its routing needs a kernel that CPUs lack"
+    for name in ("MoeForCausalLM", "mindformers.MoeForCausalLM"):
+        result = run(name)
+        assert result.exit_code == 1
+        assert f"unavailable mindformers.moe:Moe {why}" in words(result.stdout.replace("│", " "))
+        (item,) = json.loads(run(name, "--json").stdout)["architectures"]
+        assert (item["winner"], item["class"]) == (None, None)
+        (candidate,) = item["candidates"]
+        assert (candidate["status"], candidate["reason"], candidate["refused"]) == ("unavailable", why, why)
+    assert "The last resort is vllm.x:Moe" in words(run("MoeForCausalLM").stdout)
+
+
 def test_ops(zoo, monkeypatch):
     report = json.loads(run("LlamaForCausalLM", "--ops", "--json").stdout)["ops"]
     assert list(report) == ["dtype", "kernel_set", "reason", "ops"]
@@ -166,13 +194,16 @@ def test_layers(zoo, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     layers = {item["target"]: item for item in json.loads(run("x", "--layers", "--json").stdout)["layers"]}
     norm = layers["vllm:RMSNorm"]
-    assert list(norm) == ["target", "replaces", "by", "code", "from", "reason", "others"]
+    assert list(norm) == [
+        "target", "suite", "replaces", "by", "code", "from", "reason", "in_effect", "others"
+    ]  # fmt: skip
     assert norm["replaces"] in (
         "vllm.model_executor.layers.layernorm:RMSNorm",
         None,
     )  # None: vLLM isn't installed
     if norm["replaces"] is not None:
         assert (norm["by"], norm["code"]) == ("fast.vllm:RMSNorm", "fast.layers:Norm")
+        assert (norm["suite"], norm["in_effect"]) == (None, True)
         assert layers["vllm:RMSNrom"]["reason"].endswith("Did you mean vllm:RMSNorm?")
     assert norm["from"] == "fast-dist 2.0"
     silu = layers["vllm:SiluAndMul"]
@@ -181,9 +212,61 @@ def test_layers(zoo, monkeypatch):
     assert layers["vllm:RMSNrom"]["by"] is None
     cell = layers["mindone:mindone.models:Norm"]
     assert (cell["replaces"], cell["by"]) == ("mindone.models:Norm", "fast.mindone:mindone.models:Norm")
+    assert (cell["suite"], cell["in_effect"]) == ("mindone", False)
     text = words(run("x", "--layers").stdout.replace("│", " "))
-    assert "fast.layers:Cell replaces mindone.models:Norm" in text
+    assert "fast.layers:Norm replaces vllm.model" in text or norm["replaces"] is None
     assert "its own needs no-such-dist" in text
+    assert "Cells of mindone: the replacement of one class is not in effect, vLLM's own model serves" in text
+
+
+FAMILIES = ("llama", "qwen3", "gemma", "olmo", "phi")
+CELLS = f"""
+@hookimpl
+def mszoo_suite():
+    return Suite("mindone")
+
+@hookimpl
+def mszoo_model_adapters():
+    config = {{"model_type": "llama"}}
+    return [ModelAdapter("LlamaForCausalLM", "mindone_adapter:Llama", example_config=config)]
+
+@hookimpl
+def mszoo_layer_adapters():
+    norms = [f"mindone.models.{{name}}.modeling_{{name}}:{{name.title()}}Norm" for name in {FAMILIES}]
+    return [LayerAdapter(f"mindone:{{name}}", "mindone_adapter:Norm") for name in norms] + [
+        LayerAdapter("mindone:mindone.models.llama.modeling_llama:Router", "mindone_adapter:Router"),
+        LayerAdapter("mindone:mindspore.nn:Dense", "mindone_adapter:Linear", dtypes=["float32"]),
+    ]
+"""
+
+
+def test_the_cells_of_the_suite_that_serves(zoo, make_plugin, monkeypatch, tmp_path):
+    zoo.append(make_plugin(CELLS, name="mindone", distribution="mszoo"))
+    monkeypatch.setenv("COLUMNS", "250")
+    text = words(run("mindone.LlamaForCausalLM", "--layers").stdout.replace("│", " "))
+    assert "Cells of mindone, replaced where its model has them" in text
+    # Of many classes with one replacement, those of the model's family are named.
+    assert (
+        "mindone_adapter:Norm mszoo 1.0 mindone.models.llama.modeling_llama:LlamaNorm and 4 other classes of "
+        "cells; --json names them the only one available here"
+    ) in text
+    assert "mindone_adapter:Router mszoo 1.0 mindone.models.llama.modeling_llama:Router the only" in text
+    # Another plugin may replace a cell too.
+    assert "fast.layers:Cell fast-dist 2.0 mindone.models:Norm the only" in text
+    document = json.loads(run("mindone.LlamaForCausalLM", "--layers", "--json").stdout)
+    cells = {item["target"]: item for item in document["layers"] if item["suite"] == "mindone"}
+    assert len(cells) == len(FAMILIES) + 3
+    assert all(item["in_effect"] for item in cells.values())
+
+    # A folder says its own family and dtype.
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "phi", "dtype": "bfloat16"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    text = words(run(str(tmp_path), "--layers").stdout.replace("│", " "))
+    assert "Cells of mindone: replacements of 8 classes are not in effect, native serves" in text
+    monkeypatch.setenv("MSZOO_PREFER", "mindone")
+    text = words(run(str(tmp_path), "--layers").stdout.replace("│", " "))
+    assert "modeling_phi:PhiNorm and 4 other classes" in text
+    assert "its own mszoo 1.0 mindspore.nn:Dense computes in float32, not in bfloat16" in text
 
 
 def test_no_layers(zoo, monkeypatch):

@@ -142,7 +142,7 @@ def test_shell_completion():
     assert set(complete("")) == commands
     assert complete("doc") == ["doctor"]
     assert "--imports" in complete("doctor", "--")
-    assert complete("explain", "Lla") == ["LlamaForCausalLM"]
+    assert complete("explain", "LlamaFor") == ["LlamaForCausalLM"]
     assert complete("check", "native.Qwen") == ["native.Qwen2ForCausalLM", "native.Qwen3ForCausalLM"]
 
 

@@ -47,6 +47,7 @@ def test_records_are_frozen_hashable_and_their_mappings_read_only():
 RECORDS = [
     Suite("mindone", "MindSpore One", ["mindone>=0.4"], "pip install mindone"),
     model(example_config={"a": {"b": 1}}, packed_modules_mapping={"qkv": ["q"]}, capabilities=["lora"]),
+    model(refused="its attention needs a kernel that is not there"),
     LayerAdapter("vllm:RMSNorm", "a.b:C"),
     LayerAdapter("mindone:mindone.nn.norm:Norm", "a.b:C", priority=-1),
     OpAdapter("rms_norm", "a.b:f", "cpu", devices=["cpu"]),
@@ -89,6 +90,8 @@ BAD_MODELS = [
     ({"dtypes": ["fp32"]}, "dtypes is 'fp32'", "Set it to any of float32, bfloat16, float16."),
     ({"priority": "high"}, "priority is 'high'", "Set it to an integer."),
     ({"priority": True}, "priority is True", "Set it to an integer."),
+    ({"refused": True}, "refused is True", "Set it to a string of one line."),
+    ({"refused": "a\nb"}, "refused is 'a\\nb'", "Set it to a string of one line."),
     ({"example_config": [1]}, "example_config is [1]", "Set it to a mapping with string keys."),
     ({"example_config": {1: 2}}, "example_config is {1: 2}", "Set it to a mapping with string keys."),
     ({"packed_modules_mapping": {"qkv": "q"}}, "packed_modules_mapping['qkv'] is 'q'", NOT_STRINGS),

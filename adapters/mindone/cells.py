@@ -1,0 +1,205 @@
+"""What takes the place of MindSpore One's cells on CPU: vLLM's layers, and mszoo's own."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.nn import functional
+from vllm.config import get_current_vllm_config
+from vllm.model_executor.layers.linear import ReplicatedLinear
+from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+
+from mszoo.layers import Module
+from mszoo.layers import RMSNorm as TokenRMSNorm
+from mszoo.layers.methods import quant_config
+from mszoo.models.config import DecoderConfig
+from mszoo.models.decoder import DecoderLayer
+from mszoo.models.llama import LlamaForCausalLM
+from mszoo.models.mistral import MistralForCausalLM
+from mszoo.models.qwen2 import Qwen2ForCausalLM
+from mszoo.models.qwen3 import Qwen3ForCausalLM
+
+import mindspore as ms  # isort: skip
+from mszoo.kernels import dispatch  # isort: skip
+from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
+from mszoo.registry.errors import RefusalError  # isort: skip
+
+_READERS = {
+    "llama": LlamaForCausalLM.read_config,
+    "mistral": MistralForCausalLM.read_config,
+    "qwen2": Qwen2ForCausalLM.read_config,
+    "qwen3": Qwen3ForCausalLM.read_config,
+}
+
+
+class Linear(ReplicatedLinear):
+    """``x @ weight.T + bias``, for ``nn.Dense`` and ``mint.nn.Linear`` of MindSpore: [..., in] -> [..., out].
+
+    Raises:
+        RefusalError: the cell applies an activation.
+    """
+
+    def __init__(self, cell: ms.nn.Cell, *, prefix: str) -> None:
+        if getattr(cell, "activation_flag", False):
+            raise RefusalError(prefix, "it applies an activation", "It stays MindSpore's")
+        rows, columns = cell.weight.shape
+        has_bias = isinstance(getattr(cell, "bias", None), ms.Parameter)
+        super().__init__(
+            columns, rows, bias=has_bias, quant_config=quant_config(), prefix=prefix, return_bias=False
+        )
+
+    def forward(self, x: ms.Tensor) -> ms.Tensor:
+        """Return the product."""
+        flat = to_torch(x).reshape(-1, self.input_size)
+        return to_mindspore(super().forward(flat).view(*x.shape[:-1], self.output_size))
+
+
+class Embedding(VocabParallelEmbedding):
+    """Rows of a table, for ``nn.Embedding`` and ``mint.nn.Embedding`` of MindSpore: [...] -> [..., width]."""
+
+    def __init__(self, cell: ms.nn.Cell, *, prefix: str) -> None:
+        table = cell.embedding_table if isinstance(cell, ms.nn.Embedding) else cell.weight
+        rows, columns = table.shape
+        super().__init__(rows, columns, quant_config=quant_config(), prefix=prefix)
+
+    def forward(self, input: ms.Tensor) -> ms.Tensor:
+        """Look up."""
+        ids = to_torch(input)
+        return to_mindspore(super().forward(ids.reshape(-1)).view(*ids.shape, -1))
+
+
+class ScaledEmbedding(Embedding):
+    """Rows of a table, scaled, for Gemma 3: [...] -> [..., width]."""
+
+    def __init__(self, cell: ms.nn.Cell, *, prefix: str) -> None:
+        super().__init__(cell, prefix=prefix)
+        self.scale = torch.tensor(float(cell.embed_scale), dtype=self.weight.dtype)
+
+    def forward(self, input: ms.Tensor) -> ms.Tensor:
+        """Look up and scale."""
+        return to_mindspore(to_torch(super().forward(input)) * self.scale)
+
+
+class RMSNorm(TokenRMSNorm):
+    """The root mean square norm of a family: ``weight * x / sqrt(mean(x^2) + eps)`` over the last axis."""
+
+    def __init__(self, cell: ms.nn.Cell, *, prefix: str) -> None:
+        del prefix
+        (width,) = cell.weight.shape
+        super().__init__(width, float(cell.variance_epsilon))
+
+    def forward(self, hidden_states: ms.Tensor) -> ms.Tensor:  # type: ignore[override]  # the cell's own
+        """Normalise [..., N]."""
+        x = to_torch(hidden_states)
+        flat = to_mindspore(x.reshape(-1, x.shape[-1]))
+        return to_mindspore(to_torch(super().forward(flat)).view(x.shape))
+
+
+#: By class of the cell.
+_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "FastGELUActivation": functools.partial(functional.gelu, approximate="tanh"),
+    "GELUActivation": functional.gelu,
+    "GELUTanh": functools.partial(functional.gelu, approximate="tanh"),
+    "NewGELUActivation": functools.partial(functional.gelu, approximate="tanh"),
+    "ReLU": functional.relu,
+    "ReLUSquaredActivation": lambda x: functional.relu(x).square(),
+    "SiLU": functional.silu,
+    "SiLUActivation": functional.silu,
+}
+
+
+class Activation(Module):
+    """An activation by torch, on the same memory: [...] -> [...].
+
+    MindSpore's CPU kernels of several have no bfloat16, and that of tanh is off by 1e-5.
+
+    Raises:
+        RefusalError: all math is to be MindSpore's.
+    """
+
+    def __init__(self, cell: ms.nn.Cell, *, prefix: str) -> None:
+        super().__init__()
+        if dispatch.current().base != "cpu":
+            raise RefusalError(prefix, "the kernel set computes with MindSpore alone", "It stays MindSpore's")
+        self._function = _ACTIVATIONS[type(cell).__name__]
+
+    def forward(self, input: ms.Tensor) -> ms.Tensor:
+        """Apply it."""
+        return to_mindspore(self._function(to_torch(input)))
+
+
+class Rotary(Module):
+    """The rotary embedding of a family whose layers are replaced whole: computed only if a layer asks for it.
+
+    The layers rotate by themselves. One product by MindSpore a step would wake its threads, which then keep the
+    cores from vLLM's kernels: a step takes several times as long.
+    """
+
+    def __init__(self, cell: ms.nn.Cell, *, prefix: str) -> None:
+        del prefix
+        super().__init__()
+        self.__dict__["_cell"] = cell
+
+    def forward(self, x: ms.Tensor, position_ids: ms.Tensor) -> _Angles:
+        """Return the cosines and sines, still to be computed."""
+        return _Angles(self._cell, x, position_ids)
+
+
+class _Angles:
+    """Unpacks like the tuple of cosines and sines that the suite's cell gives."""
+
+    def __init__(self, cell: ms.nn.Cell, x: ms.Tensor, position_ids: ms.Tensor) -> None:
+        self._arguments = cell, x, position_ids
+
+    def __iter__(self) -> Iterator[ms.Tensor]:
+        cell, x, position_ids = self._arguments
+        return iter(cell.construct(x, position_ids))
+
+
+class Layer(DecoderLayer):
+    """A whole decoder layer of Llama, Mistral, Qwen2 or Qwen3, as mszoo's own models run it.
+
+    Raises:
+        RefusalError: the config has something that the layer doesn't know.
+    """
+
+    def __init__(self, cell: ms.nn.Cell, *, prefix: str) -> None:
+        config = get_current_vllm_config().model_config.hf_config
+        decoder: DecoderConfig = _READERS[config.model_type](config)
+        super().__init__(decoder, decoder.sliding_windows[cell.self_attn.layer_idx], prefix)
+        self._by_torch = dispatch.current().base == "cpu"
+
+    def forward(  # type: ignore[override]  # the cell's own
+        self, hidden_states: ms.Tensor, position_ids: ms.Tensor, **_: Any
+    ) -> ms.Tensor:
+        """Return the layer's output with the residual stream added: [1, T, hidden], [1, T] -> [1, T, hidden].
+
+        ``hidden_states`` may be overwritten, and then it is what is returned.
+        """
+        tokens = _without_batch(hidden_states)
+        x, residual = super().forward(_without_batch(position_ids), tokens, None)
+        if not self._by_torch:
+            return ms.mint.add(x, residual).view(hidden_states.shape)
+        to_torch(x).add_(to_torch(residual))
+        return hidden_states if x is tokens else to_mindspore(to_torch(x)[None])
+
+
+class TupleLayer(Layer):
+    """A whole decoder layer of a family whose layers return a tuple, the output first."""
+
+    def forward(  # type: ignore[override]
+        self, hidden_states: ms.Tensor, position_ids: ms.Tensor, **_: Any
+    ) -> tuple[ms.Tensor]:
+        """Return the output alone in a tuple."""
+        return (super().forward(hidden_states, position_ids),)
+
+
+def _without_batch(tensor: ms.Tensor) -> ms.Tensor:
+    """Return a view without the first axis, of size 1; it is made once for all layers of a step."""
+    view = getattr(tensor, "_mszoo_without_batch", None)
+    if view is None:
+        view = tensor._mszoo_without_batch = to_mindspore(to_torch(tensor)[0])
+    return view

@@ -1,0 +1,198 @@
+"""A model of MindSpore One as vLLM serves it: the suite's network, vLLM's KV cache and weights in vLLM's layers."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from vllm.config import get_current_vllm_config
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+from mszoo.adapters.mindone import config as configs
+from mszoo.adapters.mindone import eager, importer
+from mszoo.adapters.mindone.architectures import Architecture, read
+from mszoo.layers import Attention, CausalLM, LogitsProcessor, Module
+from mszoo.layers.cells import replace_cells
+from mszoo.layers.methods import quant_config
+
+import mindspore as ms  # isort: skip
+from mindspore.nn.utils import no_init_parameters  # isort: skip
+from mszoo.adapters.mindone import attention  # isort: skip
+from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
+from mszoo.registry.errors import RefusalError  # isort: skip
+
+_DTYPES = {torch.float32: ms.float32, torch.bfloat16: ms.bfloat16, torch.float16: ms.float16}
+
+
+#: Parameters that no checkpoint has: the constructor computes them.
+_COMPUTED = ("inv_freq", "original_inv_freq")
+#: Buffers that checkpoints have.
+_LOADED_BUFFERS = ("e_score_correction_bias",)
+
+
+class ModelForCausalLM(CausalLM):
+    """Any decoder of MindSpore One that architectures.json lists.
+
+    Args:
+        config: the Hugging Face config; ``architectures`` says which decoder.
+        prefix: prepended to the layers' names.
+
+    Raises:
+        RefusalError: naming what can't be honoured.
+        SuiteImportError: the family's file can't be imported.
+    """
+
+    def __init__(self, config: Any, *, prefix: str = "") -> None:
+        name = config.architectures[0].rpartition(".")[2]
+        who = f"mindone.{name}"
+        architecture = read().get(name)
+        if architecture is None:
+            raise RefusalError(who, "architectures.json doesn't list it", "Serve it with another one")
+        super().__init__()
+        self.config = config
+        self.architecture = architecture
+        dot = f"{prefix}." if prefix else ""
+        tree = Module()
+        self.add_module(architecture.base_prefix, tree)
+        network = _build(architecture, config, who)
+        self.replaced = replace_cells(network, tree, prefix=f"{dot}{architecture.base_prefix}")
+        _adopt_buffers(network, tree)
+        self.__dict__["network"] = network
+        self._add_attention(tree, f"{dot}{architecture.base_prefix}")
+        self._accepted = set(inspect.signature(network.construct).parameters)
+        self.__dict__["_embed"] = network.get_input_embeddings()
+        self._add_head(dot)
+
+    def forward(
+        self, input_ids: ms.Tensor | None, positions: ms.Tensor, inputs_embeds: ms.Tensor | None = None
+    ) -> ms.Tensor:
+        """See :meth:`mszoo.layers.CausalLM.forward`."""
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        assert given is not None  # vLLM gives one of the two
+        offered: dict[str, Any] = {
+            "position_ids": positions.view(1, -1),
+            "cache_position": positions,
+            "use_cache": False,
+            "return_dict": True,
+        }
+        arguments = {key: value for key, value in offered.items() if key in self._accepted}
+        arguments["input_ids" if inputs_embeds is None else "inputs_embeds"] = given.view(1, *given.shape)
+        hidden_states = self.network(**arguments)[0]
+        return hidden_states.view(hidden_states.shape[1:])
+
+    def embed_input_ids(self, input_ids: ms.Tensor) -> ms.Tensor:
+        """Return the embeddings of token ids: [T] -> [T, hidden]."""
+        return self._embed(input_ids)
+
+    def compute_logits(self, hidden_states: ms.Tensor) -> ms.Tensor | None:
+        """See :meth:`mszoo.layers.CausalLM.compute_logits`."""
+        head = self._head
+        logits = self.logits_processor(head, to_torch(hidden_states), getattr(head, "bias", None))
+        return None if logits is None else to_mindspore(logits)
+
+    def unused_tensors(self) -> tuple[str, ...]:
+        """See :meth:`mszoo.layers.CausalLM.unused_tensors`."""
+        tied = getattr(self.config, "tie_word_embeddings", False)
+        return (f"{self.architecture.head}.weight",) if tied else ()
+
+    def _add_attention(self, tree: Module, prefix: str) -> None:
+        """Give each attention of the suite its layer of vLLM's."""
+        config = self.network.config
+        spelled_out = eager.FAMILIES.get(self.architecture.family)
+        scale = None if spelled_out is None else spelled_out.scale
+        for path, cell, index in attention.attention_cells(self.network):
+            name = f"{prefix}.{path}.attn"
+            layer = attention.PagedAttention(cell, config, index, scale=scale, prefix=name)
+            tree.get_submodule(path).add_module("attn", layer)
+            cell.__dict__["mszoo_attention"] = layer
+        count = sum(isinstance(module, Attention) for module in tree.modules())
+        if count != config.num_hidden_layers:
+            raise RefusalError(
+                f"mindone.{self.config.architectures[0].rpartition('.')[2]}",
+                f"{count} of its {config.num_hidden_layers} layers attend in a way that vLLM's KV cache serves",
+                "Serve it with another implementation",
+            )
+
+    def _add_head(self, dot: str) -> None:
+        """Make the output projection, under the checkpoint's name, and what follows it."""
+        config, architecture = self.config, self.architecture
+        embedding = self.get_submodule(f"{architecture.base_prefix}.{architecture.embedding}")
+        head = ParallelLMHead(
+            config.vocab_size,
+            embedding.embedding_dim,
+            bias=architecture.head_bias,
+            quant_config=quant_config(),
+            prefix=f"{dot}{architecture.head}",
+        )
+        if getattr(config, "tie_word_embeddings", False):
+            head = head.tie_weights(embedding)
+        self.add_module(architecture.head, head)
+        self._head_name = architecture.head
+        scale = getattr(config, "logit_scale", None) or 1.0
+        divisor = getattr(config, "logits_scaling", None) or 1.0
+        self.logits_processor = LogitsProcessor(
+            config.vocab_size,
+            scale=scale / divisor,
+            soft_cap=getattr(config, "final_logit_softcapping", None),
+        )
+
+    @property
+    def _head(self) -> Module:
+        return self._modules[self._head_name]
+
+
+def _build(architecture: Architecture, config: Any, who: str) -> Any:
+    """Build the suite's network without values for its parameters."""
+    modeling = importer.modeling(architecture.family)
+    if architecture.family in eager.FAMILIES:
+        implementation = "eager"
+    elif "ALL_ATTENTION_FUNCTIONS" in vars(modeling):
+        implementation = attention.NAME
+    elif "eager_attention_forward" in vars(modeling):
+        implementation = attention.NAME
+        # The only one that this family knows, whatever it is told.
+        vars(modeling)["eager_attention_forward"] = attention.attend
+    else:
+        raise RefusalError(
+            who,
+            "its attention is spelled out in a way that vLLM's KV cache can't serve",
+            "Serve it with another implementation",
+        )
+    configs.refuse_ignored(config, importer.suite().mentioned(modeling.__name__), who)
+    model_config = get_current_vllm_config().model_config
+    v4 = configs.to_v4(config, model_config.max_model_len, who)
+    utils = importer.suite().load("mindone.transformers.modeling_utils")
+    utils.AttentionInterface.register(attention.NAME, attention.attend)
+    v4._attn_implementation = implementation
+    base = getattr(modeling, architecture.base)
+    # Weights come from the checkpoint.
+    uninitialised = {"__module__": base.__module__, "init_weights": lambda self: None}
+    with no_init_parameters():
+        network = type(base.__name__, (base,), uninitialised)(v4)
+    network.set_train(False)
+    for _, cell in network.cells_and_names():
+        for leaf in _COMPUTED:
+            if cell._params.get(leaf) is not None:
+                value = ms.Tensor(cell._params[leaf].asnumpy())
+                del cell._params[leaf]
+                cell.__dict__[leaf] = value
+    dtype = _DTYPES[model_config.dtype]
+    for parameter in network.get_parameters():
+        if parameter.dtype == ms.float32 and dtype != ms.float32:
+            parameter.set_dtype(dtype)
+    return network
+
+
+def _adopt_buffers(network: Any, tree: Module) -> None:
+    """Give the buffers that checkpoints have a torch parameter that owns their memory, as parameters have one."""
+    for path, cell in network.cells_and_names():
+        for leaf in _LOADED_BUFFERS:
+            buffer = cell._buffers.get(leaf)
+            if buffer is None:
+                continue
+            owned = torch.nn.Parameter(
+                torch.zeros(tuple(buffer.shape), dtype=torch.float32), requires_grad=False
+            )
+            tree.get_submodule(path).register_parameter(leaf, owned)
+            cell._buffers[leaf] = to_mindspore(owned.data)

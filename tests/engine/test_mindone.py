@@ -1,0 +1,221 @@
+"""MindSpore One's decoders in real engines: right against Hugging Face, by the suite's own network."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mszoo.adapters.mindone import architectures
+from mszoo.registry.cli import demo_folder
+
+from .conftest import make_checkpoint, running_engine, served_by
+from .test_conformance import check
+from .test_smollm2 import OPTIONS, PROMPTS
+
+try:
+    importlib.metadata.version("mindone")
+except importlib.metadata.PackageNotFoundError:
+    pytest.skip("mindone is not installed: make suites", allow_module_level=True)
+
+MODELS = "mindone.transformers.models"
+DENSE, TABLE = "mindspore.nn.layer.basic:Dense", "mszoo.adapters.mindone.cpu_ops:Embedding"
+LINEAR = "mindspore.nn.layer.basic:Linear"
+#: One of each kind: whole layers replaced, norms of 1 + w and caps, parallel residual, experts, learned positions.
+REPRESENTATIVES = (
+    "LlamaForCausalLM",
+    "Qwen3ForCausalLM",
+    "Gemma2ForCausalLM",
+    "PhiForCausalLM",
+    "Qwen3MoeForCausalLM",
+    "OPTForCausalLM",
+)
+
+
+@pytest.mark.parametrize("architecture", REPRESENTATIVES)
+def test_numerically_right(architecture: str) -> None:
+    """Conformance serves the adapter by its qualified name, so no other can answer."""
+    status, report, _ = check(f"mindone.{architecture}", "--tier", "numeric", path=[])
+    assert status == 0, report
+    (adapter,) = report["adapters"]
+    assert adapter["adapter"] == f"mindone.{architecture}"
+    assert adapter["tiers"] == {"static": "passed", "numeric": "passed", "engine": "not run"}
+
+
+def replaced(llm: Any) -> Counter[str]:
+    """Return how many cells of which class were replaced in the worker's model."""
+    return llm.apply_model(lambda model: Counter(item.cell for item in model.network.replaced))[0]
+
+
+def serve(folder: Path, architecture: str, **options: Any) -> tuple[dict[str, Any], Counter[str], list[int]]:
+    """Answer one prompt; return who answered, what was replaced, and the tokens."""
+    from vllm import SamplingParams
+
+    sampling = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True, detokenize=False)
+    overrides = {"architectures": [architecture]}
+    with running_engine(folder, hf_overrides=overrides, **options) as llm:
+        (output,) = llm.generate([{"prompt_token_ids": [5, 17, 99]}], sampling, use_tqdm=False)
+        return served_by(llm), replaced(llm), list(output.outputs[0].token_ids)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("llama"), "llama")
+
+
+def test_llamas_layers_are_replaced_whole(llama: Path) -> None:
+    seen, cells, tokens = serve(llama, "mindone.LlamaForCausalLM")
+    assert seen["adapter"] == "mindone.LlamaForCausalLM"
+    assert seen["forwards"] == 4
+    assert cells == {
+        TABLE: 1,
+        f"{MODELS}.llama.modeling_llama:LlamaDecoderLayer": 3,
+        f"{MODELS}.llama.modeling_llama:LlamaRMSNorm": 1,
+        f"{MODELS}.llama.modeling_llama:LlamaRotaryEmbedding": 1,
+    }
+    own, _, expected = serve_native(llama)
+    assert own["adapter"] == "native.LlamaForCausalLM"
+    assert tokens == expected
+
+
+def serve_native(folder: Path) -> tuple[dict[str, Any], None, list[int]]:
+    """Answer the same prompt with the native model."""
+    from vllm import SamplingParams
+
+    sampling = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True, detokenize=False)
+    with running_engine(folder) as llm:
+        (output,) = llm.generate([{"prompt_token_ids": [5, 17, 99]}], sampling, use_tqdm=False)
+        return served_by(llm), None, list(output.outputs[0].token_ids)
+
+
+def test_other_families_are_replaced_leaf_by_leaf(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, "glm", hidden_size=128)
+    seen, cells, _ = serve(folder, "mindone.GlmForCausalLM")
+    assert seen["adapter"] == "mindone.GlmForCausalLM"
+    assert cells[f"{MODELS}.glm.modeling_glm:GlmRMSNorm"] == 7
+    assert cells[TABLE] + cells["mindspore.nn.layer.embedding:Embedding"] == 1
+    assert cells[LINEAR] + cells[DENSE] == 3 * 6
+
+
+def test_preferring_the_suite_chooses_it(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decisions are made once per process: a fresh one prefers mindone."""
+    from . import answers
+
+    job = {
+        "model": str(llama),
+        "prompts": [[5, 17, 99]],
+        "max_tokens": 4,
+        "options": {
+            "skip_tokenizer_init": True,
+            "dtype": "float32",
+            "enforce_eager": True,
+            "max_model_len": 256,
+        },
+    }
+    result = answers.run(
+        job, llama / "answers.json", MSZOO_PREFER="mindone", VLLM_ENABLE_V1_MULTIPROCESSING="0"
+    )
+    assert [worker["adapter"] for worker in result["workers"]] == ["mindone.LlamaForCausalLM"]
+    assert result["workers"][0]["forwards"] == 4
+
+
+# A trained model.
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("demo") / "smollm2"
+    assert demo_folder.make(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def prompts(smollm2: Path) -> Iterator[list[list[int]]]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    yield [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True
+        )["input_ids"]
+        for prompt in PROMPTS[:4]
+    ]
+
+
+def test_smollm2_answers_as_the_native_model_does(smollm2: Path, prompts: list[list[int]]) -> None:
+    from vllm import SamplingParams
+
+    sampling = SamplingParams(temperature=0, max_tokens=32, ignore_eos=True, detokenize=False)
+    answers = {}
+    for adapter in ("native.LlamaForCausalLM", "mindone.LlamaForCausalLM"):
+        options = OPTIONS | {"enforce_eager": False, "hf_overrides": {"architectures": [adapter]}}
+        with running_engine(smollm2, **options) as llm:
+            outputs = llm.generate([{"prompt_token_ids": p} for p in prompts], sampling, use_tqdm=False)
+            seen = served_by(llm)
+            assert seen["adapter"] == adapter and seen["forwards"] >= 32
+            if adapter.startswith("mindone"):
+                assert replaced(llm)[f"{MODELS}.llama.modeling_llama:LlamaDecoderLayer"] == 30
+                fused = llm.apply_model(
+                    lambda model: [layer.fused.runs_fused for layer in model.model.layers.children()]
+                )
+                assert fused[0] == [True] * 30, "the compiled path must run"
+        answers[adapter] = [list(output.outputs[0].token_ids) for output in outputs]
+    assert answers["mindone.LlamaForCausalLM"] == answers["native.LlamaForCausalLM"]
+
+
+# Bad input.
+
+
+def test_a_config_field_that_would_be_ignored_is_refused(llama: Path, tmp_path: Path) -> None:
+    fields = json.loads((llama / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(fields | {"use_grouping": True}))
+    (tmp_path / "model.safetensors").symlink_to(llama / "model.safetensors")
+    with pytest.raises(Exception, match="use_grouping=True"):
+        serve(tmp_path, "mindone.LlamaForCausalLM")
+
+
+def test_a_refused_architecture_says_why(tmp_path: Path) -> None:
+    entry = architectures.read()["BloomForCausalLM"]
+    assert entry.refused
+    status, report, _ = check("mindone.BloomForCausalLM", "--tier", "numeric", path=[])
+    assert status in (0, 1)
+    assert entry.refused[:40] in json.dumps(report)
+
+
+def test_a_family_that_is_not_there_is_named() -> None:
+    from mszoo.adapters.mindone import importer
+    from mszoo.kernels import runtime
+
+    runtime.prepare("cpu")
+    with pytest.raises(importer.SuiteImportError, match="no_such_family"):
+        importer.modeling("no_such_family")
+
+
+def test_importing_the_suite_leaves_no_trace() -> None:
+    import sys
+
+    import mindspore
+    import transformers
+
+    from mszoo.adapters.mindone import importer
+    from mszoo.kernels import runtime
+
+    runtime.prepare("cpu")
+    watched = (
+        mindspore.mint,
+        mindspore.ops,
+        mindspore.mint.nn,
+        mindspore.mint.nn.functional,
+        transformers.utils,
+    )
+    before = [dict(vars(module)) for module in watched]
+    importer.modeling("starcoder2")
+    for module, names in zip(watched, before, strict=True):
+        changed = [name for name, value in names.items() if vars(module).get(name) is not value]
+        assert not changed, f"{module.__name__}: {changed}"
+    assert not [name for name in sys.modules if name.partition(".")[0] == "mindone"]
