@@ -1,9 +1,9 @@
 """The ``mindspore`` kernel set in one graph: all layers of a dense decoder, compiled by MindSpore at once.
 
 Op by op, MindSpore's dispatch costs ten times what the arithmetic of a few tokens does, and every graph that is
-launched costs about a millisecond beside a busy torch. A graph is compiled for each shape that it meets, in tenths of a
-second a layer, so the number of tokens is rounded up to one of :data:`TOKENS`; more tokens than that are computed op
-by op, where the arithmetic dominates.
+launched costs about a millisecond beside a busy torch. A graph is compiled for each shape that it meets, in tenths
+of a second a layer, so the number of tokens is rounded up to one of :data:`TOKENS`; more tokens than that are computed
+op by op, where the arithmetic dominates.
 
 What layers share is computed once, ahead of them: the angles of the positions, the rows of the cache, and the bias
 that hides keys. A graph attends to the step's own keys and values beside those in vLLM's cache, since MindSpore's
@@ -56,8 +56,8 @@ class LayerCell(nn.Cell):
     """One layer of :class:`DecoderCell`.
 
     Args:
-        weights: by name: ``input_norm``, ``qkv``, ``out``, ``post_norm``, ``gate_up``, ``down``, and where the layer
-            has them ``q_norm``, ``k_norm`` and ``<projection>_bias``.
+        weights: by name: ``input_norm``, ``qkv``, ``out``, ``post_norm``, ``gate_up``, ``down``, and where the
+            layer has them ``q_norm``, ``k_norm`` and ``<projection>_bias``.
         kv_cache: as in the op ``paged_attention``.
         shape: the rest.
     """
@@ -91,9 +91,7 @@ class LayerCell(nn.Cell):
             query, key = rotated[:, :heads], rotated[:, heads:]
         else:
             query = _rotate(kernels.rms_norm(qkv[:, :heads], self.q_norm, self.eps), cos, sin)
-            key = _rotate(
-                kernels.rms_norm(qkv[:, heads : heads + kv_heads], self.k_norm, self.eps), cos, sin
-            )
+            key = _rotate(kernels.rms_norm(qkv[:, heads : heads + kv_heads], self.k_norm, self.eps), cos, sin)
         x = self.attend(query, key, value, key_rows, value_rows, bias)
         x = kernels.linear(x, self.out, self.out_bias)
         x, residual = kernels.fused_add_rms_norm(x, residual, self.post_norm, self.eps)

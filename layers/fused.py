@@ -1,7 +1,7 @@
 """Decoder layers run as a whole, where nothing needs their parts.
 
-The ``cpu`` kernel set has a compiled layer (:mod:`mszoo.layers.compiled_layer`), the ``mindspore`` set a graph of all
-layers (:mod:`mszoo.layers.graph_decoder`). Both compute what the layers' plain path computes, with less
+The ``cpu`` kernel set has a compiled layer (:mod:`mszoo.layers.compiled_layer`), the ``mindspore`` set a graph of
+all layers (:mod:`mszoo.layers.graph_decoder`). Both compute what the layers' plain path computes, with less
 interpretation between the kernels. The plain path serves wherever they can't: ops of suites, LoRA, tensor
 parallelism, quantized weights, ``--enforce-eager``.
 """

@@ -57,7 +57,8 @@ class Batch:
 
         Returns:
             ``block_table`` [B, n] and ``start`` [B] of :class:`mszoo.kernels.graphs.DecoderCell`, int32: B is
-            ``rows`` where every sequence has one query, and 1 for a sequence alone; n is a power of 4: each is another graph.
+            ``rows`` where every sequence has one query, and 1 for a sequence alone; n is a power of 4, since each
+            is another graph.
         """
         key = rows, block_size
         if key not in self._padded:

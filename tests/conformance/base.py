@@ -17,8 +17,9 @@ import pytest
 
 from mszoo.conformance.code import missing_code
 from mszoo.conformance.plugin import GUARD, TIERS
-from mszoo.registry.catalog import Candidate, Catalog, Decision, load_catalog
+from mszoo.registry.catalog import Candidate, Catalog, load_catalog
 from mszoo.registry.plugins import Plugin
+from mszoo.registry.records import DTYPES
 
 __all__ = [
     "TIERS",
@@ -27,7 +28,6 @@ __all__ = [
     "available",
     "catalog",
     "engine",
-    "locate",
     "numeric",
     "static",
 ]
@@ -105,7 +105,19 @@ class Conformance:
 
 
 class AdapterConformance(Conformance):
-    """The standard tests of every kind of adapter."""
+    """The standard tests of every kind of adapter.
+
+    Attributes:
+        implementation: picks one of several adapters that a suite gives under one name, as its record names the
+            code; None takes the first.
+    """
+
+    implementation: str | None = None
+
+    @classmethod
+    def key(cls) -> tuple[str, str]:
+        """Return the suite's name, and the architecture, layer or op that the adapter is for."""
+        raise NotImplementedError
 
     @classmethod
     def find(cls) -> tuple[Candidate, str | None]:
@@ -113,7 +125,34 @@ class AdapterConformance(Conformance):
 
         Fails the test, naming the nearest adapter, if there is none.
         """
-        raise NotImplementedError
+        look_up = {
+            "model": catalog().decisions,
+            "layer": catalog().layer_decisions,
+            "op": catalog().op_decisions,
+        }
+        decisions = look_up[cls.kind]()
+        suite, name = cls.key()
+        for verdict in decisions[name].verdicts if name in decisions else ():
+            candidate = verdict.candidate
+            meant = cls.implementation in (None, candidate.adapter.implementation)
+            if candidate.suite.name == suite and meant:
+                return candidate, verdict.reason if verdict.status == "unavailable" else None
+        known = [verdict.candidate.qualified_name for item in decisions.values() for verdict in item.verdicts]
+        wanted = f"{suite}.{name}"
+        nearest = difflib.get_close_matches(wanted, known, n=1)
+        hint = f"Did you mean {nearest[0]}?" if nearest else f"Known: {', '.join(known) or 'none'}."
+        problems = "".join(f"\n{problem}" for problem in catalog().problems)
+        code = f" ({cls.implementation})" if cls.implementation else ""
+        pytest.fail(f"no {cls.kind} {wanted}{code} is registered. {hint}{problems}", pytrace=False)
+
+    @classmethod
+    def pytest_generate_tests(cls, metafunc: pytest.Metafunc) -> None:
+        """Run the tests of dtypes for those that the record declares."""
+        if "dtype" in metafunc.fixturenames:
+            try:
+                metafunc.parametrize("dtype", cls.find()[0].adapter.dtypes)
+            except pytest.fail.Exception:  # the test itself reports it
+                metafunc.parametrize("dtype", DTYPES)
 
     @classmethod
     def plugin(cls) -> Plugin:
@@ -155,21 +194,6 @@ def available(cls: type[AdapterConformance]) -> Candidate:
     for module in ("torch", "vllm", "mindspore"):
         pytest.importorskip(module, reason=f"{module} is not installed: pip install 'mszoo[cpu]'")
     return candidate
-
-
-def locate(
-    decisions: dict[str, Decision], suite: str, subject: str, what: str
-) -> tuple[Candidate, str | None]:
-    """Return one suite's candidate for a subject and why it can't run here; fails if there is none."""
-    for verdict in decisions[subject].verdicts if subject in decisions else ():
-        if verdict.candidate.suite.name == suite:
-            return verdict.candidate, verdict.reason if verdict.status == "unavailable" else None
-    known = [verdict.candidate.qualified_name for item in decisions.values() for verdict in item.verdicts]
-    wanted = f"{suite}.{subject}"
-    nearest = difflib.get_close_matches(wanted, known, n=1)
-    hint = f"Did you mean {nearest[0]}?" if nearest else f"Known: {', '.join(known) or 'none'}."
-    problems = "".join(f"\n{problem}" for problem in catalog().problems)
-    pytest.fail(f"no {what} {wanted} is registered. {hint}{problems}", pytrace=False)
 
 
 @functools.cache

@@ -45,7 +45,7 @@ def make_checkpoint(
     """
     import torch
     import transformers
-    from safetensors.torch import save_file
+    from safetensors.torch import load_file, save_file
 
     model = None
     model_class = getattr(transformers, architecture, None)
@@ -55,18 +55,21 @@ def make_checkpoint(
         full.architectures = [architecture]
         full._attn_implementation = "eager"
         model = model_class(full).eval().float()
-        full.save_pretrained(folder)
         names = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     else:
         written = dict(config) | {"architectures": [architecture]}
         (folder / "config.json").write_text(json.dumps(written), encoding="utf-8")
         names = shapes(folder)
     weights = _random(names)
-    if model is not None:
+    if model is None:
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    else:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(weights[name])
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        # Some parts have other names in checkpoints than in Hugging Face's modules, which fuse experts, for one.
+        model.save_pretrained(folder)
+        weights = load_file(folder / "model.safetensors")
     read = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return Checkpoint(folder, read, weights, model)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mszoo.conformance.base import AdapterConformance, available, catalog, engine, locate, numeric, static
+from mszoo.conformance.base import AdapterConformance, available, engine, numeric, static
 from mszoo.conformance.checkpoints import Checkpoint, make_checkpoint, with_weights, write_lora, write_w8a8
 from mszoo.conformance.engines import (
     BLOCK,
@@ -27,7 +27,7 @@ from mszoo.conformance.engines import (
 from mszoo.conformance.fresh import run_fresh
 from mszoo.conformance.shadow import first_difference, relative_error
 from mszoo.registry.catalog import Candidate
-from mszoo.registry.records import DTYPES, Capability
+from mszoo.registry.records import Capability
 
 #: One token, a block and one token, several blocks: the lengths at which off-by-one errors show.
 PROMPT_LENGTHS = (1, 7, BLOCK + 1, 3 * BLOCK + 1)
@@ -95,24 +95,15 @@ class ModelConformance(AdapterConformance):
         return cls.architecture
 
     @classmethod
-    def find(cls) -> tuple[Candidate, str | None]:
-        """See AdapterConformance.find."""
+    def key(cls) -> tuple[str, str]:
+        """Return the suite's name and the architecture's; fails the test if the name isn't qualified."""
         suite, dot, name = cls.architecture.rpartition(".")
         if not dot:
             pytest.fail(
                 f"{cls.__name__}.architecture is {cls.architecture!r}: qualify it, such as native.{name}",
                 pytrace=False,
             )
-        return locate(catalog().decisions(), suite, name, "model")
-
-    @classmethod
-    def pytest_generate_tests(cls, metafunc: pytest.Metafunc) -> None:
-        """Run the tests of dtypes for those that the record declares."""
-        if "dtype" in metafunc.fixturenames:
-            try:
-                metafunc.parametrize("dtype", cls.find()[0].adapter.dtypes)
-            except pytest.fail.Exception:  # the test itself reports it
-                metafunc.parametrize("dtype", DTYPES)
+        return suite, name
 
     # What the tests share.
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from mszoo.conformance.base import AdapterConformance, available, catalog, locate, numeric, static
+from mszoo.conformance.base import AdapterConformance, available, catalog, numeric, static
 from mszoo.kernels.spec import SPECS
 from mszoo.registry.catalog import Candidate
-from mszoo.registry.records import DTYPES
 
 #: Numbers of tokens: one, and those that no vector width or block divides.
 TOKENS = (1, 3, 17, 64)
@@ -43,7 +42,6 @@ class OpConformance(AdapterConformance):
     kind = "op"
     suite: str
     op: str
-    implementation: str | None = None
 
     def example(self, rng: Any, tokens: int) -> dict[str, Any]:
         """Return arguments by name: float32 or integer numpy arrays, and plain values."""
@@ -65,27 +63,9 @@ class OpConformance(AdapterConformance):
         return f"{cls.suite}.{cls.op}" + (f" ({cls.implementation})" if cls.implementation else "")
 
     @classmethod
-    def find(cls) -> tuple[Candidate, str | None]:
-        """See AdapterConformance.find."""
-        decisions = catalog().op_decisions()
-        if cls.implementation is not None:
-            for verdict in decisions[cls.op].verdicts if cls.op in decisions else ():
-                candidate = verdict.candidate
-                if (candidate.suite.name, candidate.adapter.implementation) == (
-                    cls.suite,
-                    cls.implementation,
-                ):
-                    return candidate, verdict.reason if verdict.status == "unavailable" else None
-        return locate(decisions, cls.suite, cls.op, "op")
-
-    @classmethod
-    def pytest_generate_tests(cls, metafunc: pytest.Metafunc) -> None:
-        """Run the numeric tests for the dtypes that the record declares."""
-        if "dtype" in metafunc.fixturenames:
-            try:
-                metafunc.parametrize("dtype", cls.find()[0].adapter.dtypes)
-            except pytest.fail.Exception:  # the test itself reports it
-                metafunc.parametrize("dtype", DTYPES)
+    def key(cls) -> tuple[str, str]:
+        """Return the suite's name and the op's."""
+        return cls.suite, cls.op
 
     @static
     def test_op_exists(self) -> None:

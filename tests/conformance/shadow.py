@@ -22,6 +22,8 @@ def first_difference(llm: Any, reference: Any, tokens: list[int], tolerance: flo
     ours = _record(_layers(model_of(llm)), lambda: generate(llm, [tokens], 1))
     with torch.no_grad():
         theirs = _record(_layers(reference), lambda: reference(torch.tensor([tokens])))
+    if not ours:
+        return "Where they part can't be told: the model's layers are no torch modules that it calls."
     if len(ours) != len(theirs):
         return f"The model runs {len(ours) - 1} layers and the reference {len(theirs) - 1}."
     for index, (got, expected) in enumerate(zip(ours, theirs, strict=True)):

@@ -2,7 +2,7 @@
 
 As a plugin it gives MindSpore ops that count their calls. Those that OPSDEMO_FIRST names have priority 1.
 
-As a script it reads ``[{"model": folder, "prompts": [token ids], "options": of LLM, "environ": {...}}, ...]`` from
+As a script it reads ``[{"model": folder, "prompts": [token ids], "options": of LLM}, ...]`` from
 standard input and writes one result for each to the file that its argument names.
 """
 
@@ -67,12 +67,12 @@ class SiluAndMul:
 def run(job: dict[str, Any]) -> dict[str, Any]:
     import mszoo_opsdemo  # the plugin, not this script
     from vllm import LLM, SamplingParams
-    from vllm.distributed import cleanup_dist_env_and_memory
 
-    os.environ.update(job.get("environ", {}))
     mszoo_opsdemo.CALLS.clear()
     defaults = {"skip_tokenizer_init": True, "dtype": "float32", "max_model_len": 128, "max_num_seqs": 4}
-    llm = LLM(job["model"], seed=0, **(defaults | job["options"]))
+    gc.freeze()
+    gc.enable()
+    llm = LLM(job["model"], seed=0, num_gpu_blocks_override=64, **(defaults | job["options"]))
     sampling = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True, detokenize=False, logprobs=0)
     prompts = [{"prompt_token_ids": prompt} for prompt in job["prompts"]]
     outputs = llm.generate(prompts, sampling, use_tqdm=False)
@@ -92,9 +92,9 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     llm.llm_engine.engine_core.shutdown()
     del llm
     gc.collect()
-    cleanup_dist_env_and_memory()
     return result
 
 
 if __name__ == "__main__":
+    gc.disable()  # until the first engine starts: nothing that is imported becomes garbage
     Path(sys.argv[1]).write_text(json.dumps([run(job) for job in json.load(sys.stdin)]))

@@ -31,7 +31,9 @@ def random(*shape: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(("window", "softcap"), [(None, 0.0), (3, 0.0), (None, 2.0)])
 @pytest.mark.parametrize("tokens", [1, 3])
-def test_attention_beside_the_cache_is_attention_in_it(tokens: int, window: int | None, softcap: float) -> None:
+def test_attention_beside_the_cache_is_attention_in_it(
+    tokens: int, window: int | None, softcap: float
+) -> None:
     """Two sequences, with 5 and 2 cached tokens, and ``tokens`` new ones each."""
     cached = [5, 2]
     blocks = [[3, 1, 6], [5, 2, 0]]  # the third holds new tokens of the first, or none

@@ -1,10 +1,11 @@
 """What a native model inherits from vLLM by keeping its weights in vLLM's layers: LoRA, tensor parallelism,
-quantized checkpoints. Each against vLLM's own model on the same work."""
+quantized checkpoints. Each against vLLM's own model on the same work, on one rank."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,34 @@ PROMPTS = [[5, 17, 99, 201, 3, 44, 180], [7, 8, 250], list(range(3, 43))]
 ADAPTER = "native.LlamaForCausalLM"
 
 
-def compare(job: dict[str, Any], tmp_path: Path, workers: int = 1, **environment: str) -> list[list[int]]:
-    """Assert that the native model and vLLM's own give the same tokens, each itself; return the tokens."""
-    job = {"prompts": PROMPTS} | job
-    ours = run(job, tmp_path / "ours.json", **environment)
-    own = run(job, tmp_path / "own.json", **environment, MSZOO_DISABLE="1")
-    assert len(ours["workers"]) == len(own["workers"]) == workers
+Own = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Own:
+    """The answers of vLLM's own model to a job, on one rank; equal jobs run once."""
+    done: dict[str, dict[str, Any]] = {}
+
+    def answer(job: dict[str, Any]) -> dict[str, Any]:
+        key = json.dumps(job, sort_keys=True)
+        if key not in done:
+            done[key] = run(job, tmp_path_factory.mktemp("own") / "own.json", MSZOO_DISABLE="1")
+            (worker,) = done[key]["workers"]
+            assert worker["adapter"] is None
+            assert "vllm.model_executor.models.llama.LlamaForCausalLM" in worker["classes"]
+        return done[key]
+
+    return answer
+
+
+def compare(ours: dict[str, Any], own: dict[str, Any], workers: int = 1) -> None:
+    """Assert that the native model served, on so many ranks, and gave the same as vLLM's own model."""
+    assert len(ours["workers"]) == workers
     for worker in ours["workers"]:
         assert worker["adapter"] == ADAPTER
         assert worker["forwards"] > 0
-    for worker in own["workers"]:
-        assert worker["adapter"] is None
-        assert "vllm.model_executor.models.llama.LlamaForCausalLM" in worker["classes"]
     assert ours["answers"] == own["answers"]
     assert ours["logprobs"] == pytest.approx(own["logprobs"], abs=2e-3)
-    return ours["answers"]
 
 
 @pytest.mark.parametrize(
@@ -39,34 +53,42 @@ def compare(job: dict[str, Any], tmp_path: Path, workers: int = 1, **environment
     [("cpu", {"num_key_value_heads": 1, "vocab_size": 251}), ("mindspore", {})],
     ids=["cpu-odd", "mindspore-even"],
 )
-def test_tensor_parallel(kernels: str, fields: dict[str, Any], checkpoint, tmp_path: Path) -> None:
+def test_tensor_parallel(kernels: str, fields: dict[str, Any], checkpoint, own: Own, tmp_path: Path) -> None:
     """Two ranks; once with fewer key/value heads than ranks and a vocabulary that two don't divide."""
-    job = {"model": str(checkpoint("llama", **fields)), "options": {"tensor_parallel_size": 2}}
-    compare(job, tmp_path, 2, VLLM_CPU_OMP_THREADS_BIND="0|1", MSZOO_KERNELS=kernels)
+    job = {"model": str(checkpoint("llama", **fields)), "prompts": PROMPTS}
+    ranks = job | {"options": {"tensor_parallel_size": 2}}
+    ours = run(ranks, tmp_path / "ours.json", VLLM_CPU_OMP_THREADS_BIND="0|1", MSZOO_KERNELS=kernels)
+    compare(ours, own(job), workers=2)
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("lora")
+    return [str(make_lora(folder / str(seed), seed)) for seed in (1, 2)]
 
 
 @pytest.mark.parametrize("kernels", ["cpu", "mindspore"])
-def test_lora(kernels: str, checkpoint, tmp_path: Path) -> None:
+def test_lora(kernels: str, checkpoint, own: Own, adapters: list[str], tmp_path: Path) -> None:
     """Two LoRA adapters in one batch, one of them for two requests: the answers of vLLM's own model.
 
     A request without an adapter beside them is left out: vLLM 0.32 gives it an adapter's answer on CPU, with its
     own model too.
     """
-    adapters = [str(make_lora(tmp_path / f"lora{seed}", seed)) for seed in (1, 2)]
-    job = {
-        "model": str(checkpoint("llama")),
+    plain = {"model": str(checkpoint("llama")), "prompts": PROMPTS}
+    job = plain | {
         "options": {"enable_lora": True, "max_lora_rank": 8, "max_loras": 2},
         "lora": [adapters[0], adapters[1], adapters[0]],
     }
-    with_lora = compare(job, tmp_path, MSZOO_KERNELS=kernels)
-    without = run({"model": job["model"], "prompts": PROMPTS}, tmp_path / "without.json")["answers"]
-    assert all(ours != plain for ours, plain in zip(with_lora, without, strict=True))
+    ours = run(job, tmp_path / "ours.json", MSZOO_KERNELS=kernels)
+    compare(ours, own(job))
+    without = own(plain)["answers"]
+    assert all(answer != other for answer, other in zip(ours["answers"], without, strict=True))
 
 
-def test_quantized_checkpoint(checkpoint, tmp_path: Path) -> None:
+def test_quantized_checkpoint(checkpoint, own: Own, tmp_path: Path) -> None:
     """compressed-tensors W8A8: int8 weights per channel, int8 activations per token."""
-    folder = make_w8a8(checkpoint("llama"), tmp_path / "w8a8")
-    compare({"model": str(folder)}, tmp_path)
+    job = {"model": str(make_w8a8(checkpoint("llama"), tmp_path / "w8a8")), "prompts": PROMPTS}
+    compare(run(job, tmp_path / "ours.json"), own(job))
 
 
 def make_lora(folder: Path, seed: int) -> Path:

@@ -31,7 +31,7 @@ def mszoo_suite():
 @hookimpl
 def mszoo_model_adapters():
     config = {config}
-    return [ModelAdapter("TinyForCausalLM", "{model}", example_config=config)]
+    return [ModelAdapter("TinyForCausalLM", "{model}", example_config=config, refused="{refused}")]
 """
 CONFIG = {"architectures": ["TinyForCausalLM"], "model_type": "tiny"}
 PARTS: dict[str, dict[str, Any]] = {
@@ -39,6 +39,17 @@ PARTS: dict[str, dict[str, Any]] = {
     "noconfig": {"config": {}},
     "loud": {"extra": "print('welcome')"},
     "heavy": {"extra": "import mindspore"},
+    "cells": {
+        "extra": """
+from mszoo.registry import LayerAdapter
+
+@hookimpl
+def mszoo_layer_adapters():
+    names = ["tinymodels:TinyForCausalLM", "tinymodels.TinyForCausalLM:Norm", "tinymodels:Gone"]
+    return [LayerAdapter(f"cells:{name}", "tinymodels:TinyForCausalLM") for name in names]
+"""
+    },
+    "legacy": {"model": "nowhere:Legacy", "refused": "it is a legacy class"},
 }
 CLASSES = """
 import pytest
@@ -114,7 +125,13 @@ GUARD = "test_overridden_tests_say_why"
 def make_site(folder: Path, extra_entry_points: str = "", suites: tuple[str, ...] = SUITES) -> Path:
     """Install a distribution with one plugin per suite; ``mindspore`` is a stand-in that imports at once."""
     for suite in suites:
-        parts = {"suite": suite, "extra": "", "config": CONFIG, "model": "tinymodels:TinyForCausalLM"}
+        parts = {
+            "suite": suite,
+            "extra": "",
+            "config": CONFIG,
+            "model": "tinymodels:TinyForCausalLM",
+            "refused": "",
+        }
         source = PLUGIN.format(**(parts | PARTS.get(suite, {})))
         (folder / f"plugin_{suite}.py").write_text(source)
     (folder / "tinymodels.py").write_text("class TinyForCausalLM:\n    pass\n")
@@ -287,6 +304,38 @@ def test_check_reports_on_everything(tmp_path: Path) -> None:
     matrix = (site / "matrix.md").read_text()
     assert "| `good.TinyForCausalLM` | model | tiny-dist 1.0 | 8 passed | not run | not run |" in matrix
     assert "- `typo.TinyForCausalLM` static `test_implementation_exists`: tinymodels" in matrix
+
+
+def test_check_runs_nothing_of_a_refused_model_and_shows_why(tmp_path: Path) -> None:
+    site = make_site(tmp_path, suites=("good", "legacy"))
+    done = run(site, *CLI, "TinyForCausalLM", "--report", "matrix.md")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Refused (1):\n- legacy.TinyForCausalLM: it is a legacy class" in done.stdout
+    matrix = (site / "matrix.md").read_text()
+    assert "| `legacy.TinyForCausalLM` | model | tiny-dist 1.0 | refused | refused | refused |" in matrix
+    assert "- `legacy.TinyForCausalLM`: it is a legacy class" in matrix
+    done = run(site, *CLI, "legacy.TinyForCausalLM", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (item,) = json.loads(done.stdout)["adapters"]
+    assert (item["refused"], item["tests"]) == ("it is a legacy class", [])
+    assert set(item["tiers"].values()) == {"not run"}
+
+
+def test_check_of_cells_finds_those_that_the_suite_lacks(tmp_path: Path) -> None:
+    done = run(make_site(tmp_path, suites=("cells",)), *CLI, "cells", "--json", "--report", "matrix.md")
+    assert done.returncode == 1, done.stderr
+    layers = [item for item in json.loads(done.stdout)["adapters"] if item["kind"] == "layer"]
+    assert {item["adapter"]: item["tiers"]["static"] for item in layers} == {
+        "cells.cells:tinymodels:TinyForCausalLM": "passed",
+        "cells.cells:tinymodels.TinyForCausalLM:Norm": "failed",
+        "cells.cells:tinymodels:Gone": "failed",
+    }
+    assert {item["code"] for item in layers} == {"tinymodels:TinyForCausalLM"}
+    matrix = (tmp_path / "matrix.md").read_text()
+    row = "| `cells.tinymodels:TinyForCausalLM for 3 layers` | layer | tiny-dist 1.0 | 2 failed, 19 passed |"
+    assert row in matrix
+    why = "the replacement would never run: module tinymodels defines no Gone"
+    assert f"- `cells.cells:tinymodels:Gone` static `test_target_exists`: {why}" in matrix
 
 
 @pytest.mark.parametrize(

