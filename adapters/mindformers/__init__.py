@@ -1,0 +1,109 @@
+"""The ``mindformers`` suite: the inference models of MindSpore Transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mszoo.registry import Capability, LayerAdapter, ModelAdapter, Suite, hookimpl
+
+_SUITE = "mindformers"
+_HERE = "mszoo.adapters.mindformers"
+_FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+_INHERITED = frozenset({Capability.LORA, Capability.TENSOR_PARALLEL, Capability.QUANTIZATION})
+_TINY: dict[str, Any] = {
+    "vocab_size": 256,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 512,
+}
+_EXPERTS: dict[str, Any] = {"num_experts_per_tok": 4, "moe_intermediate_size": 32, "norm_topk_prob": True}
+_GROUPED_EXPERTS: dict[str, Any] = _EXPERTS | {
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "n_group": 4,
+    "topk_group": 2,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 1.5,
+}
+# vLLM's attention on a latent cache takes these sizes of it.
+_LATENT: dict[str, Any] = {
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "q_lora_rank": 48,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 64,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 64,
+    "topk_method": "noaux_tc",
+}
+# Its config class comes with its checkpoints (--trust-remote-code).
+_TELECHAT2: dict[str, Any] = {
+    "model_type": "telechat",
+    "n_layer": 2,
+    "n_head": 4,
+    "ffn_hidden_size": 128,
+    "layer_norm_epsilon": 1e-5,
+}
+_INFERENCE = "mindformers.parallel_core.inference.transformer"
+_CELLS = {
+    "transformer_layer:TransformerLayer": "cells:TransformerLayer",
+    "attention:SelfAttention": "cells:SelfAttention",
+    "multi_latent_attention:MLASelfAttention": "mla:MLASelfAttention",
+    "mlp:MLP": "cells:MLP",
+    "moe.moe_layer:MoELayer": "moe:MoELayer",
+    "norm:RMSNorm": "cells:Norm",
+}
+
+
+@hookimpl
+def mszoo_suite() -> Suite:
+    """Name the suite."""
+    return Suite(
+        _SUITE,
+        description="MindSpore Transformers",
+        requires=("mindformers>=1.9,!=2.0.0,<2.2", "deprecated", "wrapt"),
+        install="make suites",
+    )
+
+
+@hookimpl
+def mszoo_model_adapters() -> Iterable[ModelAdapter]:
+    """Give the suite's inference models."""
+    return [
+        _adapter("Qwen2ForCausalLM", {"model_type": "qwen2"}, _INHERITED),
+        _adapter("Qwen3ForCausalLM", {"model_type": "qwen3"}, _INHERITED),
+        # vLLM reads its configs as Llama's.
+        _adapter("TeleChat3ForCausalLM", {"model_type": "llama"}, _INHERITED),
+        _adapter("Qwen3MoeForCausalLM", {"model_type": "qwen3_moe", "num_experts": 8} | _EXPERTS),
+        _adapter("Glm4ForCausalLM", {"model_type": "glm4"}),
+        _adapter("Glm4MoeForCausalLM", {"model_type": "glm4_moe", "use_qk_norm": True} | _GROUPED_EXPERTS),
+        _adapter("DeepseekV3ForCausalLM", {"model_type": "deepseek_v3"} | _GROUPED_EXPERTS | _LATENT),
+        _adapter("TeleChat2ForCausalLM", _TELECHAT2),
+    ]
+
+
+@hookimpl
+def mszoo_layer_adapters() -> Iterable[LayerAdapter]:
+    """Give what takes the place of the suite's cells on CPU."""
+    return [
+        LayerAdapter(f"{_SUITE}:{_INFERENCE}.{cell}", f"{_HERE}.{name}", devices=("cpu",))
+        for cell, name in _CELLS.items()
+    ]
+
+
+def _adapter(
+    architecture: str, config: Mapping[str, Any], capabilities: frozenset[Capability] = frozenset()
+) -> ModelAdapter:
+    return ModelAdapter(
+        architecture,
+        f"{_HERE}.model:{architecture}",
+        capabilities=capabilities,
+        devices=("cpu",),
+        packed_modules_mapping=_FUSED,
+        example_config=_TINY | dict(config) | {"architectures": [architecture]},
+    )

@@ -1,0 +1,204 @@
+"""What takes the place of the suite's cells on CPU, where most of the ops that they call have no kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+import mindspore as ms  # isort: skip
+from mszoo.adapters.mindformers.positions import positions  # isort: skip
+from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
+from mszoo.layers import (  # isort: skip
+    GatedActivation,
+    Module,
+    RMSNorm,
+    RotaryEmbedding,
+    apply_linear,
+    gate_up_linear,
+    row_linear,
+)
+from mszoo.models import decoder  # isort: skip
+from mszoo.models.config import DecoderConfig  # isort: skip
+from mszoo.registry.errors import RefusalError  # isort: skip
+
+
+class TransformerLayer(decoder.DecoderLayer):
+    """A dense layer whose parts are the usual ones, as a whole: mszoo's decoder layer.
+
+    Between such layers the residual stream travels beside the output, not yet added to it.
+
+    Args:
+        cell: the suite's ``TransformerLayer``.
+        prefix: the layer's name.
+
+    Raises:
+        RefusalError: a part is not the usual one; the parts are then replaced one by one.
+    """
+
+    def __init__(self, cell: Any, *, prefix: str) -> None:
+        _require(cell, "self_attention", "SelfAttention")
+        _require(cell, "mlp", "MLP")
+        _require(cell, "input_layernorm", "RMSNorm")
+        _require(cell, "pre_mlp_layernorm", "RMSNorm")
+        _require(cell, "post_self_attn_layernorm", "IdentityOp")
+        _require(cell, "post_mlp_layernorm", "IdentityOp")
+        if cell.apply_residual_connection_post_norm:
+            raise _unusual("the residual stream is taken after the norms")
+        if _is_interleaved(cell.config):
+            raise _unusual("its rotary embedding is interleaved")
+        super().__init__(decoder_config(cell.self_attention), None, prefix)
+        self.mlp = MLP(cell.mlp, prefix=f"{prefix}.mlp")
+        #: Whether the next layer takes the stream; the model decides it.
+        self.keeps_residual = False
+
+    def forward(  # type: ignore[override]
+        self, hidden_states: ms.Tensor | tuple[ms.Tensor, ms.Tensor], **_: Any
+    ) -> ms.Tensor | tuple[ms.Tensor, ms.Tensor]:
+        """[T, hidden], or that and the stream -> the same."""
+        x, residual = hidden_states if isinstance(hidden_states, tuple) else (hidden_states, None)
+        x, residual = super().forward(positions(), x, residual)
+        return (x, residual) if self.keeps_residual else to_mindspore(to_torch(x) + to_torch(residual))
+
+
+class SelfAttention(decoder.SelfAttention):
+    """The suite's ``SelfAttention``: projections, norms of heads, rotation, and vLLM's paged attention."""
+
+    def __init__(self, cell: Any, *, prefix: str) -> None:
+        config = decoder_config(cell)
+        super().__init__(config, None, prefix)
+        if _is_interleaved(cell.config):
+            self.rotary_emb = InterleavedRotaryEmbedding(
+                config.head_dim,
+                self.attn.num_heads,
+                self.attn.num_kv_heads,
+                config.max_position_embeddings,
+                dict(config.rope_parameters),
+            )
+
+    def forward(self, hidden_states: ms.Tensor, **_: Any) -> ms.Tensor:  # type: ignore[override]
+        """[T, hidden] -> [T, hidden]."""
+        return super().forward(positions(), hidden_states)
+
+
+class MLP(Module):
+    """The suite's gated ``MLP``; also that of shared experts."""
+
+    def __init__(self, cell: Any, *, prefix: str) -> None:
+        super().__init__()
+        config = cell.config
+        if not config.gated_linear_unit or getattr(cell, "use_shared_expert_gate", False):
+            raise _unusual("its MLP is not the gated one")
+        self.gate_up_proj = gate_up_linear(
+            config.hidden_size,
+            config.ffn_hidden_size,
+            bias=_bias(config, "add_mlp_fc1_bias_linear"),
+            prefix=f"{prefix}.gate_up_proj",
+        )
+        self.act_fn = GatedActivation(config.hidden_act)
+        self.down_proj = row_linear(
+            config.ffn_hidden_size,
+            config.hidden_size,
+            bias=_bias(config, "add_mlp_fc2_bias_linear"),
+            prefix=f"{prefix}.down_proj",
+        )
+
+    def forward(self, hidden_states: ms.Tensor) -> ms.Tensor:
+        """[T, hidden] -> [T, hidden]."""
+        return apply_linear(self.down_proj, self.act_fn(apply_linear(self.gate_up_proj, hidden_states)))
+
+
+class Norm(RMSNorm):
+    """The suite's ``RMSNorm``."""
+
+    def __init__(self, cell: Any, *, prefix: str) -> None:
+        super().__init__(cell.hidden_size, cell.eps)
+
+    def forward(self, x: ms.Tensor | tuple[ms.Tensor, ms.Tensor]) -> ms.Tensor:  # type: ignore[override]
+        """[T, N], or that and a stream to add before -> [T, N]."""
+        return super().forward(*x)[0] if isinstance(x, tuple) else super().forward(x)
+
+
+class InterleavedRotaryEmbedding(RotaryEmbedding):
+    """Rotates pairs of neighbours instead of halves.
+
+    Queries and keys are put in the order of halves first. They stay in it: both have the same order, so their
+    products, which are all that attention takes from them, are the same.
+    """
+
+    def __init__(
+        self,
+        head_size: int,
+        num_heads: int,
+        num_kv_heads: int,
+        max_position: int,
+        rope_parameters: Mapping[str, Any],
+    ) -> None:
+        super().__init__(head_size, num_heads, num_kv_heads, max_position, dict(rope_parameters))
+        order = halves_order(head_size, self.cos_sin_cache.shape[-1])
+        rotated = torch.arange(num_heads + num_kv_heads)[:, None] * head_size + order
+        values = torch.arange(num_kv_heads * head_size) + rotated.numel()
+        self.register_buffer("order", torch.cat([rotated.flatten(), values]), persistent=False)
+
+    def forward(self, positions: ms.Tensor, qkv: ms.Tensor) -> ms.Tensor:
+        """Return ``qkv`` [T, (H + 2 G) D], reordered and rotated by ``positions`` [T]."""
+        return super().forward(positions, to_mindspore(to_torch(qkv).index_select(1, self.order)))
+
+
+def halves_order(head_size: int, rotary_size: int) -> torch.Tensor:
+    """Return [D]: where each element of a head comes from when pairs of its first R become halves."""
+    order = torch.arange(head_size)
+    order[:rotary_size] = order[:rotary_size].view(-1, 2).t().flatten()
+    return order
+
+
+def decoder_config(attention: Any) -> DecoderConfig:
+    """Return the dense decoder's config of the suite's ``SelfAttention``: what the suite made of the model's."""
+    config = attention.config
+    return DecoderConfig(
+        vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.ffn_hidden_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_attention_heads,
+        num_key_value_heads=config.num_query_groups or config.num_attention_heads,
+        head_dim=config.kv_channels,
+        hidden_act=config.hidden_act,
+        rms_norm_eps=config.layernorm_epsilon,
+        max_position_embeddings=config.max_position_embeddings,
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": config.rotary_base,
+            "partial_rotary_factor": config.partial_rotary_factor,
+        },
+        tie_word_embeddings=False,
+        qkv_bias=config.add_qkv_bias,
+        output_bias=config.add_bias_linear,
+        mlp_bias=False,
+        qk_norm=_kind(attention.q_layernorm) == "RMSNorm",
+        sliding_windows=(None,) * config.num_layers,
+    )
+
+
+def _kind(cell: Any) -> str:
+    return type(cell).__name__
+
+
+def _require(cell: Any, part: str, kind: str) -> None:
+    found = _kind(getattr(cell, part))
+    if found != kind:
+        raise _unusual(f"its {part} is a {found}")
+
+
+def _unusual(what: str) -> RefusalError:
+    return RefusalError("mindformers", what, "Its parts are replaced one by one")
+
+
+def _is_interleaved(config: Any) -> bool:
+    return bool(config.rotary_cos_format == "interleaved")
+
+
+def _bias(config: Any, name: str) -> bool:
+    own = getattr(config, name, None)
+    return bool(config.add_bias_linear if own is None else own)

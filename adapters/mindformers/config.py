@@ -1,0 +1,335 @@
+"""From a Hugging Face config to the suite's: every field is honoured, known to be harmless, or refused by name.
+
+The suite drops what it doesn't know without a word, and fills the gaps with defaults of its own (a rotary base of
+10000, yarn where DeepSeek gives no rope type). So each field that an architecture reads is named here together with
+the attribute of the suite's ``TransformerConfig`` where it must arrive, and the finished network is checked for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mszoo.models.config import ConfigReader
+from mszoo.registry.errors import RefusalError
+
+_DENSE = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "intermediate_size": "ffn_hidden_size",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_attention_heads",
+    "num_key_value_heads": "num_query_groups",
+    "rms_norm_eps": "layernorm_epsilon",
+    "hidden_act": "hidden_act",
+}
+_HEADS = {"head_dim": "kv_channels", "attention_bias": "add_qkv_bias"}
+_EXPERTS = {
+    "num_experts_per_tok": "moe_router_topk",
+    "moe_intermediate_size": "moe_ffn_hidden_size",
+    "norm_topk_prob": "norm_topk_prob",
+}
+_GROUPED_EXPERTS = _EXPERTS | {
+    "n_routed_experts": "num_moe_experts",
+    "n_shared_experts": "shared_expert_num",
+    "n_group": "moe_router_num_groups",
+    "topk_group": "moe_router_group_topk",
+    "routed_scaling_factor": "moe_router_topk_scaling_factor",
+    "first_k_dense_replace": "first_k_dense_replace",
+}
+_LATENT = {
+    "q_lora_rank": "q_lora_rank",
+    "kv_lora_rank": "kv_lora_rank",
+    "qk_nope_head_dim": "qk_head_dim",
+    "qk_rope_head_dim": "qk_pos_emb_head_dim",
+    "v_head_dim": "v_head_dim",
+}
+#: Yarn's parameters, as the suite calls them.
+_YARN = ("rotary_scaling_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
+#: Optional fields of every architecture that say how it was trained, or what vLLM does with it.
+_IGNORED = ("router_aux_loss_coef", "num_nextn_predict_layers", "num_mtp_layers")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How the suite builds one architecture.
+
+    Attributes:
+        config: the suite's config class, as ``module:Class``.
+        network: its inference network, as ``module:Class``.
+        fields: by name in the Hugging Face config, the attribute of the suite's ``TransformerConfig``.
+        fixed: the suite's fields that Hugging Face's config lacks, and the architecture fixes.
+        must_be: fields that the suite ignores, and the values for which that changes nothing.
+        ignored: fields that change nothing for a served model.
+        partial_rotary: whether the suite rotates a part of each head.
+        default_theta: the rotary base where the config gives none; None where it must.
+        yarn: whether the suite's yarn is Hugging Face's, given all its parameters.
+        check: more conditions; raises RefusalError.
+    """
+
+    config: str
+    network: str
+    fields: Mapping[str, str]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    must_be: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+    partial_rotary: bool = False
+    default_theta: float | None = None
+    yarn: bool = False
+    check: Callable[[ConfigReader, str, int], None] = lambda _reader, _who, _length: None
+
+
+def suite_config(
+    architecture: Architecture, config: Any, who: str, *, dtype: str, max_model_len: int
+) -> dict[str, Any]:
+    """Return the arguments of the suite's config class.
+
+    Args:
+        architecture: the model's.
+        config: the Hugging Face config.
+        who: the adapter's name, for messages.
+        dtype: what the model computes in, such as "float32".
+        max_model_len: the longest sequence that vLLM serves.
+
+    Raises:
+        RefusalError: naming the field that the suite would drop, or compute otherwise than Hugging Face does.
+    """
+    reader = ConfigReader(config, who)
+    values = {name: _read(reader, name) for name in architecture.fields}
+    for name, allowed in architecture.must_be.items():
+        reader.must_be(name, *allowed)
+    for name in (*_IGNORED, *architecture.ignored):
+        reader.optional(name, None)
+    _refuse_windows(reader)
+    architecture.check(reader, who, max_model_len)
+    rope = _rope(reader, who, architecture)
+    reader.optional("max_position_embeddings", None)
+    reader.optional("tie_word_embeddings", None)  # the embedding and the logits are vLLM's layers
+    reader.refuse_unread()
+    own = {
+        "max_position_embeddings": max_model_len,  # the length of the suite's table of cosines, nothing else
+        "tie_word_embeddings": False,
+        "pre_process": False,
+        "post_process": False,
+        "compute_dtype": dtype,
+        # Of the suite's own parameters and tables, which all give their places to vLLM's: MindSpore can't make
+        # bfloat16 ones under numpy 2.
+        "params_dtype": "float32",
+        "layernorm_compute_dtype": "float32",
+        "rotary_dtype": "float32",
+    }
+    return values | dict(architecture.fixed) | own | rope
+
+
+def check_arrived(architecture: Architecture, values: Mapping[str, Any], built: Any, who: str) -> None:
+    """Check that the suite's network has the values that it was given.
+
+    Args:
+        architecture: the model's.
+        values: :func:`suite_config`.
+        built: the network's ``TransformerConfig``.
+        who: the suite and its version, for messages.
+
+    Raises:
+        RefusalError: naming the field that got lost.
+    """
+    arrivals = dict(architecture.fields) | {"rope_theta": "rotary_base"}
+    if architecture.partial_rotary:
+        arrivals["partial_rotary_factor"] = "partial_rotary_factor"
+    if values.get("rope_type") == "yarn":
+        arrivals |= {name: name for name in ("rope_type", *_YARN, "max_position_embeddings")}
+    for name, attribute in arrivals.items():
+        arrived = getattr(built, attribute, None)
+        if arrived != values[name]:
+            raise RefusalError(
+                who,
+                f"config.json says {name}={values[name]!r}, and its network has {attribute}={arrived!r}",
+                "Serve the model with another implementation, or another version of the suite",
+            )
+
+
+def _read(reader: ConfigReader, name: str) -> Any:
+    if name in ("attention_bias", "use_qk_norm"):  # Hugging Face's defaults differ; its configs always say
+        return bool(reader.optional(name, False))
+    if name == "head_dim":
+        return reader.optional(name, reader.required("hidden_size") // reader.required("num_attention_heads"))
+    if name == "num_key_value_heads":
+        return reader.optional(name, reader.optional("num_attention_heads", reader.optional("n_head", None)))
+    if name == "q_lora_rank":  # none: queries of full rank
+        return reader.optional(name, None)
+    if name == "num_experts":  # transformers writes one of the two
+        return reader.optional("num_local_experts", None) or reader.required(name)
+    return reader.required(name)
+
+
+def _refuse_windows(reader: ConfigReader) -> None:
+    """Refuse layers with a sliding window: the suite attends to everything."""
+    types = reader.optional("layer_types", None)
+    window = reader.optional("sliding_window", None)
+    if types is None and window is not None and reader.optional("use_sliding_window", True):
+        reader.refuse("sliding_window", window)
+    if types is not None and set(types) != {"full_attention"}:
+        reader.refuse("layer_types", types)
+
+
+def _rope(reader: ConfigReader, who: str, architecture: Architecture) -> dict[str, Any]:
+    """Return the rotary embedding's fields."""
+    rope = dict(reader.optional("rope_parameters", None) or {})
+    kind = rope.pop("rope_type", None) or rope.pop("type", None) or "default"
+    rope.pop("type", None)
+    top_level_theta = reader.optional("rope_theta", architecture.default_theta)
+    found = {"rope_theta": rope.pop("rope_theta", None) or top_level_theta}
+    if found["rope_theta"] is None:
+        raise RefusalError(who, "config.json gives no rope_theta", "Add rope_theta to config.json")
+    top_level_part = reader.optional("partial_rotary_factor", 1.0)
+    part = rope.pop("partial_rotary_factor", None)
+    part = top_level_part if part is None else part
+    if architecture.partial_rotary:
+        found["partial_rotary_factor"] = part
+    elif part != 1.0:
+        reader.refuse("partial_rotary_factor", part)
+    if kind == "yarn" and architecture.yarn:
+        found |= _yarn(rope, who)
+    elif kind != "default":
+        raise RefusalError(
+            who,
+            f"config.json says rope_type={kind!r}, which mindformers computes with other defaults than "
+            "Hugging Face",
+            "Serve the model with another implementation",
+        )
+    for name, value in rope.items():
+        if value is not None:
+            reader.refuse(f"rope_parameters.{name}", value)
+    return found
+
+
+def _yarn(rope: dict[str, Any], who: str) -> dict[str, Any]:
+    """Take yarn's parameters out of ``rope``: all of them, since the two sides' defaults differ."""
+    names = {"factor": "rotary_scaling_factor", "original_max_position_embeddings": "max_position_embeddings"}
+    names |= {name: name for name in _YARN[1:]}
+    found = {theirs: rope.pop(ours, None) for ours, theirs in names.items()}
+    missing = [ours for ours, theirs in names.items() if not found[theirs]]
+    # The suite scales the scores by mscale, Hugging Face by mscale_all_dim.
+    if missing or found["mscale"] != found["mscale_all_dim"]:
+        what = f"without {', '.join(missing)}" if missing else "with mscale other than mscale_all_dim"
+        raise RefusalError(
+            who,
+            f"config.json says rope_type='yarn' {what}, which mindformers computes otherwise than Hugging Face",
+            "Serve the model with another implementation",
+        )
+    return found | {"rope_type": "yarn"}
+
+
+def _check_groups(reader: ConfigReader, who: str, _: int) -> None:
+    """Refuse groups of experts that the suite scores by another number of experts than two."""
+    groups, chosen = reader.required("n_group"), reader.required("topk_group")
+    if groups > 1 and reader.required("num_experts_per_tok") // chosen != 2:
+        raise RefusalError(
+            who,
+            f"config.json says num_experts_per_tok={reader.required('num_experts_per_tok')} and "
+            f"topk_group={chosen}: mindformers scores a group by its {reader.required('num_experts_per_tok')} // "
+            f"{chosen} best experts, Hugging Face by its two best",
+            "Serve the model with another implementation",
+        )
+
+
+def _check_latent(reader: ConfigReader, who: str, length: int) -> None:
+    """As :func:`_check_groups`, and refuse sizes that don't add up: the suite takes the parts."""
+    _check_groups(reader, who, length)
+    reader.must_be("qk_head_dim", reader.required("qk_nope_head_dim") + reader.required("qk_rope_head_dim"))
+    reader.must_be("head_dim", reader.required("qk_rope_head_dim"))
+
+
+def _check_length(reader: ConfigReader, who: str, max_model_len: int) -> None:
+    """Refuse lengths at which TeleChat2's rotary base would grow: the suite's doesn't."""
+    trained = [reader.optional(name, None) for name in ("base_seqlen", "training_seqlen", "seq_length")]
+    known = [length for length in trained if length]
+    if known and max_model_len > min(known):
+        raise RefusalError(
+            who,
+            f"the model was trained on sequences of {min(known)} tokens and rotates longer ones otherwise, which "
+            f"mindformers doesn't; max_model_len is {max_model_len}",
+            f"Serve with --max-model-len {min(known)}",
+        )
+
+
+def _names(folder: str, module: str, name: str, network: str = "") -> tuple[str, str]:
+    """Return config and network of one model of the suite; ``network`` where it spells the name otherwise."""
+    return (
+        f"mindformers.models.{folder}.configuration_{module}:{name}Config",
+        f"mindformers.models.{folder}.modeling_{module}_infer:Inference{network or name}ForCausalLM",
+    )
+
+
+#: By the name that Hugging Face's config.json gives it.
+ARCHITECTURES: dict[str, Architecture] = {
+    "Qwen2ForCausalLM": Architecture(
+        *_names("qwen2", "qwen2", "Qwen2"),
+        fields=_DENSE | {"head_dim": "kv_channels"},
+        fixed={"attention_bias": True},
+    ),
+    "Qwen3ForCausalLM": Architecture(
+        *_names("qwen3", "qwen3", "Qwen3"),
+        fields=_DENSE | _HEADS,
+        must_be={"attention_bias": (False,)},  # the suite has no bias for the output projection
+    ),
+    "Qwen3MoeForCausalLM": Architecture(
+        *_names("qwen3_moe", "qwen3_moe", "Qwen3Moe"),
+        fields=_DENSE | _HEADS | _EXPERTS | {"num_experts": "num_moe_experts"},
+        must_be={"attention_bias": (False,), "mlp_only_layers": ([], ()), "decoder_sparse_step": (1,)},
+    ),
+    "Glm4ForCausalLM": Architecture(
+        *_names("glm4", "glm4", "Glm4"), fields=_DENSE | _HEADS, partial_rotary=True
+    ),
+    "Glm4MoeForCausalLM": Architecture(
+        *_names("glm4_moe", "glm4_moe", "Glm4Moe"),
+        fields=_DENSE | _HEADS | _GROUPED_EXPERTS | {"use_qk_norm": "qk_layernorm"},
+        partial_rotary=True,
+        check=_check_groups,
+    ),
+    "DeepseekV3ForCausalLM": Architecture(
+        *_names("deepseek3", "deepseek_v3", "DeepseekV3"),
+        fields=_DENSE | _GROUPED_EXPERTS | _LATENT,
+        fixed={"rope_type": "rope", "rotary_scaling_factor": 1.0, "moe_router_fusion": False},
+        must_be={
+            "attention_bias": (False,),
+            "rope_interleave": (True,),
+            "moe_layer_freq": (1,),
+            "topk_method": ("noaux_tc",),
+            "scoring_func": ("sigmoid",),
+        },
+        yarn=True,
+        check=_check_latent,
+    ),
+    "TeleChat2ForCausalLM": Architecture(
+        *_names("telechat2", "telechat2", "Telechat2"),
+        fields={
+            "vocab_size": "vocab_size",
+            "hidden_size": "hidden_size",
+            "ffn_hidden_size": "ffn_hidden_size",
+            "n_layer": "num_layers",
+            "n_head": "num_attention_heads",
+            "num_key_value_heads": "num_query_groups",
+            "layer_norm_epsilon": "layernorm_epsilon",
+        },
+        must_be={"apply_residual_connection_post_layernorm": (False,), "embed_layernorm": (False,)},
+        ignored=(
+            "logn",
+            "flash_attn",
+            "masked_softmax_fusion",
+            "slow_but_exact",
+            "skip_bias_add",
+            "skip_bias_add_qkv",
+            "offset_alibi",
+            "hidden_act",
+        ),
+        default_theta=10000.0,
+        check=_check_length,
+    ),
+    "TeleChat3ForCausalLM": Architecture(
+        *_names("telechat3", "telechat3", "TeleChat3", "Telechat3"),
+        fields=_DENSE | _HEADS,
+        must_be={"attention_bias": (False,), "mlp_bias": (False,)},
+    ),
+}

@@ -1,0 +1,364 @@
+"""MindSpore Transformers' models against Hugging Face in float32, and against vLLM's own."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from . import answers
+from .conftest import assert_mindspore, running_engine
+
+try:
+    VERSION = importlib.metadata.version("mindformers")
+except importlib.metadata.PackageNotFoundError:
+    pytest.skip("mindformers is not installed: make suites", allow_module_level=True)
+
+TOLERANCE = 2e-5
+PROMPTS = [[5, 17, 99, 201, 3, 44, 180], list(range(3, 100)), [7]]
+EXPERTS = {"num_experts_per_tok": 4, "moe_intermediate_size": 32, "norm_topk_prob": True}
+GROUPED = EXPERTS | {
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "n_group": 4,
+    "topk_group": 2,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 1.5,
+}
+LATENT = {
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "q_lora_rank": 48,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 64,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 64,
+    "topk_method": "noaux_tc",
+    "scoring_func": "sigmoid",
+}
+ROPE = {"rope_type": "default", "rope_theta": 500000.0}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "original_max_position_embeddings": 64,
+    "beta_fast": 32,
+    "beta_slow": 1,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+}
+#: Architecture, model type, fields of the config.
+CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    # vLLM's own Qwen2 computes the head size from these.
+    "qwen2": ("Qwen2ForCausalLM", "qwen2", {"hidden_size": 128}),
+    "qwen3": ("Qwen3ForCausalLM", "qwen3", {}),
+    "qwen3-theta-tied": ("Qwen3ForCausalLM", "qwen3", {"rope_parameters": ROPE, "tie_word_embeddings": True}),
+    "telechat3": ("TeleChat3ForCausalLM", "llama", {}),
+    "qwen3-moe": ("Qwen3MoeForCausalLM", "qwen3_moe", EXPERTS | {"num_experts": 8}),
+    "qwen3-moe-unnormed": (
+        "Qwen3MoeForCausalLM",
+        "qwen3_moe",
+        EXPERTS | {"num_experts": 8, "norm_topk_prob": False},
+    ),
+    "glm4": ("Glm4ForCausalLM", "glm4", {}),
+    "glm4-moe": ("Glm4MoeForCausalLM", "glm4_moe", GROUPED | {"use_qk_norm": True, "attention_bias": True}),
+    "glm4-moe-plain": ("Glm4MoeForCausalLM", "glm4_moe", GROUPED | {"n_group": 1, "topk_group": 1}),
+    "deepseek": ("DeepseekV3ForCausalLM", "deepseek_v3", GROUPED | LATENT),
+    "deepseek-ungrouped": (
+        "DeepseekV3ForCausalLM",
+        "deepseek_v3",
+        GROUPED | LATENT | {"n_group": 1, "topk_group": 1},
+    ),
+    "deepseek-yarn": ("DeepseekV3ForCausalLM", "deepseek_v3", GROUPED | LATENT | {"rope_parameters": YARN}),
+    "deepseek-full-rank": ("DeepseekV3ForCausalLM", "deepseek_v3", GROUPED | LATENT | {"q_lora_rank": None}),
+}
+NORMS = ("input_layernorm", "post_attention_layernorm")
+DENSE = {"": "TransformerLayer"}
+SPARSE = {"self_attn": "SelfAttention", "mlp": "MoELayer"} | dict.fromkeys(NORMS, "RMSNorm")
+SANDWICH = {"self_attn": "SelfAttention", "mlp": "MLP"} | dict.fromkeys(
+    (*NORMS, "post_self_attn_layernorm", "post_mlp_layernorm"), "RMSNorm"
+)
+#: The cells that are replaced in the first layer and in the others.
+REPLACED = {
+    "Qwen2ForCausalLM": (DENSE, DENSE),
+    "Qwen3ForCausalLM": (DENSE, DENSE),
+    "TeleChat2ForCausalLM": (DENSE, DENSE),
+    "TeleChat3ForCausalLM": (DENSE, DENSE),
+    "Qwen3MoeForCausalLM": (SPARSE, SPARSE),
+    "Glm4ForCausalLM": (SANDWICH, SANDWICH),
+    "Glm4MoeForCausalLM": (DENSE, SPARSE),
+    "DeepseekV3ForCausalLM": (
+        SPARSE | {"self_attn": "MLASelfAttention", "mlp": "MLP"},
+        SPARSE | {"self_attn": "MLASelfAttention"},
+    ),
+}
+
+
+def expected_cells(architecture: str, layers: int) -> dict[str, str]:
+    first, others = REPLACED[architecture]
+    cells = {"model.norm": "RMSNorm"}
+    for index in range(layers):
+        for name, cell in (others if index else first).items():
+            cells[f"model.layers.{index}{'.' if name else ''}{name}"] = cell
+    return cells
+
+
+def look(model: Any) -> dict[str, Any]:
+    """Return what was replaced, and which layers run as a whole; runs inside the worker."""
+    network = model.network
+    left = [name for name, cell in network.stack.cells_and_names() if cell._params]
+    return {
+        "cells": {item.name: item.cell.partition(":")[2] for item in network.replaced},
+        "fused": [
+            layer.fused.runs_fused for layer in network.model.layers.children() if hasattr(layer, "fused")
+        ],
+        "one graph": network.fused is not None and network.fused.runs_fused,
+        "parameters left in the suite's cells": left,
+    }
+
+
+def serve(folder: Path, architecture: str, kernel_set: str = "cpu", **options: Any) -> list[Any]:
+    """Serve prompts, prove who answered and which cells were replaced, and return vLLM's outputs."""
+    from vllm import SamplingParams
+
+    sampling = SamplingParams(
+        temperature=0, max_tokens=4, ignore_eos=True, detokenize=False, logprobs=-1, prompt_logprobs=-1
+    )
+    name = f"mindformers.{architecture}"
+    options = {"max_logprobs": -1, "logprobs_mode": "raw_logits"} | options
+    with running_engine(folder, hf_overrides={"architectures": [name]}, **options) as llm:
+        outputs = llm.generate([{"prompt_token_ids": p} for p in PROMPTS], sampling, use_tqdm=False)
+        assert assert_mindspore(llm, name, kernel_set) > 0
+        (seen,) = llm.apply_model(look)
+    layers = json.loads((folder / "config.json").read_text())
+    count = layers.get("num_hidden_layers") or layers["n_layer"]
+    assert seen["cells"] == expected_cells(architecture, count)
+    whole = [cell for cell in seen["cells"].values() if cell == "TransformerLayer"]
+    compiled = options.get("enforce_eager") is False
+    assert seen["fused"] == [compiled and kernel_set == "cpu"] * len(whole)
+    assert seen["one graph"] == (compiled and kernel_set == "mindspore")
+    assert seen["parameters left in the suite's cells"] == []
+    return outputs
+
+
+def worst_difference(outputs: list[Any], reference: Any) -> float:
+    worst = 0.0
+    for prompt, output in zip(PROMPTS, outputs, strict=True):
+        completion = output.outputs[0]
+        with torch.no_grad():
+            expected = reference(torch.tensor([[*prompt, *completion.token_ids]])).logits[0]
+        rows = [row for row in output.prompt_logprobs if row] + list(completion.logprobs)
+        logits = torch.tensor([[row[token].logprob for token in range(len(row))] for row in rows])
+        assert logits.shape == expected[:-1].shape
+        worst = max(worst, (logits - expected[:-1]).abs().max().item())
+    return worst
+
+
+@pytest.fixture(scope="module")
+def model_folder(checkpoint: Callable[..., Path]) -> Callable[[str], Path]:
+    """Return the folder of a case; routers get a bias that changes who is chosen."""
+
+    def make(case: str) -> Path:
+        from safetensors.torch import load_file, save_file
+
+        _, model_type, fields = CASES[case]
+        folder = checkpoint(model_type, **fields)
+        weights = load_file(folder / "model.safetensors")
+        biases = [name for name in weights if name.endswith("e_score_correction_bias")]
+        for index, name in enumerate(biases):
+            generator = torch.Generator().manual_seed(index)
+            weights[name] = torch.rand(weights[name].shape, generator=generator)
+        if biases:
+            save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        return folder
+
+    return make
+
+
+def hugging_face(folder: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+
+
+RUNS = [("cpu", "eager", case) for case in CASES]
+RUNS += [("cpu", "compiled", case) for case in ("qwen2", "qwen3-theta-tied", "telechat3", "glm4-moe")]
+RUNS += [("mindspore", "eager", case) for case in ("qwen3", "glm4", "glm4-moe")]
+RUNS += [("mindspore", "compiled", "qwen2")]
+
+
+@pytest.mark.parametrize(("kernel_set", "mode", "case"), RUNS)
+def test_logits_equal_hugging_face(kernel_set: str, mode: str, case: str, model_folder, monkeypatch) -> None:
+    monkeypatch.setenv("MSZOO_KERNELS", kernel_set)
+    folder, architecture = model_folder(case), CASES[case][0]
+    outputs = serve(folder, architecture, kernel_set, enforce_eager=mode == "eager")
+    worst = worst_difference(outputs, hugging_face(folder))
+    assert worst <= TOLERANCE, f"logits differ by {worst:.2e}"
+
+
+@pytest.mark.parametrize(
+    ("case", "mode"), [("qwen2", "compiled"), ("qwen3", "compiled"), ("glm4", "eager"), ("deepseek", "eager")]
+)
+def test_bfloat16(case: str, mode: str, model_folder) -> None:
+    """The logits reach 3, and bfloat16 keeps 8 bits of each number in 3 layers."""
+    folder = model_folder(case)
+    outputs = serve(folder, CASES[case][0], dtype="bfloat16", enforce_eager=mode == "eager")
+    worst = worst_difference(outputs, hugging_face(folder))
+    assert worst <= 0.12, f"logits differ by {worst:.2e}"
+
+
+TELECHAT2_CONFIG = """
+from transformers import PretrainedConfig
+
+class Telechat2Config(PretrainedConfig):
+    model_type = "telechat"
+    attribute_map = {"num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
+
+    def __init__(self, **fields):
+        self.vocab_size, self.hidden_size = fields.pop("vocab_size", 256), fields.pop("hidden_size", 128)
+        self.n_layer, self.n_head = fields.pop("n_layer", 2), fields.pop("n_head", 4)
+        self.ffn_hidden_size = fields.pop("ffn_hidden_size", 192)
+        self.layer_norm_epsilon = fields.pop("layer_norm_epsilon", 1e-5)
+        super().__init__(**fields)
+"""
+TELECHAT2 = {
+    "model_type": "telechat",
+    "architectures": ["TeleChat2ForCausalLM"],
+    "auto_map": {"AutoConfig": "configuration_telechat2.Telechat2Config"},
+    "vocab_size": 256,
+    "hidden_size": 128,
+    "ffn_hidden_size": 192,
+    "n_layer": 2,
+    "n_head": 4,
+    "layer_norm_epsilon": 1e-5,
+    "base_seqlen": 512,
+    "training_seqlen": 512,
+    "seq_length": 512,
+    "logn": True,
+    "embed_layernorm": False,
+    "tie_word_embeddings": False,
+}
+
+
+@pytest.fixture(scope="module")
+def telechat2(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A random TeleChat2, and the same model as Hugging Face's Llama: biases that it lacks are zero there."""
+    from safetensors.torch import save_file
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("telechat2")
+    (folder / "config.json").write_text(json.dumps(TELECHAT2))
+    (folder / "configuration_telechat2.py").write_text(TELECHAT2_CONFIG)
+    torch.manual_seed(0)
+    llama = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=256,
+            hidden_size=128,
+            intermediate_size=192,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            rms_norm_eps=1e-5,
+            attention_bias=True,
+            mlp_bias=True,
+            attn_implementation="eager",
+        )
+    ).eval()
+    tensors = {}
+    kept = ("o_proj.bias", "down_proj.bias")
+    names = {
+        "model.embed_tokens": "transformer.word_embeddings",
+        "model.norm": "transformer.ln_f",
+        "model.layers": "transformer.h",
+        "self_attn.o_proj": "self_attention.dense",
+        "self_attn.q_proj": "self_attention.query",
+    }
+    with torch.no_grad():
+        for name, parameter in llama.named_parameters():
+            if name.endswith("bias") and not name.endswith(kept):
+                parameter.zero_()
+                continue
+            parameter.normal_(1.0 if "norm" in name else 0.0, 0.08)
+            renamed = name
+            for ours, theirs in names.items():
+                renamed = renamed.replace(ours, theirs)
+            tensors[renamed] = parameter.detach().clone()
+    for index in range(2):
+        key, value = (
+            tensors.pop(f"transformer.h.{index}.self_attn.{part}_proj.weight").view(4, 1, 32, 128)
+            for part in "kv"
+        )
+        joined = torch.cat([key, value], 1).reshape(256, 128)
+        tensors[f"transformer.h.{index}.self_attention.key_value.weight"] = joined
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder, llama
+
+
+@pytest.mark.parametrize("mode", ["eager", "compiled"])
+def test_telechat2(mode: str, telechat2) -> None:
+    folder, reference = telechat2
+    outputs = serve(folder, "TeleChat2ForCausalLM", enforce_eager=mode == "eager", trust_remote_code=True)
+    worst = worst_difference(outputs, reference)
+    assert worst <= TOLERANCE, f"logits differ by {worst:.2e}"
+
+
+@pytest.mark.parametrize(
+    "case", ["qwen2", "qwen3", "qwen3-moe", "glm4-moe", "deepseek-ungrouped", "telechat2"]
+)
+def test_answers_equal_vllms_own(case: str, model_folder, telechat2, tmp_path) -> None:
+    folder = telechat2[0] if case == "telechat2" else model_folder(case)
+    architecture = "TeleChat2ForCausalLM" if case == "telechat2" else CASES[case][0]
+    options = {"enforce_eager": True, "max_model_len": 256, "trust_remote_code": True}
+    job = {"model": str(folder), "prompts": PROMPTS, "max_tokens": 12, "options": options}
+    ours = answers.run(job, tmp_path / "ours.json", MSZOO_PREFER="mindformers")
+    theirs = answers.run(job, tmp_path / "theirs.json", MSZOO_DISABLE="1")
+    assert ours["workers"][0]["adapter"] == f"mindformers.{architecture}"
+    assert ours["workers"][0]["forwards"] > 0
+    assert theirs["workers"][0]["adapter"] is None
+    assert ours["answers"] == theirs["answers"]
+    assert ours["logprobs"] == pytest.approx(theirs["logprobs"], abs=1e-3)
+
+
+def test_the_import_leaves_the_process_as_it_was(tmp_path, monkeypatch) -> None:
+    """Nothing that the suite lacks is left in ``sys.modules``, no log file in the folder at hand."""
+    from mszoo.adapters.mindformers import importer
+    from mszoo.adapters.mindformers.config import ARCHITECTURES
+
+    monkeypatch.chdir(tmp_path)
+    before = dict(os.environ), list(sys.meta_path), warnings.showwarning
+    with importer.surroundings():
+        for architecture in ARCHITECTURES.values():
+            importer.load(architecture.config)
+            importer.load(architecture.network)
+    assert (dict(os.environ), list(sys.meta_path), warnings.showwarning) == before
+    stand_ins = [name for name, module in sys.modules.items() if isinstance(module, importer.StandIn)]
+    assert stand_ins == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_field_that_the_suite_ignores_leaves_the_model_to_the_next(checkpoint, tmp_path) -> None:
+    """The suite has no bias for the output projection, so Qwen3 with attention_bias is native's."""
+    folder = checkpoint("qwen3", attention_bias=True)
+    job = {"model": str(folder), "prompts": PROMPTS, "options": {"enforce_eager": True}}
+    done = answers.run(job, tmp_path / "answers.json", MSZOO_PREFER="mindformers")
+    assert done["workers"][0]["adapter"] == "native.Qwen3ForCausalLM"
+    assert "mindformers.Qwen3ForCausalLM: config.json says attention_bias=True" in done["log"]
+
+
+def test_an_import_that_fails_leaves_the_model_to_the_next(checkpoint, tmp_path) -> None:
+    """A broken mindformers before the real one: the reason is said, and native serves."""
+    broken = tmp_path / "site" / "mindformers"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise OSError('the disk is gone')\n")
+    job = {"model": str(checkpoint("qwen3")), "prompts": PROMPTS, "options": {"enforce_eager": True}}
+    path = os.pathsep.join([str(broken.parent), os.environ.get("PYTHONPATH", "")])
+    done = answers.run(job, tmp_path / "answers.json", MSZOO_PREFER="mindformers", PYTHONPATH=path)
+    assert done["workers"][0]["adapter"] == "native.Qwen3ForCausalLM"
+    assert "OSError: the disk is gone" in done["log"]
