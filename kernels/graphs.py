@@ -2,8 +2,8 @@
 
 Op by op, MindSpore's dispatch costs ten times what the arithmetic of a few tokens does, and every graph that is
 launched costs about a millisecond beside a busy torch. A graph is compiled for each shape that it meets, in tenths
-of a second a layer, so the number of tokens is rounded up to one of :data:`TOKENS`; more tokens than that are computed
-op by op, where the arithmetic dominates.
+of a second a layer, so the number of tokens is rounded up to one of :data:`TOKENS`; more tokens than that are
+computed op by op, where the arithmetic dominates.
 
 What layers share is computed once, ahead of them: the angles of the positions, the rows of the cache, and the bias
 that hides keys. A graph attends to the step's own keys and values beside those in vLLM's cache, since MindSpore's
