@@ -309,9 +309,7 @@ def test_telechat2(mode: str, telechat2) -> None:
     assert worst <= TOLERANCE, f"logits differ by {worst:.2e}"
 
 
-@pytest.mark.parametrize(
-    "case", ["qwen2", "qwen3", "qwen3-moe", "glm4-moe", "deepseek-ungrouped", "telechat2"]
-)
+@pytest.mark.parametrize("case", ["qwen2", "qwen3", "qwen3-moe", "glm4-moe", "telechat2"])
 def test_answers_equal_vllms_own(case: str, model_folder, telechat2, tmp_path) -> None:
     folder = telechat2[0] if case == "telechat2" else model_folder(case)
     architecture = "TeleChat2ForCausalLM" if case == "telechat2" else CASES[case][0]

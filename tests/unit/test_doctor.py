@@ -53,7 +53,7 @@ def test_the_facts_of_this_environment():
 
 
 def test_the_readme_states_the_table():
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text("utf-8")
     _, _, section = readme.partition("## Supported versions")
     for support in (versions.PYTHON, versions.VLLM, versions.MINDSPORE, versions.NUMPY, versions.TORCH):
         assert support.tested in section
