@@ -67,7 +67,7 @@ def mszoo_suite() -> Suite:
         _SUITE,
         description="MindSpore Transformers",
         requires=("mindformers>=1.9,!=2.0.0,<2.2", "deprecated", "wrapt"),
-        install="make suites",
+        install="pip install --no-deps mindformers==2.1.0 deprecated wrapt",
     )
 
 

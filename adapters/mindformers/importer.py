@@ -61,7 +61,8 @@ def load(path: str) -> Any:
         raise RefusalError(
             SUITE,
             f"{path} can't be imported ({type(error).__name__}: {error})",
-            "Install what it needs with `make suites`, or set MSZOO_DISABLE=mindformers",
+            "Install it anew (pip install --no-deps mindformers==2.1.0 deprecated wrapt), or set "
+            "MSZOO_DISABLE=mindformers",
         ) from error
 
 

@@ -63,8 +63,8 @@ def test_the_families_that_spell_attention_out_are_listed() -> None:
     ("installed", "said"),
     [
         ("0.5.0", None),
-        ("0.6.0", "mindone<0.6,>=0.5, but 0.6.0 is installed: make suites"),
-        (None, "make suites"),
+        ("0.6.0", "mindone<0.6,>=0.5, but 0.6.0 is installed: pip install --no-deps mindone==0.5.0"),
+        (None, "which is not installed: pip install --no-deps mindone==0.5.0"),
     ],
 )
 def test_other_versions_of_the_suite_are_not_used(installed: str | None, said: str | None) -> None:
