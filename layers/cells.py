@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from vllm.config import get_current_vllm_config
 from vllm.logger import init_logger
 
 import mindspore as ms  # isort: skip
@@ -159,10 +160,15 @@ class _Work:
         replacement = self.replacements.get(kind)
         if replacement is None:
             return None
+        named = get_current_vllm_config().compilation_config.static_forward_context
+        known = set(named)
         try:
             module = replacement.load()(cell, prefix=self.dot + name)
         except RefusalError as refusal:
             logger.info_once("mszoo: %s stays: %s", kind, refusal)
+            # Attention that it made before it refused would take the name of the children's.
+            for layer in set(named) - known:
+                del named[layer]
             return None
         owner, leaf = self._place(name)
         owner.add_module(leaf, module)

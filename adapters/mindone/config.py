@@ -156,6 +156,10 @@ def to_v4(config: Any, max_model_len: int, who: str) -> Any:
     return v4
 
 
+#: The rope types of transformers 4.57.
+_ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
+
+
 def rope_fields(rope: Mapping[str, Any], config: Any, max_model_len: int, who: str) -> dict[str, Any]:
     """Return transformers 4's fields of a rotary embedding.
 
@@ -188,6 +192,10 @@ def rope_fields(rope: Mapping[str, Any], config: Any, max_model_len: int, who: s
     if "partial_rotary_factor" in scaling:
         found["partial_rotary_factor"] = scaling.pop("partial_rotary_factor")
     rope_type = scaling.get("rope_type", "default")
+    if rope_type not in _ROPE_TYPES:
+        raise RefusalError(
+            who, f"rope_type={rope_type!r} is not supported", f"Supported types: {', '.join(_ROPE_TYPES)}"
+        )
     if rope_type in ("dynamic", "longrope"):
         # Both change the keys of earlier tokens when a sequence grows past a length; a cache can't follow.
         field = "max_position_embeddings" if rope_type == "dynamic" else "original_max_position_embeddings"

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from vllm.config import VllmConfig, get_current_vllm_config, set_current_vllm_config
 
 import mindspore as ms  # isort: skip
 from mindspore import mint, nn  # isort: skip
@@ -23,8 +24,12 @@ BLOCK = f"{__name__}:Block"
 
 
 @pytest.fixture(autouse=True)
-def _mindspore() -> None:
+def config() -> Iterator[VllmConfig]:
+    """What vLLM has while a model is built."""
     runtime.prepare("cpu")
+    made = VllmConfig()
+    with set_current_vllm_config(made):
+        yield made
 
 
 class Block(nn.Cell):
@@ -79,6 +84,7 @@ class Refusing:
     """A replacement that can't take any cell."""
 
     def __init__(self, cell: nn.Cell, *, prefix: str) -> None:
+        get_current_vllm_config().compilation_config.static_forward_context[f"{prefix}.attn"] = self
         raise RefusalError("Refusing", "has no use for this cell", "Use another")
 
 
@@ -130,9 +136,11 @@ def test_the_outermost_cell_is_replaced(network: Network) -> None:
     assert not any("norm" in name for name, _ in model.named_parameters())
 
 
-def test_a_refused_cell_stays_and_its_children_are_replaced(network: Network) -> None:
+def test_a_refused_cell_stays_and_its_children_are_replaced(network: Network, config: VllmConfig) -> None:
     _, replaced = replace(network, linear=f"{__name__}:Linear", block=f"{__name__}:Refusing")
     assert {item.cell for item in replaced} == {LINEAR}
+    # What it made before it refused would take the names of the children's attention.
+    assert config.compilation_config.static_forward_context == {}
 
 
 def test_what_vllm_puts_in_place_runs(network: Network) -> None:

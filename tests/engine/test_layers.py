@@ -38,7 +38,7 @@ def answer(
         result = tmp_path_factory.mktemp("result") / "result.json"
         environment = {
             "PYTHONPATH": on_path(site),
-            "MSZOO_DISABLE": "native",
+            "MSZOO_DISABLE": "native,mindformers,mindone",
             "VLLM_LOGGING_LEVEL": "INFO",
             "VLLM_CACHE_ROOT": str(cache),
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

@@ -75,7 +75,9 @@ def results(site: Path, tmp_path_factory: pytest.TempPathFactory, checkpoint: An
     compiled = job | {"options": {}}
     first = "rms_norm,linear,paged_attention"
     with monkeypatch.context():
-        own, own_log = engines(site, folder / "own.json", [plain, offered], MSZOO_DISABLE="native")
+        own, own_log = engines(
+            site, folder / "own.json", [plain, offered], MSZOO_DISABLE="native,mindformers,mindone"
+        )
         native, native_log = engines(site, folder / "native.json", [compiled], OPSDEMO_FIRST=first)
     monkeypatch.undo()
     return *own, own_log, *native, native_log
