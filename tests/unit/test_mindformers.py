@@ -258,7 +258,9 @@ def test_the_versions_that_serve(version: str | None, available: bool, make_cata
     assert bool(decision.chain) is available
     if not available:
         (verdict,) = decision.verdicts
-        assert "mindformers" in verdict.reason and "pip install --no-deps mindformers==2.1.0" in verdict.reason
+        assert (
+            "mindformers" in verdict.reason and "pip install --no-deps mindformers==2.1.0" in verdict.reason
+        )
 
 
 def test_a_package_that_is_not_installed_is_stood_in_for_in_the_suite_alone(tmp_path, monkeypatch) -> None:
