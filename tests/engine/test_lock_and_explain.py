@@ -142,11 +142,11 @@ def test_a_lock_allows_no_other_implementation(checkpoint, lock: Path, tmp_path:
 def test_models_read_the_config(checkpoint, tmp_path: Path) -> None:
     decision = load_catalog({}).decide("LlamaForCausalLM")
     folder = shutil.copytree(checkpoint("llama"), tmp_path / "model")
-    (reading,) = read_configs(decision, folder)
+    reading, *_ = read_configs(decision, folder)
     assert (reading.adapter, reading.accepted, reading.reason) == ("native.LlamaForCausalLM", True, None)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"attention_multiplier": 2.0}))
-    (reading,) = read_configs(decision, folder)
+    reading, *_ = read_configs(decision, folder)
     assert reading.accepted is False
     assert reading.reason is not None and "attention_multiplier=2.0" in reading.reason
 
