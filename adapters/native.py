@@ -5,20 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from mszoo.registry import Capability, ModelAdapter, Suite, hookimpl
-
-_FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
-_CAPABILITIES = frozenset({Capability.LORA, Capability.TENSOR_PARALLEL, Capability.QUANTIZATION})
-_TINY = {
-    "vocab_size": 256,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "max_position_embeddings": 512,
-}
+from mszoo.adapters.decoder import FUSED, INHERITED, TINY
+from mszoo.registry import ModelAdapter, Suite, hookimpl
 
 
 @hookimpl
@@ -42,7 +30,7 @@ def _decoder(architecture: str, module: str, **config: Any) -> ModelAdapter:
     return ModelAdapter(
         architecture,
         f"{module}:{architecture}",
-        capabilities=_CAPABILITIES,
-        packed_modules_mapping=_FUSED,
-        example_config=_TINY | config | {"architectures": [architecture]},
+        capabilities=INHERITED,
+        packed_modules_mapping=FUSED,
+        example_config={**TINY, **config} | {"architectures": [architecture]},
     )

@@ -7,13 +7,27 @@ import torch  # noqa: F401  isort: skip  # first: one OpenMP runtime then serves
 
 from mszoo.layers.activation import GatedActivation
 from mszoo.layers.attention import Attention
-from mszoo.layers.embedding import LogitsProcessor, apply_embedding, lm_head, token_embedding
+from mszoo.layers.embedding import (
+    LogitsProcessor,
+    TokenEmbedding,
+    apply_embedding,
+    lm_head,
+    token_embedding,
+)
 from mszoo.layers.fused import FusedDecoder, FusedDecoderLayer
-from mszoo.layers.linear import apply_linear, gate_up_linear, heads_on_this_rank, qkv_linear, row_linear
-from mszoo.layers.model import CausalLM, Module, ModuleList
+from mszoo.layers.linear import (
+    WholeLinear,
+    apply_linear,
+    gate_up_linear,
+    heads_on_this_rank,
+    qkv_linear,
+    row_linear,
+)
+from mszoo.layers.mla import LatentAttention
+from mszoo.layers.model import CausalLM, Module, ModuleList, current_model_config
 from mszoo.layers.norm import QKNorm, RMSNorm
 from mszoo.layers.parts import Parts
-from mszoo.layers.rotary import RotaryEmbedding
+from mszoo.layers.rotary import InterleavedRotaryEmbedding, RotaryEmbedding
 
 __all__ = [
     "Attention",
@@ -21,6 +35,8 @@ __all__ = [
     "FusedDecoder",
     "FusedDecoderLayer",
     "GatedActivation",
+    "InterleavedRotaryEmbedding",
+    "LatentAttention",
     "LogitsProcessor",
     "Module",
     "ModuleList",
@@ -28,8 +44,11 @@ __all__ = [
     "QKNorm",
     "RMSNorm",
     "RotaryEmbedding",
+    "TokenEmbedding",
+    "WholeLinear",
     "apply_embedding",
     "apply_linear",
+    "current_model_config",
     "gate_up_linear",
     "heads_on_this_rank",
     "lm_head",

@@ -23,7 +23,7 @@ from vllm.logger import init_logger
 import mindspore as ms  # isort: skip
 from mszoo.kernels import dispatch  # isort: skip
 from mszoo.kernels.exchange import TORCH_DTYPE, to_mindspore  # isort: skip
-from mszoo.registry.errors import PluginError, RefusalError  # isort: skip
+from mszoo.registry.errors import PluginError  # isort: skip
 
 logger = init_logger("vllm.mszoo.layers")
 
@@ -34,6 +34,10 @@ _LEAVES = (
 )
 
 
+class CellStays(Exception):
+    """A replacement is not for this one cell; the text says why. The model may be served all the same."""
+
+
 @dataclass(frozen=True)
 class Replacement:
     """What takes the place of one class of cells.
@@ -42,7 +46,8 @@ class Replacement:
         implementation: ``module:Class``, constructed as ``Class(cell, prefix=name)``: ``cell`` is the suite's own
             (for its sizes), ``name`` the checkpoint's name of the module. The instance is a torch module whose
             forward takes and returns what the cell's construct does, and whose parameters have the checkpoint's
-            names. It may raise RefusalError; the cell then stays, and its children are visited.
+            names. It may raise CellStays: the cell then stays, and its children are visited. RefusalError is the
+            whole model's.
         who: the suite and distribution that registered it.
         cure: what to do if it can't be loaded.
     """
@@ -115,6 +120,7 @@ def replace_cells(
 
     Raises:
         PluginError: a replacement can't be loaded.
+        RefusalError: a replacement can't honour what the model is.
         TypeError: a parameter has a dtype that torch lacks.
     """
     work = _Work(model, _current.get(), name_of, f"{prefix}." if prefix else "")
@@ -164,9 +170,9 @@ class _Work:
         known = set(named)
         try:
             module = replacement.load()(cell, prefix=self.dot + name)
-        except RefusalError as refusal:
-            logger.info_once("mszoo: %s stays: %s", kind, refusal)
-            # Attention that it made before it refused would take the name of the children's.
+        except CellStays as reason:
+            logger.info_once("mszoo: %s stays: %s", kind, reason)
+            # Attention that it made before would take the name of the children's.
             for layer in set(named) - known:
                 del named[layer]
             return None

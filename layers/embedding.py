@@ -10,7 +10,19 @@ import mindspore as ms  # isort: skip
 from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
 from mszoo.layers.methods import quant_config  # isort: skip
 
-__all__ = ["LogitsProcessor", "apply_embedding", "lm_head", "token_embedding"]
+__all__ = ["LogitsProcessor", "TokenEmbedding", "apply_embedding", "lm_head", "token_embedding"]
+
+
+class TokenEmbedding(VocabParallelEmbedding):
+    """An embedding table for ids of any shape: [...] -> [..., hidden]; its rows are split over ranks."""
+
+    def __init__(self, vocab_size: int, hidden_size: int, *, prefix: str) -> None:
+        super().__init__(vocab_size, hidden_size, quant_config=quant_config(), prefix=prefix)
+
+    def forward(self, input: ms.Tensor) -> ms.Tensor:
+        """Look up."""
+        ids = to_torch(input)
+        return to_mindspore(super().forward(ids.reshape(-1)).view(*ids.shape, -1))
 
 
 def token_embedding(vocab_size: int, hidden_size: int, *, prefix: str) -> VocabParallelEmbedding:
@@ -19,10 +31,15 @@ def token_embedding(vocab_size: int, hidden_size: int, *, prefix: str) -> VocabP
 
 
 def lm_head(
-    vocab_size: int, hidden_size: int, *, prefix: str, tied_to: VocabParallelEmbedding | None = None
+    vocab_size: int,
+    hidden_size: int,
+    *,
+    bias: bool = False,
+    prefix: str,
+    tied_to: VocabParallelEmbedding | None = None,
 ) -> ParallelLMHead:
     """Make the output projection [vocab, hidden]; ``tied_to`` shares the embedding's weight."""
-    head = ParallelLMHead(vocab_size, hidden_size, quant_config=quant_config(), prefix=prefix)
+    head = ParallelLMHead(vocab_size, hidden_size, bias=bias, quant_config=quant_config(), prefix=prefix)
     return head if tied_to is None else head.tie_weights(tied_to)
 
 

@@ -11,6 +11,7 @@ from vllm.distributed import get_tensor_model_parallel_world_size
 from vllm.model_executor.layers.linear import (
     MergedColumnParallelLinear,
     QKVParallelLinear,
+    ReplicatedLinear,
     RowParallelLinear,
 )
 
@@ -18,6 +19,20 @@ import mindspore as ms  # isort: skip
 from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
 from mszoo.layers.methods import quant_config  # isort: skip
 from mszoo.registry.errors import RefusalError  # isort: skip
+
+
+class WholeLinear(ReplicatedLinear):
+    """A projection that every rank computes whole, on tensors of any rank: [..., in] -> [..., out]."""
+
+    def __init__(self, input_size: int, output_size: int, *, bias: bool, prefix: str) -> None:
+        super().__init__(
+            input_size, output_size, bias=bias, quant_config=quant_config(), prefix=prefix, return_bias=False
+        )
+
+    def forward(self, x: ms.Tensor) -> ms.Tensor:
+        """Return the product."""
+        flat = to_torch(x).reshape(-1, self.input_size)
+        return to_mindspore(super().forward(flat).view(*x.shape[:-1], self.output_size))
 
 
 def heads_on_this_rank(num_heads: int, num_kv_heads: int) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+from vllm.config import ModelConfig, get_current_vllm_config
 
 import mindspore as ms  # isort: skip
 from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
@@ -16,6 +17,11 @@ from mszoo.layers.embedding import LogitsProcessor, apply_embedding  # isort: sk
 #: The base class of a model's parts. vLLM finds layers (for LoRA, quantization, loading) by walking modules.
 Module = torch.nn.Module
 ModuleList = torch.nn.ModuleList
+
+
+def current_model_config() -> ModelConfig:
+    """Return vLLM's config of the model that is being built: its dtype, longest sequence, Hugging Face config."""
+    return get_current_vllm_config().model_config
 
 
 class CausalLM(Module, ABC):

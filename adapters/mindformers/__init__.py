@@ -5,22 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mszoo.adapters.decoder import FUSED, INHERITED, TINY
 from mszoo.registry import Capability, LayerAdapter, ModelAdapter, Suite, hookimpl
 
 _SUITE = "mindformers"
 _HERE = "mszoo.adapters.mindformers"
-_FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
-_INHERITED = frozenset({Capability.LORA, Capability.TENSOR_PARALLEL, Capability.QUANTIZATION})
-_TINY: dict[str, Any] = {
-    "vocab_size": 256,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "max_position_embeddings": 512,
-}
 _EXPERTS: dict[str, Any] = {"num_experts_per_tok": 4, "moe_intermediate_size": 32, "norm_topk_prob": True}
 _GROUPED_EXPERTS: dict[str, Any] = _EXPERTS | {
     "n_routed_experts": 8,
@@ -75,10 +64,10 @@ def mszoo_suite() -> Suite:
 def mszoo_model_adapters() -> Iterable[ModelAdapter]:
     """Give the suite's inference models."""
     return [
-        _adapter("Qwen2ForCausalLM", {"model_type": "qwen2"}, _INHERITED),
-        _adapter("Qwen3ForCausalLM", {"model_type": "qwen3"}, _INHERITED),
+        _adapter("Qwen2ForCausalLM", {"model_type": "qwen2"}, INHERITED),
+        _adapter("Qwen3ForCausalLM", {"model_type": "qwen3"}, INHERITED),
         # vLLM reads its configs as Llama's.
-        _adapter("TeleChat3ForCausalLM", {"model_type": "llama"}, _INHERITED),
+        _adapter("TeleChat3ForCausalLM", {"model_type": "llama"}, INHERITED),
         _adapter("Qwen3MoeForCausalLM", {"model_type": "qwen3_moe", "num_experts": 8} | _EXPERTS),
         _adapter("Glm4ForCausalLM", {"model_type": "glm4"}),
         _adapter("Glm4MoeForCausalLM", {"model_type": "glm4_moe", "use_qk_norm": True} | _GROUPED_EXPERTS),
@@ -104,6 +93,6 @@ def _adapter(
         f"{_HERE}.model:{architecture}",
         capabilities=capabilities,
         devices=("cpu",),
-        packed_modules_mapping=_FUSED,
-        example_config=_TINY | dict(config) | {"architectures": [architecture]},
+        packed_modules_mapping=FUSED,
+        example_config={**TINY, **config} | {"architectures": [architecture]},
     )

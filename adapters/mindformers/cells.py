@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
-
-import torch
 
 import mindspore as ms  # isort: skip
 from mszoo.adapters.mindformers.positions import positions  # isort: skip
 from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
 from mszoo.layers import (  # isort: skip
     GatedActivation,
+    InterleavedRotaryEmbedding,
     Module,
     RMSNorm,
-    RotaryEmbedding,
     apply_linear,
     gate_up_linear,
     row_linear,
 )
+from mszoo.layers.cells import CellStays  # isort: skip
 from mszoo.models import decoder  # isort: skip
 from mszoo.models.config import DecoderConfig  # isort: skip
-from mszoo.registry.errors import RefusalError  # isort: skip
 
 
 class TransformerLayer(decoder.DecoderLayer):
@@ -34,7 +31,7 @@ class TransformerLayer(decoder.DecoderLayer):
         prefix: the layer's name.
 
     Raises:
-        RefusalError: a part is not the usual one; the parts are then replaced one by one.
+        CellStays: a part is not the usual one; the parts are then replaced one by one.
     """
 
     def __init__(self, cell: Any, *, prefix: str) -> None:
@@ -120,39 +117,6 @@ class Norm(RMSNorm):
         return super().forward(*x)[0] if isinstance(x, tuple) else super().forward(x)
 
 
-class InterleavedRotaryEmbedding(RotaryEmbedding):
-    """Rotates pairs of neighbours instead of halves.
-
-    Queries and keys are put in the order of halves first. They stay in it: both have the same order, so their
-    products, which are all that attention takes from them, are the same.
-    """
-
-    def __init__(
-        self,
-        head_size: int,
-        num_heads: int,
-        num_kv_heads: int,
-        max_position: int,
-        rope_parameters: Mapping[str, Any],
-    ) -> None:
-        super().__init__(head_size, num_heads, num_kv_heads, max_position, dict(rope_parameters))
-        order = halves_order(head_size, self.cos_sin_cache.shape[-1])
-        rotated = torch.arange(num_heads + num_kv_heads)[:, None] * head_size + order
-        values = torch.arange(num_kv_heads * head_size) + rotated.numel()
-        self.register_buffer("order", torch.cat([rotated.flatten(), values]), persistent=False)
-
-    def forward(self, positions: ms.Tensor, qkv: ms.Tensor) -> ms.Tensor:
-        """Return ``qkv`` [T, (H + 2 G) D], reordered and rotated by ``positions`` [T]."""
-        return super().forward(positions, to_mindspore(to_torch(qkv).index_select(1, self.order)))
-
-
-def halves_order(head_size: int, rotary_size: int) -> torch.Tensor:
-    """Return [D]: where each element of a head comes from when pairs of its first R become halves."""
-    order = torch.arange(head_size)
-    order[:rotary_size] = order[:rotary_size].view(-1, 2).t().flatten()
-    return order
-
-
 def decoder_config(attention: Any) -> DecoderConfig:
     """Return the dense decoder's config of the suite's ``SelfAttention``: what the suite made of the model's."""
     config = attention.config
@@ -191,8 +155,8 @@ def _require(cell: Any, part: str, kind: str) -> None:
         raise _unusual(f"its {part} is a {found}")
 
 
-def _unusual(what: str) -> RefusalError:
-    return RefusalError("mindformers", what, "Its parts are replaced one by one")
+def _unusual(what: str) -> CellStays:
+    return CellStays(f"{what}; its parts are replaced one by one")
 
 
 def _is_interleaved(config: Any) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
-from vllm.config import get_current_vllm_config
 
 import mindspore as ms  # isort: skip
 from mszoo.adapters.mindformers import network  # isort: skip
@@ -15,7 +14,15 @@ from mszoo.adapters.mindformers.checkpoint import Joined, Layout  # isort: skip
 from mszoo.adapters.mindformers.config import ARCHITECTURES, suite_config  # isort: skip
 from mszoo.adapters.mindformers.positions import running_at  # isort: skip
 from mszoo.kernels import dispatch  # isort: skip
-from mszoo.layers import CausalLM, FusedDecoder, LogitsProcessor, Module, lm_head, token_embedding  # isort: skip
+from mszoo.layers import (  # isort: skip
+    CausalLM,
+    FusedDecoder,
+    LogitsProcessor,
+    Module,
+    current_model_config,
+    lm_head,
+    token_embedding,
+)
 from mszoo.layers.cells import replace_cells  # isort: skip
 from mszoo.layers.weights import Expected, load  # isort: skip
 from mszoo.registry.errors import RefusalError  # isort: skip
@@ -72,7 +79,7 @@ class SuiteModel(CausalLM):
 
     def __init__(self, config: Any, *, prefix: str = "") -> None:
         architecture = ARCHITECTURES[self.architecture]
-        model_config = get_current_vllm_config().model_config
+        model_config = current_model_config()
         values = suite_config(
             architecture,
             config,
@@ -170,7 +177,7 @@ class DeepseekV3ForCausalLM(SuiteModel):
     architecture = "DeepseekV3ForCausalLM"
 
     def __init__(self, config: Any, *, prefix: str = "") -> None:
-        if not get_current_vllm_config().model_config.use_mla:
+        if not current_model_config().use_mla:
             raise RefusalError(
                 "mindformers.DeepseekV3ForCausalLM",
                 "it attends on a latent cache, and vLLM was told to expand it",

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from mszoo.adapters.decoder import FUSED, INHERITED
 from mszoo.adapters.mindone.architectures import Architecture, norms, read
-from mszoo.registry import Capability, LayerAdapter, ModelAdapter, Suite, hookimpl
+from mszoo.registry import LayerAdapter, ModelAdapter, Suite, hookimpl
 
 _CELLS = "mszoo.adapters.mindone.cells"
 _MODELS = "mindone.transformers.models"
 
 #: Families whose decoder layers are replaced whole, by mszoo's own; what those support, the model does.
 _WHOLE = ("llama", "mistral", "qwen2", "qwen3")
-_CAPABILITIES = frozenset({Capability.LORA, Capability.TENSOR_PARALLEL, Capability.QUANTIZATION})
-_FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 
 #: What replaces which cells, as ``module:Class``.
 _REPLACEMENTS = {
@@ -79,10 +78,10 @@ def _adapter(name: str, found: Architecture) -> ModelAdapter:
     return ModelAdapter(
         name,
         own if found.refused else "mszoo.adapters.mindone.model:ModelForCausalLM",
-        capabilities=_CAPABILITIES if whole else frozenset(),
+        capabilities=INHERITED if whole else frozenset(),
         devices=("cpu",),
         dtypes=found.dtypes,
-        packed_modules_mapping=_FUSED if whole else {},
+        packed_modules_mapping=FUSED if whole else {},
         example_config=found.example_config or {},
         refused=found.refused,
     )

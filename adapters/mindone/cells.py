@@ -8,13 +8,10 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-from vllm.config import get_current_vllm_config
-from vllm.model_executor.layers.linear import ReplicatedLinear
-from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 
-from mszoo.layers import Module
+from mszoo.layers import Module, TokenEmbedding, WholeLinear, current_model_config
 from mszoo.layers import RMSNorm as TokenRMSNorm
-from mszoo.layers.methods import quant_config
+from mszoo.layers.cells import CellStays
 from mszoo.models.config import DecoderConfig
 from mszoo.models.decoder import DecoderLayer
 from mszoo.models.llama import LlamaForCausalLM
@@ -35,40 +32,28 @@ _READERS = {
 }
 
 
-class Linear(ReplicatedLinear):
+class Linear(WholeLinear):
     """``x @ weight.T + bias``, for ``nn.Dense`` and ``mint.nn.Linear`` of MindSpore: [..., in] -> [..., out].
 
     Raises:
-        RefusalError: the cell applies an activation.
+        CellStays: the cell applies an activation.
     """
 
     def __init__(self, cell: ms.nn.Cell, *, prefix: str) -> None:
         if getattr(cell, "activation_flag", False):
-            raise RefusalError(prefix, "it applies an activation", "It stays MindSpore's")
+            raise CellStays(f"{prefix} applies an activation")
         rows, columns = cell.weight.shape
         has_bias = isinstance(getattr(cell, "bias", None), ms.Parameter)
-        super().__init__(
-            columns, rows, bias=has_bias, quant_config=quant_config(), prefix=prefix, return_bias=False
-        )
-
-    def forward(self, x: ms.Tensor) -> ms.Tensor:
-        """Return the product."""
-        flat = to_torch(x).reshape(-1, self.input_size)
-        return to_mindspore(super().forward(flat).view(*x.shape[:-1], self.output_size))
+        super().__init__(columns, rows, bias=has_bias, prefix=prefix)
 
 
-class Embedding(VocabParallelEmbedding):
+class Embedding(TokenEmbedding):
     """Rows of a table, for ``nn.Embedding`` and ``mint.nn.Embedding`` of MindSpore: [...] -> [..., width]."""
 
     def __init__(self, cell: ms.nn.Cell, *, prefix: str) -> None:
         table = cell.embedding_table if isinstance(cell, ms.nn.Embedding) else cell.weight
         rows, columns = table.shape
-        super().__init__(rows, columns, quant_config=quant_config(), prefix=prefix)
-
-    def forward(self, input: ms.Tensor) -> ms.Tensor:
-        """Look up."""
-        ids = to_torch(input)
-        return to_mindspore(super().forward(ids.reshape(-1)).view(*ids.shape, -1))
+        super().__init__(rows, columns, prefix=prefix)
 
 
 class ScaledEmbedding(Embedding):
@@ -117,13 +102,13 @@ class Activation(Module):
     MindSpore's CPU kernels of several have no bfloat16, and that of tanh is off by 1e-5.
 
     Raises:
-        RefusalError: all math is to be MindSpore's.
+        CellStays: all math is to be MindSpore's.
     """
 
     def __init__(self, cell: ms.nn.Cell, *, prefix: str) -> None:
         super().__init__()
         if dispatch.current().base != "cpu":
-            raise RefusalError(prefix, "the kernel set computes with MindSpore alone", "It stays MindSpore's")
+            raise CellStays("the kernel set computes with MindSpore alone")
         self._function = _ACTIVATIONS[type(cell).__name__]
 
     def forward(self, input: ms.Tensor) -> ms.Tensor:
@@ -163,13 +148,16 @@ class Layer(DecoderLayer):
     """A whole decoder layer of Llama, Mistral, Qwen2 or Qwen3, as mszoo's own models run it.
 
     Raises:
-        RefusalError: the config has something that the layer doesn't know.
+        CellStays: the config has something that the layer doesn't know.
     """
 
     def __init__(self, cell: ms.nn.Cell, *, prefix: str) -> None:
-        config = get_current_vllm_config().model_config.hf_config
-        decoder: DecoderConfig = _READERS[config.model_type](config)
-        super().__init__(decoder, decoder.sliding_windows[cell.self_attn.layer_idx], prefix)
+        config = current_model_config().hf_config
+        try:
+            decoder: DecoderConfig = _READERS[config.model_type](config)
+            super().__init__(decoder, decoder.sliding_windows[cell.self_attn.layer_idx], prefix)
+        except RefusalError as refusal:  # leaf by leaf the suite's own layer may do
+            raise CellStays(str(refusal)) from refusal
         self._by_torch = dispatch.current().base == "cpu"
 
     def forward(  # type: ignore[override]  # the cell's own

@@ -6,15 +6,12 @@ import inspect
 from typing import Any
 
 import torch
-from vllm.config import get_current_vllm_config
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
 from mszoo.adapters.mindone import config as configs
 from mszoo.adapters.mindone import eager, importer
 from mszoo.adapters.mindone.architectures import Architecture, read
-from mszoo.layers import Attention, CausalLM, LogitsProcessor, Module
+from mszoo.layers import Attention, CausalLM, LogitsProcessor, Module, current_model_config, lm_head
 from mszoo.layers.cells import replace_cells
-from mszoo.layers.methods import quant_config
 
 import mindspore as ms  # isort: skip
 from mindspore.nn.utils import no_init_parameters  # isort: skip
@@ -118,15 +115,13 @@ class ModelForCausalLM(CausalLM):
         """Make the output projection, under the checkpoint's name, and what follows it."""
         config, architecture = self.config, self.architecture
         embedding = self.get_submodule(f"{architecture.base_prefix}.{architecture.embedding}")
-        head = ParallelLMHead(
+        head = lm_head(
             config.vocab_size,
             embedding.embedding_dim,
             bias=architecture.head_bias,
-            quant_config=quant_config(),
             prefix=f"{dot}{architecture.head}",
+            tied_to=embedding if getattr(config, "tie_word_embeddings", False) else None,
         )
-        if getattr(config, "tie_word_embeddings", False):
-            head = head.tie_weights(embedding)
         self.add_module(architecture.head, head)
         self._head_name = architecture.head
         scale = getattr(config, "logit_scale", None) or 1.0
@@ -160,7 +155,7 @@ def _build(architecture: Architecture, config: Any, who: str) -> Any:
             "Serve it with another implementation",
         )
     configs.refuse_ignored(config, importer.suite().mentioned(modeling.__name__), who)
-    model_config = get_current_vllm_config().model_config
+    model_config = current_model_config()
     v4 = configs.to_v4(config, model_config.max_model_len, who)
     utils = importer.suite().load("mindone.transformers.modeling_utils")
     utils.AttentionInterface.register(attention.NAME, attention.attend)

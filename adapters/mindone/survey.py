@@ -16,22 +16,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from mszoo.adapters.decoder import TINY
 from mszoo.adapters.mindone.architectures import FILE
 from mszoo.registry.errors import MszooError
 
-_TINY = {
-    "vocab_size": 256,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "max_position_embeddings": 512,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
+_TINY = {**TINY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 #: Where the config class has the field: small experts, and a window that the prompts pass.
 _WHERE_KNOWN = {
     "sliding_window": 16,

@@ -80,12 +80,19 @@ class Whole(torch.nn.Module):
         return x
 
 
-class Refusing:
-    """A replacement that can't take any cell."""
+class Particular:
+    """A replacement that is for no cell."""
 
     def __init__(self, cell: nn.Cell, *, prefix: str) -> None:
         get_current_vllm_config().compilation_config.static_forward_context[f"{prefix}.attn"] = self
-        raise RefusalError("Refusing", "has no use for this cell", "Use another")
+        raise cells.CellStays("it has no use for this cell")
+
+
+class Refusing:
+    """A replacement that can't honour what the model is."""
+
+    def __init__(self, cell: nn.Cell, *, prefix: str) -> None:
+        raise RefusalError("config.json", "heads of 40 have no kernel", "Use another model")
 
 
 @pytest.fixture
@@ -136,11 +143,16 @@ def test_the_outermost_cell_is_replaced(network: Network) -> None:
     assert not any("norm" in name for name, _ in model.named_parameters())
 
 
-def test_a_refused_cell_stays_and_its_children_are_replaced(network: Network, config: VllmConfig) -> None:
-    _, replaced = replace(network, linear=f"{__name__}:Linear", block=f"{__name__}:Refusing")
+def test_a_cell_may_stay_and_its_children_are_replaced(network: Network, config: VllmConfig) -> None:
+    _, replaced = replace(network, linear=f"{__name__}:Linear", block=f"{__name__}:Particular")
     assert {item.cell for item in replaced} == {LINEAR}
-    # What it made before it refused would take the names of the children's attention.
+    # What it made before would take the names of the children's attention.
     assert config.compilation_config.static_forward_context == {}
+
+
+def test_a_model_that_a_replacement_refuses_is_refused(network: Network) -> None:
+    with pytest.raises(RefusalError, match="heads of 40"):
+        replace(network, linear=f"{__name__}:Linear", block=f"{__name__}:Refusing")
 
 
 def test_what_vllm_puts_in_place_runs(network: Network) -> None:

@@ -360,3 +360,12 @@ def test_an_import_that_fails_leaves_the_model_to_the_next(checkpoint, tmp_path)
     done = answers.run(job, tmp_path / "answers.json", MSZOO_PREFER="mindformers", PYTHONPATH=path)
     assert done["workers"][0]["adapter"] == "native.Qwen3ForCausalLM"
     assert "OSError: the disk is gone" in done["log"]
+
+
+def test_a_head_size_without_a_kernel_refuses_the_model(checkpoint) -> None:
+    """Not the cell alone: what would stay is the suite's attention, which CPU can't run."""
+    pinned = {"architectures": ["mindformers.Qwen3ForCausalLM"]}
+    folder = checkpoint("qwen3", head_dim=40)
+    text = "head size 40 is not one that vLLM's CPU attention serves"
+    with pytest.raises(Exception, match=text), running_engine(folder, hf_overrides=pinned):
+        pass

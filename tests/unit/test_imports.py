@@ -33,6 +33,17 @@ def imported(node: ast.AST) -> Iterator[tuple[str, str]]:
             yield alias.asname or alias.name, (node.module or "").split(".")[0]
 
 
+def test_adapters_know_vllm_by_mszoos_layers_alone() -> None:
+    found = {
+        str(path.relative_to(ROOT))
+        for path in ROOT.glob("adapters/**/*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        for _, package in imported(node)
+        if package == "vllm"
+    }
+    assert found == set()
+
+
 def is_type_checking(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 

@@ -1,0 +1,24 @@
+"""What the records of dense decoders share, whichever suite they are of, where mszoo's layers compute them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mszoo.registry import Capability
+
+#: What such a model inherits from vLLM's layers, in which its weights lie.
+INHERITED = frozenset({Capability.LORA, Capability.TENSOR_PARALLEL, Capability.QUANTIZATION})
+#: The layers that hold several of a checkpoint's modules.
+FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+#: The fields of a tiny config.json beside the architecture's own; vLLM's CPU attention has this head size.
+TINY: Mapping[str, Any] = {
+    "vocab_size": 256,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 512,
+}
