@@ -6,7 +6,7 @@ Importing this package imports torch, MindSpore and vLLM, so it happens where a 
 import torch  # noqa: F401  isort: skip  # first: one OpenMP runtime then serves torch and MindSpore
 
 from mszoo.layers.activation import GatedActivation
-from mszoo.layers.attention import Attention
+from mszoo.layers.attention import Attention, EncoderAttention
 from mszoo.layers.embedding import (
     LogitsProcessor,
     TokenEmbedding,
@@ -18,13 +18,14 @@ from mszoo.layers.fused import FusedDecoder, FusedDecoderLayer
 from mszoo.layers.linear import (
     WholeLinear,
     apply_linear,
+    column_linear,
     gate_up_linear,
     heads_on_this_rank,
     qkv_linear,
     row_linear,
 )
 from mszoo.layers.mla import LatentAttention
-from mszoo.layers.model import CausalLM, Module, ModuleList, current_model_config
+from mszoo.layers.model import CausalLM, Encoder, Module, ModuleList, current_model_config
 from mszoo.layers.norm import QKNorm, RMSNorm
 from mszoo.layers.parts import Parts
 from mszoo.layers.rotary import InterleavedRotaryEmbedding, RotaryEmbedding
@@ -32,6 +33,8 @@ from mszoo.layers.rotary import InterleavedRotaryEmbedding, RotaryEmbedding
 __all__ = [
     "Attention",
     "CausalLM",
+    "Encoder",
+    "EncoderAttention",
     "FusedDecoder",
     "FusedDecoderLayer",
     "GatedActivation",
@@ -48,6 +51,7 @@ __all__ = [
     "WholeLinear",
     "apply_embedding",
     "apply_linear",
+    "column_linear",
     "current_model_config",
     "gate_up_linear",
     "heads_on_this_rank",

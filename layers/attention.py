@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from vllm.config import get_current_vllm_config
 from vllm.model_executor.layers.attention import Attention as VllmAttention
+from vllm.model_executor.layers.attention import EncoderOnlyAttention
 from vllm.platforms import current_platform
 from vllm.v1.attention.backends.cpu_attn import (
     CPUAttentionBackend,
@@ -58,13 +59,7 @@ class Attention(VllmAttention):
         if not dispatch.current().by_vllm("paged_attention"):
             backend = MindSporeAttentionBackend
             _refuse_quantized_cache(vllm_config.cache_config.cache_dtype)
-        if current_platform.is_cpu() and head_size not in CPUAttentionBackend.get_supported_head_sizes():
-            sizes = ", ".join(map(str, CPUAttentionBackend.get_supported_head_sizes()))
-            raise RefusalError(
-                "config.json",
-                f"head size {head_size} is not one that vLLM's CPU attention serves",
-                f"It serves {sizes}",
-            )
+        _refuse_head_size(head_size)
         super().__init__(
             num_heads,
             head_size,
@@ -83,6 +78,54 @@ class Attention(VllmAttention):
         """Store the keys and values, then attend: [T, (H + 2 G) D] -> [T, H D]."""
         query, key, value = to_torch(qkv).split(self._sizes, -1)
         return to_mindspore(super().forward(query, key, value))
+
+
+class EncoderAttention(EncoderOnlyAttention):
+    """Attention of an encoder: every token sees all tokens of its sequence, and nothing is cached.
+
+    Args:
+        num_heads: heads H on this rank.
+        head_size: D.
+        scale: multiplies the scores.
+        prefix: the layer's name, unique in the model.
+
+    Raises:
+        RefusalError: vLLM's attention has no kernel for this head size, or all math is to be MindSpore's.
+    """
+
+    def __init__(self, num_heads: int, head_size: int, scale: float, *, prefix: str) -> None:
+        if not dispatch.current().by_vllm("paged_attention"):
+            raise RefusalError(
+                f"MSZOO_KERNELS={dispatch.current().name}",
+                "encoders attend with vLLM's kernel alone",
+                "Unset MSZOO_KERNELS",
+            )
+        _refuse_head_size(head_size)
+        vllm_config = get_current_vllm_config()
+        super().__init__(
+            num_heads,
+            head_size,
+            scale,
+            cache_config=vllm_config.cache_config,
+            quant_config=vllm_config.quant_config,
+            prefix=prefix,
+        )
+        self._size = num_heads * head_size
+
+    def forward(self, qkv: ms.Tensor) -> ms.Tensor:
+        """Attend: [T, 3 H D] -> [T, H D]."""
+        query, key, value = to_torch(qkv).split(self._size, -1)
+        return to_mindspore(super().forward(query, key, value))
+
+
+def _refuse_head_size(head_size: int) -> None:
+    if current_platform.is_cpu() and head_size not in CPUAttentionBackend.get_supported_head_sizes():
+        sizes = ", ".join(map(str, CPUAttentionBackend.get_supported_head_sizes()))
+        raise RefusalError(
+            "config.json",
+            f"head size {head_size} is not one that vLLM's CPU attention serves",
+            f"It serves {sizes}",
+        )
 
 
 def _refuse_quantized_cache(cache_dtype: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from vllm.distributed import get_tensor_model_parallel_world_size
 from vllm.model_executor.layers.linear import (
+    ColumnParallelLinear,
     MergedColumnParallelLinear,
     QKVParallelLinear,
     ReplicatedLinear,
@@ -86,6 +87,13 @@ def gate_up_linear(
         quant_config=quant_config(),
         prefix=prefix,
         return_bias=False,
+    )
+
+
+def column_linear(input_size: int, output_size: int, *, bias: bool, prefix: str) -> ColumnParallelLinear:
+    """Make a projection whose output is split over ranks: [T, in] -> [T, out]."""
+    return ColumnParallelLinear(
+        input_size, output_size, bias=bias, quant_config=quant_config(), prefix=prefix, return_bias=False
     )
 
 

@@ -24,15 +24,58 @@ def current_model_config() -> ModelConfig:
     return get_current_vllm_config().model_config
 
 
-class CausalLM(Module, ABC):
-    """A decoder that generates text: MindSpore tensors in, MindSpore tensors out.
+class Model(Module, ABC):
+    """A model: MindSpore tensors in, MindSpore tensors out.
 
-    A subclass builds ``self.model`` (with ``embed_tokens``), ``self.lm_head`` and ``self.logits_processor``
-    from mszoo.layers, under the names that its checkpoints use, and writes :meth:`forward`. It is constructed
-    as ``Model(config, prefix="")`` with the Hugging Face config, inside vLLM's current config.
+    A subclass is constructed as ``Model(config, prefix="")`` with the Hugging Face config, inside vLLM's current
+    config, and builds its parts from mszoo.layers under the names that its checkpoints use.
     """
 
     #: Checkpoint modules that one layer fuses. The adapter's record declares the same for vLLM.
+    packed_modules_mapping: ClassVar[Mapping[str, Sequence[str]]] = {}
+
+    config: Any
+
+    @abstractmethod
+    def forward(
+        self, input_ids: ms.Tensor | None, positions: ms.Tensor, inputs_embeds: ms.Tensor | None = None
+    ) -> ms.Tensor:
+        """Return the hidden states after the last layer or norm: [T, hidden].
+
+        Args:
+            input_ids: [T] int32 or int64; None when ``inputs_embeds`` is given.
+            positions: [T] int64.
+            inputs_embeds: [T, hidden], in place of the embeddings of ``input_ids``.
+        """
+
+    @abstractmethod
+    def embed_input_ids(self, input_ids: ms.Tensor) -> ms.Tensor:
+        """Return the embeddings of token ids: [T] -> [T, hidden]."""
+
+    def expected_tensors(self) -> dict[str, _weights.Expected]:
+        """Return, by checkpoint name, every tensor that the model needs."""
+        return _weights.expected_tensors(self, self.packed_modules_mapping)
+
+    def unused_tensors(self) -> tuple[str, ...]:
+        """Return names that a checkpoint may hold without the model using them."""
+        return ()
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+        """Load checkpoint tensors and return the names of the parameters that got one.
+
+        Raises:
+            CheckpointError: a tensor is unknown or has the wrong shape.
+        """
+        return _weights.load(self, self.expected_tensors(), weights, self.unused_tensors())
+
+
+class CausalLM(Model):
+    """A decoder that generates text.
+
+    A subclass builds ``self.model`` (with ``embed_tokens``), ``self.lm_head`` and ``self.logits_processor``, and
+    writes :meth:`forward`.
+    """
+
     packed_modules_mapping: ClassVar[Mapping[str, Sequence[str]]] = {
         "qkv_proj": ("q_proj", "k_proj", "v_proj"),
         "gate_up_proj": ("gate_proj", "up_proj"),
@@ -41,19 +84,6 @@ class CausalLM(Module, ABC):
     model: Any
     lm_head: Module
     logits_processor: LogitsProcessor
-    config: Any
-
-    @abstractmethod
-    def forward(
-        self, input_ids: ms.Tensor | None, positions: ms.Tensor, inputs_embeds: ms.Tensor | None = None
-    ) -> ms.Tensor:
-        """Return the hidden states after the last norm.
-
-        Args:
-            input_ids: [T] int32 or int64; None when ``inputs_embeds`` is given.
-            positions: [T] int64.
-            inputs_embeds: [T, hidden], in place of the embeddings of ``input_ids``.
-        """
 
     def embed_input_ids(self, input_ids: ms.Tensor) -> ms.Tensor:
         """Return the embeddings of token ids: [T] -> [T, hidden]."""
@@ -64,18 +94,15 @@ class CausalLM(Module, ABC):
         logits = self.logits_processor(self.lm_head, to_torch(hidden_states))
         return None if logits is None else to_mindspore(logits)
 
-    def expected_tensors(self) -> dict[str, _weights.Expected]:
-        """Return, by checkpoint name, every tensor that the model needs."""
-        return _weights.expected_tensors(self, self.packed_modules_mapping)
-
     def unused_tensors(self) -> tuple[str, ...]:
         """Return names that a checkpoint may hold without the model using them."""
         return ("lm_head.weight",) if getattr(self.config, "tie_word_embeddings", False) else ()
 
-    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        """Load checkpoint tensors and return the names of the parameters that got one.
 
-        Raises:
-            CheckpointError: a tensor is unknown or has the wrong shape.
-        """
-        return _weights.load(self, self.expected_tensors(), weights, self.unused_tensors())
+class Encoder(Model):
+    """An encoder: its tokens see all tokens of their sequence, and vLLM pools its hidden states.
+
+    The adapter's record says with ``pooling`` how. A subclass attends with :class:`mszoo.layers.EncoderAttention`.
+    """
+
+    packed_modules_mapping: ClassVar[Mapping[str, Sequence[str]]] = {"qkv_proj": ("query", "key", "value")}

@@ -25,6 +25,8 @@ from mszoo.registry.validation import (
 
 DEVICES = ("cpu", "npu")
 DTYPES = ("float32", "bfloat16", "float16")
+#: How vLLM makes one vector of a sequence's hidden states.
+POOLING = ("CLS", "LAST", "MEAN")
 #: The names of the op specs (mszoo.kernels.spec says what each means).
 OPS = (
     "embedding",
@@ -118,6 +120,9 @@ class ModelAdapter(_Record):
         packed_modules_mapping: fused layer name to the checkpoint names it holds, such as
             ``{"qkv_proj": ("q_proj", "k_proj", "v_proj")}``; vLLM reads it for LoRA and quantization.
         example_config: the fields of a tiny config.json that conformance runs.
+        pooling: for an encoder, which gives embeddings instead of text and attends in both directions: what vLLM
+            pools by default, ``CLS``, ``LAST`` or ``MEAN``; a checkpoint's own pooling goes before it. Empty for
+            a decoder.
         refused: why the suite has this architecture and it can't be served, as a plain clause; empty for a model
             that can. A refused adapter is shown with its reason and is never chosen: ``model`` then names the
             suite's own class.
@@ -141,6 +146,7 @@ class ModelAdapter(_Record):
     )
     example_config: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     refused: str = ""
+    pooling: str = ""
 
     def __post_init__(self) -> None:
         who = f"ModelAdapter({self.architecture!r})"
@@ -150,6 +156,8 @@ class ModelAdapter(_Record):
         capabilities = check_members(who, "capabilities", self.capabilities, values, may_be_empty=True)
         check_integer(who, "priority", self.priority)
         check_text(who, "refused", self.refused)
+        check_text(who, "pooling", self.pooling)
+        check_members(who, "pooling", [self.pooling] if self.pooling else (), POOLING, may_be_empty=True)
         self._set(
             capabilities=frozenset(Capability(item) for item in capabilities),
             requires=check_requirements(who, "requires", self.requires),

@@ -1,4 +1,7 @@
-"""The ``mindone`` suite: decoders of MindSpore One (mindone.transformers). Data only; nothing heavy is imported."""
+"""The ``mindone`` suite: decoders and encoders of MindSpore One (mindone.transformers).
+
+Data only; nothing heavy is imported.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ from collections.abc import Iterable
 
 from mszoo.adapters.decoder import FUSED, INHERITED
 from mszoo.adapters.mindone.architectures import Architecture, norms, read
-from mszoo.registry import LayerAdapter, ModelAdapter, Suite, hookimpl
+from mszoo.registry import Capability, LayerAdapter, ModelAdapter, Suite, hookimpl
 
-_CELLS = "mszoo.adapters.mindone.cells"
+_HERE = "mszoo.adapters.mindone"
+_CELLS = f"{_HERE}.cells"
 _MODELS = "mindone.transformers.models"
 
 #: Families whose decoder layers are replaced whole, by mszoo's own; what those support, the model does.
@@ -33,6 +37,8 @@ _REPLACEMENTS = {
     },
     "mindspore.nn.layer.activation:ReLU": "Activation",
     "mindspore.mint.nn.layer.activation:SiLU": "Activation",
+    "mindspore.nn.layer.normalization:LayerNorm": "LayerNorm",
+    "mindspore.nn.layer.normalization:LayerNormExt": "LayerNorm",
     f"{_MODELS}.gemma3.modeling_gemma3:Gemma3TextScaledWordEmbedding": "ScaledEmbedding",
     f"{_MODELS}.llama.modeling_llama:LlamaRotaryEmbedding": "Rotary",
     f"{_MODELS}.mistral.modeling_mistral:MistralRotaryEmbedding": "Rotary",
@@ -43,6 +49,15 @@ _REPLACEMENTS = {
     f"{_MODELS}.qwen2.modeling_qwen2:Qwen2DecoderLayer": "TupleLayer",
     f"{_MODELS}.qwen3.modeling_qwen3:Qwen3DecoderLayer": "TupleLayer",
 }
+#: Layers of encoders that are BERT's, by family.
+_ENCODER_LAYERS = {
+    "bert": "BertLayer",
+    "camembert": "CamembertLayer",
+    "electra": "ElectraLayer",
+    "ernie": "ErnieLayer",
+    "roberta": "RobertaLayer",
+    "xlm_roberta": "XLMRobertaLayer",
+}
 
 
 @hookimpl
@@ -50,7 +65,7 @@ def mszoo_suite() -> Suite:
     """Name the suite."""
     return Suite(
         "mindone",
-        description="decoders of MindSpore One",
+        description="decoders and encoders of MindSpore One",
         requires=("mindone>=0.5,<0.6",),
         install="pip install --no-deps mindone==0.5.0",
     )
@@ -58,30 +73,40 @@ def mszoo_suite() -> Suite:
 
 @hookimpl
 def mszoo_model_adapters() -> Iterable[ModelAdapter]:
-    """Give the decoders that the survey tried."""
+    """Give the models that the survey tried."""
     return [_adapter(name, found) for name, found in read().items()]
 
 
 @hookimpl
 def mszoo_layer_adapters() -> Iterable[LayerAdapter]:
     """Give what replaces MindSpore One's cells on CPU."""
-    targets = _REPLACEMENTS | dict.fromkeys(norms(), "RMSNorm")
+    targets = {cell: f"{_CELLS}:{name}" for cell, name in _REPLACEMENTS.items()}
+    targets |= dict.fromkeys(norms(), f"{_CELLS}:RMSNorm")
+    for family, layer in _ENCODER_LAYERS.items():
+        targets[f"{_MODELS}.{family}.modeling_{family}:{layer}"] = f"{_HERE}.encoder:EncoderLayer"
     return [
-        LayerAdapter(f"mindone:{cell}", f"{_CELLS}:{implementation}", devices=("cpu",))
+        LayerAdapter(f"mindone:{cell}", implementation, devices=("cpu",))
         for cell, implementation in targets.items()
     ]
 
 
 def _adapter(name: str, found: Architecture) -> ModelAdapter:
     own = f"{_MODELS}.{found.family}.modeling_{found.family}:{name}"
-    whole = found.family in _WHOLE
+    model = f"{_HERE}.encoder:EncoderModel" if found.pooling else f"{_HERE}.model:ModelForCausalLM"
+    capabilities: frozenset[Capability] = frozenset()
+    fused: dict[str, tuple[str, ...]] = {}
+    if found.pooling:
+        capabilities, fused = frozenset({Capability.TENSOR_PARALLEL}), {"qkv_proj": ("query", "key", "value")}
+    elif found.family in _WHOLE:
+        capabilities, fused = INHERITED, FUSED
     return ModelAdapter(
         name,
-        own if found.refused else "mszoo.adapters.mindone.model:ModelForCausalLM",
-        capabilities=INHERITED if whole else frozenset(),
+        own if found.refused else model,
+        capabilities=capabilities,
         devices=("cpu",),
         dtypes=found.dtypes,
-        packed_modules_mapping=FUSED if whole else {},
+        packed_modules_mapping=fused,
         example_config=found.example_config or {},
         refused=found.refused,
+        pooling=found.pooling,
     )

@@ -1,4 +1,4 @@
-"""Reads architectures.json, the survey's list of MindSpore One's decoders: who is served, and why others aren't."""
+"""Reads architectures.json, the survey's list of MindSpore One's models: who is served, and why others aren't."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FILE = Path(__file__).with_name("architectures.json")
 
 @dataclass(frozen=True)
 class Architecture:
-    """One decoder.
+    """One decoder or encoder.
 
     Attributes:
         family: its folder in MindSpore One.
@@ -25,6 +25,7 @@ class Architecture:
         head_bias: whether the projection has a bias.
         dtypes: what it computes in.
         example_config: the fields of a tiny config.json.
+        pooling: for an encoder, what vLLM pools by default; empty for a decoder.
         refused: why it can't be served; empty if it can.
     """
 
@@ -36,12 +37,13 @@ class Architecture:
     head_bias: bool = False
     dtypes: tuple[str, ...] = ("float32",)
     example_config: Mapping[str, Any] | None = None
+    pooling: str = ""
     refused: str = ""
 
 
 @functools.cache
 def read() -> Mapping[str, Architecture]:
-    """Return the decoders by the name in ``architectures`` of config.json."""
+    """Return the models by the name in ``architectures`` of config.json."""
     return {name: Architecture(**fields) for name, fields in _content()["architectures"].items()}
 
 

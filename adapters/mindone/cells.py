@@ -83,6 +83,26 @@ class RMSNorm(TokenRMSNorm):
         return to_mindspore(to_torch(super().forward(flat)).view(x.shape))
 
 
+class LayerNorm(torch.nn.LayerNorm):
+    """The norm of mean and variance by torch, for MindSpore's two: [..., N] -> [..., N].
+
+    Raises:
+        CellStays: all math is to be MindSpore's.
+    """
+
+    def __init__(self, cell: ms.nn.Cell, *, prefix: str) -> None:
+        stay_where_mindspore_computes()
+        del prefix
+        own = isinstance(cell, ms.nn.LayerNorm)
+        has_bias = (cell.beta if own else cell.bias) is not None
+        eps = float(cell.epsilon if own else cell.eps)
+        super().__init__(tuple(cell.normalized_shape), eps, bias=has_bias)
+
+    def forward(self, input: ms.Tensor) -> ms.Tensor:
+        """Normalise."""
+        return to_mindspore(super().forward(to_torch(input)))
+
+
 #: By class of the cell.
 _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "FastGELUActivation": functools.partial(functional.gelu, approximate="tanh"),
@@ -107,13 +127,18 @@ class Activation(Module):
 
     def __init__(self, cell: ms.nn.Cell, *, prefix: str) -> None:
         super().__init__()
-        if dispatch.current().base != "cpu":
-            raise CellStays("the kernel set computes with MindSpore alone")
+        stay_where_mindspore_computes()
         self._function = _ACTIVATIONS[type(cell).__name__]
 
     def forward(self, input: ms.Tensor) -> ms.Tensor:
         """Apply it."""
         return to_mindspore(self._function(to_torch(input)))
+
+
+def stay_where_mindspore_computes() -> None:
+    """Raise CellStays with a kernel set that leaves all math to MindSpore."""
+    if dispatch.current().base != "cpu":
+        raise CellStays("the kernel set computes with MindSpore alone")
 
 
 class Rotary(Module):

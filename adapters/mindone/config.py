@@ -26,6 +26,7 @@ COMMON: Mapping[str, Any] = {
     "output_hidden_states": False,
     "pad_token_id": None,
     "partial_rotary_factor": 1.0,
+    "position_embedding_type": "absolute",
     "pretraining_tp": 1,
     "pruned_heads": {},
     "tie_encoder_decoder": False,

@@ -5,27 +5,16 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-import torch
-
-from mszoo.adapters.mindone import config as configs
 from mszoo.adapters.mindone import eager, importer
-from mszoo.adapters.mindone.architectures import Architecture, read
-from mszoo.layers import Attention, CausalLM, LogitsProcessor, Module, current_model_config, lm_head
+from mszoo.adapters.mindone.architectures import read
+from mszoo.adapters.mindone.network import adopt_buffers, build
+from mszoo.layers import Attention, CausalLM, LogitsProcessor, Module, lm_head
 from mszoo.layers.cells import replace_cells
 
 import mindspore as ms  # isort: skip
-from mindspore.nn.utils import no_init_parameters  # isort: skip
 from mszoo.adapters.mindone import attention  # isort: skip
 from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
 from mszoo.registry.errors import RefusalError  # isort: skip
-
-_DTYPES = {torch.float32: ms.float32, torch.bfloat16: ms.bfloat16, torch.float16: ms.float16}
-
-
-#: Parameters that no checkpoint has: the constructor computes them.
-_COMPUTED = ("inv_freq", "original_inv_freq")
-#: Buffers that checkpoints have.
-_LOADED_BUFFERS = ("e_score_correction_bias",)
 
 
 class ModelForCausalLM(CausalLM):
@@ -52,9 +41,11 @@ class ModelForCausalLM(CausalLM):
         dot = f"{prefix}." if prefix else ""
         tree = Module()
         self.add_module(architecture.base_prefix, tree)
-        network = _build(architecture, config, who)
+        modeling = importer.modeling(architecture.family)
+        implementation = _attention_implementation(modeling, architecture.family, who)
+        network = build(modeling, architecture.base, config, implementation, who)
         self.replaced = replace_cells(network, tree, prefix=f"{dot}{architecture.base_prefix}")
-        _adopt_buffers(network, tree)
+        adopt_buffers(network, tree)
         self.__dict__["network"] = network
         self._add_attention(tree, f"{dot}{architecture.base_prefix}")
         self._accepted = set(inspect.signature(network.construct).parameters)
@@ -137,57 +128,24 @@ class ModelForCausalLM(CausalLM):
         return self._modules[self._head_name]
 
 
-def _build(architecture: Architecture, config: Any, who: str) -> Any:
-    """Build the suite's network without values for its parameters."""
-    modeling = importer.modeling(architecture.family)
-    if architecture.family in eager.FAMILIES:
-        implementation = "eager"
-    elif "ALL_ATTENTION_FUNCTIONS" in vars(modeling):
-        implementation = attention.NAME
-    elif "eager_attention_forward" in vars(modeling):
-        implementation = attention.NAME
+def _attention_implementation(modeling: Any, family: str, who: str) -> str:
+    """Return the name under which the family's network finds vLLM's attention.
+
+    Raises:
+        RefusalError: it computes attention by itself.
+    """
+    if family in eager.FAMILIES:
+        return "eager"
+    if "ALL_ATTENTION_FUNCTIONS" in vars(modeling):
+        utils = importer.suite().load("mindone.transformers.modeling_utils")
+        utils.AttentionInterface.register(attention.NAME, attention.attend)
+        return attention.NAME
+    if "eager_attention_forward" in vars(modeling):
         # The only one that this family knows, whatever it is told.
         vars(modeling)["eager_attention_forward"] = attention.attend
-    else:
-        raise RefusalError(
-            who,
-            "its attention is spelled out in a way that vLLM's KV cache can't serve",
-            "Serve it with another implementation",
-        )
-    configs.refuse_ignored(config, importer.suite().mentioned(modeling.__name__), who)
-    model_config = current_model_config()
-    v4 = configs.to_v4(config, model_config.max_model_len, who)
-    utils = importer.suite().load("mindone.transformers.modeling_utils")
-    utils.AttentionInterface.register(attention.NAME, attention.attend)
-    v4._attn_implementation = implementation
-    base = getattr(modeling, architecture.base)
-    # Weights come from the checkpoint.
-    uninitialised = {"__module__": base.__module__, "init_weights": lambda self: None}
-    with no_init_parameters():
-        network = type(base.__name__, (base,), uninitialised)(v4)
-    network.set_train(False)
-    for _, cell in network.cells_and_names():
-        for leaf in _COMPUTED:
-            if cell._params.get(leaf) is not None:
-                value = ms.Tensor(cell._params[leaf].asnumpy())
-                del cell._params[leaf]
-                cell.__dict__[leaf] = value
-    dtype = _DTYPES[model_config.dtype]
-    for parameter in network.get_parameters():
-        if parameter.dtype == ms.float32 and dtype != ms.float32:
-            parameter.set_dtype(dtype)
-    return network
-
-
-def _adopt_buffers(network: Any, tree: Module) -> None:
-    """Give the buffers that checkpoints have a torch parameter that owns their memory, as parameters have one."""
-    for path, cell in network.cells_and_names():
-        for leaf in _LOADED_BUFFERS:
-            buffer = cell._buffers.get(leaf)
-            if buffer is None:
-                continue
-            owned = torch.nn.Parameter(
-                torch.zeros(tuple(buffer.shape), dtype=torch.float32), requires_grad=False
-            )
-            tree.get_submodule(path).register_parameter(leaf, owned)
-            cell._buffers[leaf] = to_mindspore(owned.data)
+        return attention.NAME
+    raise RefusalError(
+        who,
+        "its attention is spelled out in a way that vLLM's KV cache can't serve",
+        "Serve it with another implementation",
+    )

@@ -1,7 +1,8 @@
-"""Tries every decoder of MindSpore One against Hugging Face's, and writes architectures.json.
+"""Tries the models of MindSpore One against Hugging Face's, and writes architectures.json.
 
 ``python -m mszoo.adapters.mindone.survey [ARCHITECTURE ...]`` serves a tiny random model of each in vLLM, prompts
-in one batch and in chunks, and compares all logits. Without names it tries all; with names the others stay.
+in one batch (decoders': in chunks, too), and compares all logits, or the hidden states of encoders. Without names
+it tries every decoder and the encoders that are listed here; with names the others stay.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ _OVERRIDES: Mapping[str, Mapping[str, Any]] = {
         "n_shared_experts": 1,
     },
     "Ernie4_5_MoeForCausalLM": {"moe_num_experts": 4, "moe_k": 2, "moe_layer_start_index": 1},
+    "DistilBertModel": {"dim": 128, "hidden_dim": 128, "n_heads": 4, "n_layers": 2},
+    "ElectraModel": {"embedding_size": 64},
     "GlmForCausalLM": {"hidden_size": 128},
     "HeliumForCausalLM": {"hidden_size": 128},
     "HunYuanMoEV1ForCausalLM": {"moe_topk": 2, "num_experts": 4},
@@ -84,6 +87,24 @@ _OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     "CodeGenForCausalLM": {"rotary_dim": 16},
     "MptForCausalLM": {"d_model": 128, "n_heads": 4, "n_layers": 2},
 }
+#: Encoders and their families: those of BERT's kind, and others that embeddings are often made with.
+_ENCODERS: Mapping[str, str] = {
+    "AlbertModel": "albert",
+    "BertModel": "bert",
+    "CamembertModel": "camembert",
+    "DebertaV2Model": "deberta_v2",
+    "DistilBertModel": "distilbert",
+    "ElectraModel": "electra",
+    "ErnieModel": "ernie",
+    "MPNetModel": "mpnet",
+    "MegatronBertModel": "megatron_bert",
+    "ModernBertModel": "modernbert",
+    "NomicBertModel": "nomic_bert",
+    "RobertaModel": "roberta",
+    "RobertaPreLayerNormModel": "roberta_prelayernorm",
+    "XLMRobertaModel": "xlm_roberta",
+    "XLMRobertaXLModel": "xlm_roberta_xl",
+}
 #: By architecture: the checkpoint's name of the output projection, where it isn't that of Hugging Face's module.
 _HEADS = {"GPTNeoXForCausalLM": "embed_out"}
 _LARGEST = 20_000_000
@@ -95,7 +116,10 @@ _TOLERANCE = {"float32": 1e-5, "bfloat16": 5e-2}
 
 
 def families() -> Iterator[tuple[str, str]]:
-    """Give architecture and family of every decoder in the installed MindSpore One, by its source alone."""
+    """Give architecture and family of every decoder in the installed MindSpore One, and of the encoders above.
+
+    Its source alone is read.
+    """
     import importlib.util
 
     spec = importlib.util.find_spec("mindone")
@@ -110,6 +134,9 @@ def families() -> Iterator[tuple[str, str]]:
         ):
             if not name.startswith(("Auto", "Kwargs")):
                 yield name, file.parent.name
+    for name, family in _ENCODERS.items():
+        if (models / family / f"modeling_{family}.py").exists():
+            yield name, family
 
 
 def plain_norms() -> list[str]:
@@ -138,9 +165,10 @@ def plain_norms() -> list[str]:
 def tiny_config(architecture: str) -> Any:
     """Return the tiny Hugging Face config of an architecture, or None if transformers has none."""
     import transformers
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
-    types = [key for key, value in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items() if value == architecture]
+    names = MODEL_MAPPING_NAMES if architecture in _ENCODERS else MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    types = [key for key, value in names.items() if value == architecture]
     if not types or not hasattr(transformers, architecture):
         return None
     model_type = next((item for item in types if item.endswith("_text")), types[0])
@@ -159,34 +187,32 @@ def tiny_config(architecture: str) -> Any:
 
 
 def entry(architecture: str, family: str) -> dict[str, Any]:
-    """Return the entry of architectures.json of a decoder that is still to be tried."""
+    """Return the entry of architectures.json of a model that is still to be tried."""
     import torch
     import transformers
 
     try:
         made = tiny_config(architecture)
-    except Exception:
-        traceback.print_exc()
-        return {"family": family, "refused": _NOT_TRIED}
-    if made is None:
-        return {"family": family, "refused": "transformers 5 has no such architecture to compare with"}
-    config, fields = made
-    try:
+        if made is None:
+            return {"family": family, "refused": "transformers 5 has no such architecture to compare with"}
+        config, fields = made
         with torch.device("meta"):
             model = getattr(transformers, architecture)(config)
     except Exception:
         traceback.print_exc()
         return {"family": family, "refused": _NOT_TRIED}
-    weights = sum(parameter.numel() for parameter in model.parameters())
-    if weights > _LARGEST:
+    if sum(parameter.numel() for parameter in model.parameters()) > _LARGEST:
         return {"family": family, "refused": _NOT_TRIED}
+    fields["architectures"] = [architecture]
+    if architecture in _ENCODERS:
+        known = {"family": family, "pooling": "CLS", "dtypes": list(_TOLERANCE)}
+        return {**known, "example_config": fields}
     names = {module: name for name, module in model.named_modules()}
     head, embedding, base = model.get_output_embeddings(), model.get_input_embeddings(), model.base_model
     if head is None or base is model:
         return {"family": family, "refused": "it has no network under a plain output projection"}
     prefix = names[base]
     inner = names[embedding].removeprefix(f"{prefix}.")
-    fields["architectures"] = [architecture]
     return {
         "family": family,
         "base": type(base).__name__,
@@ -200,11 +226,12 @@ def entry(architecture: str, family: str) -> dict[str, Any]:
 
 
 def differences(architecture: str, fields: Mapping[str, Any], dtypes: list[str]) -> dict[str, float | str]:
-    """Serve the tiny model; return the largest relative difference of logits by dtype, or what went wrong."""
+    """Serve the tiny model; return the largest relative difference by dtype, or what went wrong."""
     import torch
     import transformers
 
-    from mszoo.conformance.engines import RAW, Engines, generate, model_of
+    from mszoo.conformance.checkpoints import write_tokenizer
+    from mszoo.conformance.engines import POOLING, RAW, Engines, encode, generate, model_of
 
     fields = dict(fields)
     config = transformers.AutoConfig.for_model(fields.pop("model_type"), **fields)
@@ -219,21 +246,28 @@ def differences(architecture: str, fields: Mapping[str, Any], dtypes: list[str])
     engines = Engines(f"mindone.{architecture}")
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
+        if architecture in _ENCODERS:
+            write_tokenizer(Path(folder), config.vocab_size)
         for dtype in dtypes:
             try:
-                llm = engines.get(Path(folder), dtype=dtype, max_num_batched_tokens=64, **RAW)
+                options = POOLING if architecture in _ENCODERS else {"max_num_batched_tokens": 64, **RAW}
+                llm = engines.get(Path(folder), dtype=dtype, **options)
                 served = model_of(llm)
                 assert served.candidate.qualified_name == f"mindone.{architecture}"
-                answers = generate(llm, prompts, _GENERATED, logits=True)
+                if architecture in _ENCODERS:
+                    compared = list(zip(prompts, encode(llm, prompts), strict=True))
+                else:
+                    answers = generate(llm, prompts, _GENERATED, logits=True)
+                    compared = [([*item.prompt, *item.tokens], item.logits) for item in answers]
             except Exception as error:
                 traceback.print_exc()
                 results[dtype] = _root(error)
                 break
             worst = 0.0
-            for answer in answers:
+            for tokens, got in compared:
                 with torch.no_grad():
-                    expected = model(torch.tensor([[*answer.prompt, *answer.tokens]])).logits[0, :-1]
-                worst = max(worst, float((answer.logits - expected).abs().max() / expected.abs().max()))
+                    expected = model(torch.tensor([tokens]))[0][0, : len(got)]
+                worst = max(worst, float((got - expected).abs().max() / expected.abs().max()))
             results[dtype] = worst
             if not worst <= _TOLERANCE[dtype]:
                 break
@@ -242,7 +276,7 @@ def differences(architecture: str, fields: Mapping[str, Any], dtypes: list[str])
 
 
 def main(wanted: list[str]) -> None:
-    """Try decoders and write the file."""
+    """Try models and write the file."""
     content = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
     known = content.get("architectures", {})
     tried = [(name, family) for name, family in families() if not wanted or name in wanted]

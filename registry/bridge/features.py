@@ -21,7 +21,7 @@ def refused(adapter: ModelAdapter) -> list[str]:
     """Return what an adapter refuses by its record, as vLLM's options."""
     dtypes = [f"--dtype {dtype}" for dtype in DTYPES if dtype not in adapter.dtypes]
     flags = [flag for capability, flag in FLAGS.items() if capability not in adapter.capabilities]
-    return [*dtypes, *flags, "--runner pooling"]
+    return [*dtypes, *flags, f"--runner {'generate' if adapter.pooling else 'pooling'}"]
 
 
 def check(candidate: Candidate, vllm_config: Any) -> None:
@@ -35,8 +35,11 @@ def check(candidate: Candidate, vllm_config: Any) -> None:
     dtype = str(model.dtype).removeprefix("torch.")
     if dtype not in adapter.dtypes:
         raise _refusal(candidate, f"dtype {dtype}", f"Serve with --dtype {adapter.dtypes[0]}")
-    if model.runner_type != "generate":
-        raise _refusal(candidate, f"the {model.runner_type} runner", "Serve it with --runner generate")
+    runner = "pooling" if adapter.pooling else "generate"
+    if model.runner_type != runner:
+        raise _refusal(candidate, f"the {model.runner_type} runner", f"Serve it with --runner {runner}")
+    if model.convert_type != "none":
+        raise _refusal(candidate, f"--convert {model.convert_type}", "Serve it without")
     for capability, feature in asked(vllm_config).items():
         if capability not in adapter.capabilities:
             raise _refusal(candidate, feature, "Serve without it, or with another implementation")

@@ -27,7 +27,7 @@ class MindSporeModel(torch.nn.Module):
     instance of vLLM's own class is returned in its place, so one bad adapter never stops serving.
 
     Attributes:
-        network: the MindSpore model (:class:`mszoo.layers.CausalLM`).
+        network: the MindSpore model (:class:`mszoo.layers.model.Model`).
         candidate: whose model it is.
         kernels: the kernel set of each op.
         forwards: steps computed on real tokens in this process.
@@ -131,11 +131,6 @@ class MindSporeModel(torch.nn.Module):
         self._count()
         return to_torch(hidden_states)
 
-    def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
-        """Return logits [T, vocab] of hidden states [T, hidden]; None on ranks that don't gather them."""
-        logits = self.network.compute_logits(to_mindspore(hidden_states))
-        return None if logits is None else to_torch(logits)
-
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Load the checkpoint's tensors and return the names of the parameters that got one."""
         loaded: set[str] = self.network.load_weights(weights)
@@ -164,6 +159,34 @@ class MindSporeModel(torch.nn.Module):
             )
 
 
+class MindSporeCausalLM(MindSporeModel):
+    """A MindSpore decoder (:class:`mszoo.layers.CausalLM`) under vLLM's protocol of models that generate text."""
+
+    def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
+        """Return logits [T, vocab] of hidden states [T, hidden]; None on ranks that don't gather them."""
+        logits = self.network.compute_logits(to_mindspore(hidden_states))
+        return None if logits is None else to_torch(logits)
+
+
+class MindSporeEncoder(MindSporeModel):
+    """A MindSpore encoder (:class:`mszoo.layers.Encoder`) under vLLM's protocol of models that are pooled.
+
+    Attributes:
+        pooler: makes vectors of hidden states; vLLM's own.
+    """
+
+    is_pooling_model: ClassVar[bool] = True
+    attn_type: ClassVar[str] = "encoder_only"
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        # Imported here: registration runs in every process.
+        from vllm.model_executor.layers.pooler import DispatchPooler
+
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        # Beside the tree of modules: a checkpoint may have a "pooler" of its own there.
+        self.__dict__["pooler"] = DispatchPooler.for_embedding(vllm_config.model_config.pooler_config)
+
+
 def wrapper_class(catalog: Catalog, decision: Decision, vllm_entry: Any) -> type[MindSporeModel]:
     """Make the class that vLLM's registry gets for one architecture, with the flags that vLLM reads off it.
 
@@ -173,7 +196,8 @@ def wrapper_class(catalog: Catalog, decision: Decision, vllm_entry: Any) -> type
         vllm_entry: vLLM's own registry entry for this architecture, or None.
     """
     declared = {item for candidate in decision.chain for item in candidate.adapter.capabilities}
-    bases: tuple[type, ...] = (MindSporeModel,)
+    pooling = decision.chain[0].adapter.pooling  # a candidate of the other kind refuses vLLM's runner
+    bases: tuple[type, ...] = (MindSporeEncoder if pooling else MindSporeCausalLM,)
     flags: dict[str, Any] = {
         "__module__": __name__,
         "__doc__": f"{decision.architecture}, served by mszoo.",
@@ -182,6 +206,8 @@ def wrapper_class(catalog: Catalog, decision: Decision, vllm_entry: Any) -> type
         "vllm_entry": vllm_entry,
         "packed_modules_mapping": {},  # filled when it is known who serves
     }
+    if pooling:
+        flags["default_seq_pooling_type"] = pooling
     # vLLM asks before anything is built, and the one that serves may be a fallback. A candidate that lacks a
     # feature refuses it.
     if Capability.LORA in declared:

@@ -89,7 +89,7 @@ def select(catalog: Catalog, target: str | None) -> list[Subject]:
         item
         for item in subjects
         if item.suite == target
-        or (item.kind == "model" and target in (item.name, item.name.partition(".")[2]))
+        or (item.kind in ("model", "encoder") and target in (item.name, item.name.partition(".")[2]))
     ]
     if not chosen:
         names = {name for item in subjects for name in (item.suite, item.name, item.name.partition(".")[2])}
@@ -105,8 +105,9 @@ def _all(catalog: Catalog) -> Iterable[Subject]:
         yield Subject("suite", item.suite.name, item.suite.name, source, {"suite": item.suite.name})
     for decision in catalog.decisions().values():
         for verdict in decision.verdicts:
-            name, refused = verdict.candidate.qualified_name, verdict.candidate.adapter.refused
-            yield _subject("model", name, verdict.candidate, {"architecture": name}, refused)
+            name, adapter = verdict.candidate.qualified_name, verdict.candidate.adapter
+            kind = "encoder" if adapter.pooling else "model"
+            yield _subject(kind, name, verdict.candidate, {"architecture": name}, adapter.refused)
     for decision in catalog.layer_decisions().values():
         for verdict in decision.verdicts:
             candidate = verdict.candidate

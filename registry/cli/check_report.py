@@ -36,12 +36,12 @@ def check_json(
     Keys: ``mszoo`` (version), ``device``, ``digest``, ``disabled`` (plugin names), ``lock`` (as in
     ``mszoo list --json``), ``tier`` (the last one that ran), ``versions`` (of python, vllm, mindspore, torch,
     transformers and vllm-ascend; null if not installed), ``adapters``, ``problems`` (as in ``mszoo list --json``).
-    An adapter has ``adapter`` (qualified name), ``kind`` (``suite``, ``model``, ``layer`` or ``op``), ``suite``,
-    ``source`` (distribution and version), ``code`` (what its record names, as ``module:object``; null for a suite),
-    ``refused`` (why its suite can't have it served, and nothing is run; else
-    null), ``tiers`` (a status each: ``passed``, ``failed``, ``skipped`` or ``not run``) and ``tests``: each with
-    ``tier``, ``test``, ``outcome`` (``passed``, ``failed``, ``error``, ``skipped``, ``xfailed``, ``xpassed``),
-    ``reason`` (null where there is none) and ``seconds``.
+    An adapter has ``adapter`` (qualified name), ``kind`` (``suite``, ``model``, ``encoder``, ``layer``, ``op``),
+    ``suite``, ``source`` (distribution and version), ``code`` (what its record names, as ``module:object``; null
+    for a suite), ``refused`` (why its suite can't have it served, and nothing is run; else null), ``tiers`` (a
+    status each: ``passed``, ``failed``, ``skipped`` or ``not run``) and ``tests``: each with ``tier``, ``test``,
+    ``outcome`` (``passed``, ``failed``, ``error``, ``skipped``, ``xfailed``, ``xpassed``), ``reason`` (null where
+    there is none) and ``seconds``.
     """
     adapters = []
     for subject in subjects:

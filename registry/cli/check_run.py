@@ -29,7 +29,7 @@ class Subject:
     """One thing to test.
 
     Args:
-        kind: ``suite``, ``model``, ``layer`` or ``op``.
+        kind: ``suite``, ``model``, ``encoder``, ``layer`` or ``op``.
         name: qualified; unique for its kind.
         suite: the suite's name.
         source: the distribution that gives it, and its version.

@@ -127,6 +127,7 @@ class AdapterConformance(Conformance):
         """
         look_up = {
             "model": catalog().decisions,
+            "encoder": catalog().decisions,
             "layer": catalog().layer_decisions,
             "op": catalog().op_decisions,
         }

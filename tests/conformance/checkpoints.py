@@ -91,6 +91,16 @@ def _random(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     return weights
 
 
+def write_tokenizer(folder: Path, vocab_size: int) -> None:
+    """Write a tokenizer of words ``t0``, ``t1`` and so on: vLLM starts no pooling engine without one."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({f"t{index}": index for index in range(vocab_size)}, unk_token="t0"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="t0").save_pretrained(folder)
+
+
 def with_weights(checkpoint: Checkpoint, weights: dict[str, Any]) -> Any:
     """Return Hugging Face's class with other weights; None where the checkpoint has no such class."""
     import copy

@@ -139,6 +139,28 @@ def generate(
     return answers
 
 
+def encode(llm: Any, prompts: Sequence[list[int]]) -> list[Any]:
+    """Return an encoder's hidden states of prompts, all given at once: [len(prompt), hidden] float32 each.
+
+    Args:
+        llm: the engine; it must run with POOLING.
+        prompts: token ids.
+    """
+    from vllm import PoolingParams
+
+    inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
+    params = PoolingParams(use_activation=False)  # vLLM would scale each to length 1
+    outputs = llm.encode(inputs, params, pooling_task="token_embed", use_tqdm=False)
+    return [output.outputs.data.float() for output in outputs]
+
+
+#: Options of an engine that pools instead of generating text; its folder needs a tokenizer.
+POOLING = {
+    "runner": "pooling",
+    "pooler_config": {"task": "token_embed"},
+    "enforce_eager": True,
+    "skip_tokenizer_init": False,
+}
 _LOGITS = {"max_logprobs": -1, "logprobs_mode": "raw_logits"}  # "log probabilities" are the model's logits
 #: Options of an engine that has room for everything and computes op by op.
 RAW = _LOGITS | {"enforce_eager": True, "enable_prefix_caching": False}

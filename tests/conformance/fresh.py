@@ -12,12 +12,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mszoo.conformance.engines import POOLING, encode
+
 
 def run_fresh(
     folder: Path,
     architecture: str,
     prompts: list[list[int]],
-    tokens: int,
+    tokens: int | None,
     options: dict[str, Any],
     result: Path,
 ) -> dict[str, Any]:
@@ -27,12 +29,13 @@ def run_fresh(
         folder: the checkpoint.
         architecture: the qualified name of the adapter that has to serve.
         prompts: token ids.
-        tokens: how many to generate for each.
+        tokens: how many to generate for each; None encodes them.
         options: of ``vllm.LLM``.
         result: the file to write.
 
     Returns:
-        ``answers``, the generated token ids of each prompt, and ``workers``, who served in each rank.
+        ``answers``, the generated token ids (or the hidden states) of each prompt, and ``workers``, who served in
+        each rank.
     """
     job = {"model": str(folder), "prompts": prompts, "tokens": tokens}
     job["options"] = {"hf_overrides": {"architectures": [architecture]}} | options
@@ -79,10 +82,14 @@ def main() -> None:
         "max_num_seqs": 8,
         "seed": 0,
     }
-    llm = LLM(job["model"], **(defaults | job["options"]))
-    sampling = SamplingParams(temperature=0, max_tokens=job["tokens"], ignore_eos=True, detokenize=False)
-    inputs = [{"prompt_token_ids": prompt} for prompt in job["prompts"]]
-    outputs = llm.generate(inputs, sampling, use_tqdm=False)
-    answers = [list(output.outputs[0].token_ids) for output in outputs]
+    pooled = job["tokens"] is None
+    llm = LLM(job["model"], **(defaults | (POOLING if pooled else {}) | job["options"]))
+    if pooled:
+        answers = [states.tolist() for states in encode(llm, job["prompts"])]
+    else:
+        sampling = SamplingParams(temperature=0, max_tokens=job["tokens"], ignore_eos=True, detokenize=False)
+        inputs = [{"prompt_token_ids": prompt} for prompt in job["prompts"]]
+        outputs = llm.generate(inputs, sampling, use_tqdm=False)
+        answers = [list(output.outputs[0].token_ids) for output in outputs]
     result = {"workers": llm.apply_model(look), "answers": answers}
     Path(sys.argv[1]).write_text(json.dumps(result), encoding="utf-8")

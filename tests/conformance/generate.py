@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mszoo.conformance.base import Conformance
+from mszoo.conformance.encoders import EncoderConformance
 from mszoo.conformance.layers import LayerConformance
 from mszoo.conformance.models import ModelConformance
 from mszoo.conformance.ops import OpConformance
@@ -17,6 +18,7 @@ GROUP = "mszoo.conformance"
 KINDS: Mapping[str, type[Conformance]] = {
     "suite": SuiteConformance,
     "model": ModelConformance,
+    "encoder": EncoderConformance,
     "layer": LayerConformance,
     "op": OpConformance,
 }

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mszoo.conformance.base import AdapterConformance, available, engine, numeric, static
+from mszoo.conformance.architectures import ArchitectureConformance, random_tokens
+from mszoo.conformance.base import engine, numeric
 from mszoo.conformance.checkpoints import Checkpoint, make_checkpoint, with_weights, write_lora, write_w8a8
 from mszoo.conformance.engines import (
     BLOCK,
@@ -36,7 +35,7 @@ LONG_PROMPT, LONG_ANSWER = 100, 40  # six of them need more blocks than the tigh
 SIX = 6
 
 
-class ModelConformance(AdapterConformance):
+class ModelConformance(ArchitectureConformance):
     """The standard tests of one model adapter::
 
         from mszoo.conformance import ModelConformance
@@ -69,7 +68,6 @@ class ModelConformance(AdapterConformance):
     """
 
     kind = "model"
-    architecture: str
     tolerance = {"float32": 1e-5, "bfloat16": 5e-2, "float16": 1e-2}
 
     def reference(self, config: dict[str, Any], weights: dict[str, Any], tokens: list[int]) -> Any:
@@ -89,32 +87,7 @@ class ModelConformance(AdapterConformance):
             pytrace=False,
         )
 
-    @classmethod
-    def subject(cls) -> str:
-        """Return the qualified name."""
-        return cls.architecture
-
-    @classmethod
-    def key(cls) -> tuple[str, str]:
-        """Return the suite's name and the architecture's; fails the test if the name isn't qualified."""
-        suite, dot, name = cls.architecture.rpartition(".")
-        if not dot:
-            pytest.fail(
-                f"{cls.__name__}.architecture is {cls.architecture!r}: qualify it, such as native.{name}",
-                pytrace=False,
-            )
-        return suite, name
-
     # What the tests share.
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def engines(cls) -> Iterator[Engines]:
-        """The engines of this model, one at a time."""
-        available(cls)
-        engines = Engines(cls.architecture)
-        yield engines
-        engines.close()
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -152,12 +125,12 @@ class ModelConformance(AdapterConformance):
     @classmethod
     def prompts(cls, checkpoint: Checkpoint) -> list[list[int]]:
         """Return prompts of odd lengths."""
-        return [_tokens(checkpoint, length, seed=length) for length in PROMPT_LENGTHS]
+        return [random_tokens(checkpoint, length, seed=length) for length in PROMPT_LENGTHS]
 
     @classmethod
     def long_prompts(cls, checkpoint: Checkpoint) -> list[list[int]]:
         """Return prompts that fill several blocks."""
-        return [_tokens(checkpoint, LONG_PROMPT + index, seed=1000 + index) for index in range(SIX)]
+        return [random_tokens(checkpoint, LONG_PROMPT + index, seed=1000 + index) for index in range(SIX)]
 
     def expected_logits(self, checkpoint: Checkpoint, tokens: list[int], weights: Any = None) -> Any:
         """Return the reference's logits [len(tokens), vocab], with other weights if they are given."""
@@ -194,27 +167,6 @@ class ModelConformance(AdapterConformance):
                 f"of the largest, {tolerance:.0e} is allowed{where}",
                 pytrace=False,
             )
-
-    # static
-
-    @static
-    def test_example_config(self, candidate: Candidate) -> None:
-        """The record brings a tiny config.json of this architecture."""
-        adapter = candidate.adapter
-        config = dict(adapter.example_config)
-        assert config, "example_config is missing: give the fields of a tiny config.json"
-        assert json.loads(json.dumps(config)) == config, "example_config is not plain JSON"
-        assert config.get("model_type"), "example_config has no model_type"
-        named = config.get("architectures", [adapter.architecture])
-        assert named == [adapter.architecture], f"example_config is of {named}"
-
-    @static
-    def test_packed_modules(self, candidate: Candidate) -> None:
-        """Fused layers are named as their last part, and no checkpoint module belongs to two of them."""
-        packed = candidate.adapter.packed_modules_mapping
-        parts = [part for names in packed.values() for part in names]
-        assert not [name for name in [*packed, *parts] if "." in name], "give the last part of each name"
-        assert len(set(parts)) == len(parts), "a checkpoint module is fused twice"
 
     # numeric
 
@@ -255,7 +207,7 @@ class ModelConformance(AdapterConformance):
         )
         assert model.candidate.qualified_name == self.architecture
         before = model.forwards
-        generate(tight, [_tokens(checkpoint, 5, seed=1)], 7)
+        generate(tight, [random_tokens(checkpoint, 5, seed=1)], 7)
         assert model.forwards == before + 7, "a step was not this model's"
 
     @engine
@@ -297,7 +249,7 @@ class ModelConformance(AdapterConformance):
     @engine
     def test_no_copies(self, tight: Any, checkpoint: Checkpoint) -> None:
         """A step hands tensors between torch and MindSpore as views: 0 copies outside the kernels."""
-        places, unshared, steps = _watch_steps(tight, _tokens(checkpoint, 9, seed=2))
+        places, unshared, steps = _watch_steps(tight, random_tokens(checkpoint, 9, seed=2))
         assert steps > 1
         assert not unshared, f"copied between torch and MindSpore: {', '.join(unshared)}"
         assert not places, f"{sum(places.values())} copies in {steps} steps: {dict(places)}"
@@ -346,13 +298,6 @@ class ModelConformance(AdapterConformance):
         )
         assert [worker["adapter"] for worker in result["workers"]] == [self.architecture] * 2
         assert result["answers"] == [answer.tokens for answer in plain["short"]]
-
-
-def _tokens(checkpoint: Checkpoint, length: int, seed: int) -> list[int]:
-    import random
-
-    vocabulary = checkpoint.config["vocab_size"]
-    return random.Random(seed).choices(range(min(3, vocabulary - 1), vocabulary), k=length)
 
 
 def _same(answers: list[Answer], expected: list[Answer]) -> None:

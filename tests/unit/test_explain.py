@@ -93,6 +93,10 @@ def test_what_vllm_gets_and_what_is_refused(zoo, monkeypatch):
     assert "Nobody else is asked if it refuses: the name is that of one suite" in text
 
 
+def test_an_encoder_refuses_to_generate():
+    assert refused(ModelAdapter("A", "a:A", pooling="CLS"))[-1] == "--runner generate"
+
+
 def test_an_adapter_that_declares_everything_refuses_little():
     capabilities = ["lora", "tensor-parallel", "pipeline-parallel", "quantization"]
     assert refused(ModelAdapter("A", "a:A", capabilities=capabilities)) == ["--runner pooling"]

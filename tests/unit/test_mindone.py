@@ -41,7 +41,8 @@ def test_the_list_is_sane() -> None:
     for name, entry in served.items():
         assert entry.example_config is not None
         assert entry.example_config["architectures"] == [name]
-        assert entry.base and entry.family and "float32" in entry.dtypes
+        assert entry.family and "float32" in entry.dtypes
+        assert bool(entry.base) != bool(entry.pooling), f"{name} is a decoder or an encoder"
     for name, entry in entries.items():
         assert len(entry.refused) < 320, name
         assert "\n" not in entry.refused and "/" not in entry.refused.replace("key/value", ""), name
