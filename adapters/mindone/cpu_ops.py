@@ -9,9 +9,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import mindspore as ms
 import numpy as np
-from mindspore import Tensor, mint, ops
+import torch
+
+import mindspore as ms  # isort: skip
+from mindspore import Tensor, mint, ops  # isort: skip
+from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
 
 
 def call_method(owner: Any, name: str, /, *args: Any, **kwargs: Any) -> Any:
@@ -113,14 +116,13 @@ def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
 
 
 def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any = 1) -> Tensor:
-    """See mindspore.mint.index_add."""
-    if 0 in index.shape:
-        return input
-    dim %= input.ndim
-    places = index.reshape((1,) * dim + (-1,) + (1,) * (source.ndim - dim - 1))
-    scaled = (source if alpha == 1 else source * alpha).astype(input.dtype)
-    places = mint.broadcast_to(places, tuple(source.shape))
-    return ops.tensor_scatter_elements(input, places, scaled, dim, "add")
+    """See mindspore.mint.index_add.
+
+    By torch: where an index comes twice, MindSpore's CPU kernel of tensor_scatter_elements with "add" (2.10) loses
+    one of the two now and then; its threads write without a lock.
+    """
+    added = to_torch(source.astype(input.dtype))
+    return to_mindspore(torch.index_add(to_torch(input), dim, to_torch(index), added, alpha=alpha))
 
 
 def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
@@ -149,8 +151,8 @@ def scatter(input: Tensor, dim: int, index: Tensor, src: Any) -> Tensor:
 
 
 def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
-    """See mindspore.mint.scatter_add."""
-    return ops.tensor_scatter_elements(input, index, src, dim, "add")
+    """See mindspore.mint.scatter_add; by torch, as :func:`index_add`."""
+    return to_mindspore(torch.scatter_add(to_torch(input), dim, to_torch(index), to_torch(src)))
 
 
 def repeat_interleave(

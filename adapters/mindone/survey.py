@@ -168,7 +168,12 @@ def tiny_config(architecture: str) -> Any:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
     names = MODEL_MAPPING_NAMES if architecture in _ENCODERS else MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    types = [key for key, value in names.items() if value == architecture]
+    # One config class may go by several types; configs then say the class's own.
+    types = [
+        key
+        for key, value in names.items()
+        if value == architecture and transformers.CONFIG_MAPPING[key].model_type == key
+    ]
     if not types or not hasattr(transformers, architecture):
         return None
     model_type = next((item for item in types if item.endswith("_text")), types[0])
