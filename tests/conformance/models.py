@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,21 +19,31 @@ from mszoo.conformance.engines import (
     STEP,
     TIGHT,
     Answer,
+    Cache,
     Engines,
     generate,
     metric,
     model_of,
+    tight_cache,
+    turned_off,
 )
 from mszoo.conformance.fresh import run_fresh
-from mszoo.conformance.shadow import first_difference, relative_error
+from mszoo.conformance.shadow import first_difference, relative_error, rounding_error
 from mszoo.registry.catalog import Candidate
 from mszoo.registry.records import Capability
+
+if TYPE_CHECKING:
+    from mszoo.conformance.copies import Place
 
 #: One token, a block and one token, several blocks: the lengths at which off-by-one errors show.
 PROMPT_LENGTHS = (1, 7, BLOCK + 1, 3 * BLOCK + 1)
 GENERATED = 8
 LONG_PROMPT, LONG_ANSWER = 100, 40  # six of them need more blocks than the tight engine has
 SIX = 6
+
+
+class LibraryCopiesError(AssertionError):
+    """A step copies tensors in ``library_modules`` alone, as a class may expect of a library that isn't its own."""
 
 
 class ModelConformance(AdapterConformance):
@@ -55,22 +65,41 @@ class ModelConformance(AdapterConformance):
                 ...  # plain torch in float32
                 return logits  # [len(tokens), vocab]
 
+    A model whose config class comes with its checkpoints needs that file in the tiny one too, and vLLM's option::
+
+        class TestMyModel(ModelConformance):
+            architecture = "mysuite.MyForCausalLM"
+            engine_options = {"trust_remote_code": True}
+
+            @classmethod
+            def write_files(cls, folder):
+                (folder / "configuration_my.py").write_text(CONFIGURATION)  # as auto_map in example_config says
+
     Troubleshooting. *Logits differ*: the message names the first layer that differs from Hugging Face's; look
     at what that layer reads (the rotary table, a norm's epsilon, a bias, the order of fused weights). *float32
     agrees and bfloat16 doesn't*: some value is rounded earlier than in the reference; if that is meant, raise
     ``tolerance``. *Single answers are right and batches aren't*: the model keeps state between steps, or reads
     another request's tokens; only the KV cache may carry state. *Copies*: the message names file and line; keep
-    MindSpore tensors, or use mszoo.kernels.exchange, whose views share memory. *No step was counted*: another
+    MindSpore tensors, or use mszoo.kernels.exchange, whose views share memory. If a library that you adapt copies
+    between its own ops, name it in ``library_modules``, and override ``test_no_copies`` as an expected failure with
+    ``raises=LibraryCopiesError``: copies elsewhere still fail. *No step was counted*: another
     implementation served; ``mszoo explain`` says why.
 
     Attributes:
         architecture: the qualified name, ``<suite>.<Architecture>``.
         tolerance: largest difference of logits by dtype, relative to the largest logit of the float32 reference.
+            In 16 bits, where Hugging Face's class is the reference, fewer than half of the tokens may be farther
+            off, up to twice as far as that class itself in that dtype on the same prompts: rounding decides a
+            router's near ties, in its own computation too.
+        engine_options: options of ``vllm.LLM`` that the model can't be served without.
+        library_modules: modules and packages that make copies which the adapter can't help.
     """
 
     kind = "model"
     architecture: str
     tolerance = {"float32": 1e-5, "bfloat16": 5e-2, "float16": 1e-2}
+    engine_options: Mapping[str, Any] = {}
+    library_modules: tuple[str, ...] = ()
 
     def reference(self, config: dict[str, Any], weights: dict[str, Any], tokens: list[int]) -> Any:
         """Return the logits [len(tokens), vocab] of a prompt, computed another way, in float32.
@@ -88,6 +117,14 @@ class ModelConformance(AdapterConformance):
             f"override {type(self).__name__}.reference(config, weights, tokens)",
             pytrace=False,
         )
+
+    @classmethod
+    def write_files(cls, folder: Path) -> None:
+        """Write what each checkpoint needs next to config.json, such as the file of its config class.
+
+        Args:
+            folder: the checkpoint's.
+        """
 
     @classmethod
     def subject(cls) -> str:
@@ -112,7 +149,7 @@ class ModelConformance(AdapterConformance):
     def engines(cls) -> Iterator[Engines]:
         """The engines of this model, one at a time."""
         available(cls)
-        engines = Engines(cls.architecture)
+        engines = Engines(cls.architecture, cls.engine_options)
         yield engines
         engines.close()
 
@@ -131,11 +168,18 @@ class ModelConformance(AdapterConformance):
         assert adapter.example_config, (
             "the record has no example_config: conformance needs a tiny config.json"
         )
+        cls.write_files(folder)
         return make_checkpoint(adapter.example_config, adapter.architecture, folder, shapes)
 
     @pytest.fixture(scope="class")
     @classmethod
-    def plain(cls, engines: Engines, checkpoint: Checkpoint) -> dict[str, list[Answer]]:
+    def cache(cls, engines: Engines, checkpoint: Checkpoint) -> Cache:
+        """The KV cache of the tight engine."""
+        return tight_cache(engines.get(checkpoint.folder, **RAW))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def plain(cls, engines: Engines, checkpoint: Checkpoint, cache: Cache) -> dict[str, list[Answer]]:
         """Answers of a roomy float32 engine, each given alone: "short" with their logits, and "long"."""
         llm = engines.get(checkpoint.folder, **RAW)
         short = [generate(llm, [prompt], GENERATED, logits=True)[0] for prompt in cls.prompts(checkpoint)]
@@ -143,9 +187,11 @@ class ModelConformance(AdapterConformance):
         return {"short": short, "long": long}
 
     @pytest.fixture
-    def tight(self, engines: Engines, checkpoint: Checkpoint, plain: dict[str, list[Answer]]) -> Any:
+    def tight(
+        self, engines: Engines, checkpoint: Checkpoint, cache: Cache, plain: dict[str, list[Answer]]
+    ) -> Any:
         """An engine that prefills in chunks, caches prefixes and has few blocks, with its cache empty."""
-        llm = engines.get(checkpoint.folder, **TIGHT)
+        llm = engines.get(checkpoint.folder, num_gpu_blocks_override=cache.blocks, **TIGHT)
         llm.reset_prefix_cache()
         return llm
 
@@ -163,8 +209,7 @@ class ModelConformance(AdapterConformance):
         """Return the reference's logits [len(tokens), vocab], with other weights if they are given."""
         import torch
 
-        overridden = type(self).reference is not ModelConformance.reference
-        if checkpoint.model is None or overridden:
+        if self._has_own_reference(checkpoint):
             return self.reference(checkpoint.config, weights or checkpoint.weights, tokens)
         model = checkpoint.model if weights is None else with_weights(checkpoint, weights)
         with torch.no_grad():
@@ -177,23 +222,35 @@ class ModelConformance(AdapterConformance):
         tolerance: float,
         llm: Any = None,
         weights: Any = None,
+        dtype: str = "float32",
     ) -> None:
         """Fail if logits differ from the reference's; with the engine, say where the models part."""
-        for answer in answers:
-            tokens = [*answer.prompt, *answer.tokens]
-            expected = self.expected_logits(checkpoint, tokens, weights)[:-1]
-            assert answer.logits.shape == expected.shape
-            error = relative_error(answer.logits, expected)
-            if error <= tolerance:
+        prompts = [[*answer.prompt, *answer.tokens] for answer in answers]
+        expected = [self.expected_logits(checkpoint, tokens, weights)[:-1] for tokens in prompts]
+        for answer, logits in zip(answers, expected, strict=True):
+            assert answer.logits.shape == logits.shape
+        errors = [
+            relative_error(answer.logits, logits) for answer, logits in zip(answers, expected, strict=True)
+        ]
+        allowed = tolerance
+        if dtype != "float32" and max(errors) > tolerance and not self._has_own_reference(checkpoint):
+            rounded = rounding_error(checkpoint.model, prompts, expected, dtype)
+            if _most_agree(answers, expected, tolerance):
+                allowed = max(tolerance, 2 * rounded)
+        for answer, tokens, error in zip(answers, prompts, errors, strict=True):
+            if error <= allowed:
                 continue
             where = ""
             if llm is not None and checkpoint.model is not None and weights is None:
-                where = ". " + first_difference(llm, checkpoint.model, tokens, tolerance)
+                where = ". " + first_difference(llm, checkpoint.model, tokens, allowed)
             pytest.fail(
                 f"logits of a prompt of {len(answer.prompt)} tokens differ from the reference by {error:.1e} "
-                f"of the largest, {tolerance:.0e} is allowed{where}",
+                f"of the largest, {allowed:.0e} is allowed{where}",
                 pytrace=False,
             )
+
+    def _has_own_reference(self, checkpoint: Checkpoint) -> bool:
+        return checkpoint.model is None or type(self).reference is not ModelConformance.reference
 
     # static
 
@@ -242,7 +299,7 @@ class ModelConformance(AdapterConformance):
         else:
             llm = engines.get(checkpoint.folder, dtype=dtype, **RAW)
             answers = generate(llm, self.prompts(checkpoint), GENERATED, logits=True)
-        self.compare(checkpoint, answers, self.tolerance[dtype], llm)
+        self.compare(checkpoint, answers, self.tolerance[dtype], llm, dtype=dtype)
 
     # engine
 
@@ -266,6 +323,7 @@ class ModelConformance(AdapterConformance):
     @engine
     def test_chunked_prefill(self, tight: Any, plain: dict[str, list[Answer]]) -> None:
         """A prompt longer than a step is read in chunks, to the same answer."""
+        _needs_of_vllm(tight, "chunked prefill")
         single = plain["long"][0]
         before = model_of(tight).forwards
         answer = generate(tight, [single.prompt], LONG_ANSWER)
@@ -274,8 +332,9 @@ class ModelConformance(AdapterConformance):
         _same(answer, [single])
 
     @engine
-    def test_prefix_caching(self, tight: Any, plain: dict[str, list[Answer]]) -> None:
+    def test_prefix_caching(self, tight: Any, cache: Cache, plain: dict[str, list[Answer]]) -> None:
         """A prompt whose start is in the KV cache gets the same answer."""
+        _needs_of_vllm(tight, "prefix caching")
         single = plain["long"][1]
         hits = [metric(tight, "vllm:prefix_cache_hits")]
         for _ in range(2):
@@ -283,7 +342,9 @@ class ModelConformance(AdapterConformance):
             hits.append(metric(tight, "vllm:prefix_cache_hits"))
         first, second = (after - before for before, after in itertools.pairwise(hits))
         assert first == 0
-        assert second >= len(single.prompt) // BLOCK * BLOCK - BLOCK, "no prefix was found in the cache"
+        assert second >= (len(single.prompt) // cache.block - 1) * cache.block, (
+            "no prefix was found in the cache"
+        )
 
     @engine
     def test_preemption(self, tight: Any, plain: dict[str, list[Answer]]) -> None:
@@ -295,12 +356,32 @@ class ModelConformance(AdapterConformance):
         )
 
     @engine
-    def test_no_copies(self, tight: Any, checkpoint: Checkpoint) -> None:
-        """A step hands tensors between torch and MindSpore as views: 0 copies outside the kernels."""
-        places, unshared, steps = _watch_steps(tight, _tokens(checkpoint, 9, seed=2))
+    def test_views(self, tight: Any, checkpoint: Checkpoint) -> None:
+        """What vLLM and the model hand each other in a step are views: no copy between torch and MindSpore."""
+        _, unshared, steps = _watch_steps(tight, _tokens(checkpoint, 9, seed=2))
         assert steps > 1
         assert not unshared, f"copied between torch and MindSpore: {', '.join(unshared)}"
-        assert not places, f"{sum(places.values())} copies in {steps} steps: {dict(places)}"
+
+    @engine
+    def test_no_copies(self, tight: Any, checkpoint: Checkpoint) -> None:
+        """Inside a step nothing is copied outside the kernels."""
+        places, _, steps = _watch_steps(tight, _tokens(checkpoint, 9, seed=2))
+        assert steps > 1
+        self.judge_copies(places, steps)
+
+    def judge_copies(self, places: Mapping[Place, int], steps: int) -> None:
+        """Fail for copies; raises LibraryCopiesError if all of them are in ``library_modules``.
+
+        Args:
+            places: how many copies were made where.
+            steps: in so many steps.
+        """
+        ours = {place: count for place, count in places.items() if not place.within(self.library_modules)}
+        listed = ", ".join(f"{place}: {count}" for place, count in (ours or places).items())
+        said = f"{sum((ours or places).values())} copies in {steps} steps: {listed}"
+        assert not ours, said
+        if places:
+            raise LibraryCopiesError(said)
 
     @engine
     def test_lora(
@@ -324,6 +405,7 @@ class ModelConformance(AdapterConformance):
         """A checkpoint of int8 weights (compressed-tensors W8A8) is served, near the weights it stands for."""
         _needs(candidate, Capability.QUANTIZATION)
         rounded = write_w8a8(checkpoint, tmp_path / "w8a8")
+        self.write_files(tmp_path / "w8a8")
         llm = engines.get(tmp_path / "w8a8", **RAW)
         answers = generate(llm, self.prompts(checkpoint), GENERATED, logits=True)
         # The activations are rounded to 8 bits too, in every projection.
@@ -341,7 +423,7 @@ class ModelConformance(AdapterConformance):
             self.architecture,
             [answer.prompt for answer in plain["short"]],
             GENERATED,
-            {f"{feature.value.replace('-', '_')}_size": 2},
+            {**self.engine_options, f"{feature.value.replace('-', '_')}_size": 2},
             tmp_path / "answers.json",
         )
         assert [worker["adapter"] for worker in result["workers"]] == [self.architecture] * 2
@@ -374,6 +456,24 @@ def _same(answers: list[Answer], expected: list[Answer]) -> None:
 def _needs(candidate: Candidate, capability: Capability) -> None:
     if capability not in candidate.adapter.capabilities:
         pytest.skip(f"the record doesn't declare {capability.value}")
+
+
+def _needs_of_vllm(llm: Any, feature: str) -> None:
+    if turned_off(llm, feature):
+        pytest.skip(f"vLLM turned {feature} off for this model on this device")
+
+
+def _most_agree(answers: list[Answer], expected: list[Any], tolerance: float) -> bool:
+    """Return whether more than half of the tokens have logits within the tolerance."""
+    import torch
+
+    errors = torch.cat(
+        [
+            (answer.logits.double() - logits.double()).abs().amax(-1) / logits.double().abs().max()
+            for answer, logits in zip(answers, expected, strict=True)
+        ]
+    )
+    return float((errors <= tolerance).double().mean()) > 0.5
 
 
 def _missing_for(adapter: Any, network: Any) -> list[str]:

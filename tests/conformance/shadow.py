@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from mszoo.conformance.engines import generate, model_of
@@ -42,12 +42,39 @@ def relative_error(got: Any, expected: Any) -> float:
     return error if error == error else float("inf")
 
 
-def _layers(model: Any) -> list[Any]:
-    """Return the decoder layers: the longest list of modules."""
+def rounding_error(reference: Any, prompts: list[list[int]], expected: list[Any], dtype: str) -> float:
+    """Return how far Hugging Face's model itself is off in 16 bits: the largest relative error of its logits.
+
+    Args:
+        reference: the model in float32.
+        prompts: token ids.
+        expected: its logits [len(prompt) - 1, vocab] of each.
+        dtype: such as "bfloat16".
+    """
+    import copy
+
     import torch
 
-    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
-    return list(max(lists, key=len, default=()))
+    rounded = copy.deepcopy(reference).to(getattr(torch, dtype))
+    errors = []
+    for tokens, logits in zip(prompts, expected, strict=True):
+        with torch.no_grad():
+            errors.append(relative_error(rounded(torch.tensor([tokens])).logits[0, :-1], logits))
+    return max(errors)
+
+
+def _layers(model: Any) -> list[Any]:
+    """Return the decoder layers: the longest list of modules that is in no other list, as one of experts is."""
+
+    def lists(module: Any) -> Iterator[list[Any]]:
+        children = dict(module.named_children())
+        if children and list(children) == [str(index) for index in range(len(children))]:
+            yield list(children.values())
+            return
+        for child in children.values():
+            yield from lists(child)
+
+    return max(lists(model), key=len, default=[])
 
 
 def _record(layers: list[Any], run: Callable[[], Any]) -> list[Any]:
