@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
@@ -98,8 +98,8 @@ class ModelConformance(AdapterConformance):
     kind = "model"
     architecture: str
     tolerance = {"float32": 1e-5, "bfloat16": 5e-2, "float16": 1e-2}
-    engine_options: Mapping[str, Any] = {}
-    library_modules: tuple[str, ...] = ()
+    engine_options: ClassVar[Mapping[str, Any]] = {}
+    library_modules: ClassVar[tuple[str, ...]] = ()
 
     def reference(self, config: dict[str, Any], weights: dict[str, Any], tokens: list[int]) -> Any:
         """Return the logits [len(tokens), vocab] of a prompt, computed another way, in float32.
