@@ -109,7 +109,13 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 
 def generate(
-    llm: Any, prompts: Sequence[list[int]], tokens: int, *, logits: bool = False, lora: Any = None
+    llm: Any,
+    prompts: Sequence[list[int]],
+    tokens: int,
+    *,
+    logits: bool = False,
+    lora: Any = None,
+    put_off: int | None = None,
 ) -> list[Answer]:
     """Answer prompts greedily, all at once.
 
@@ -119,6 +125,7 @@ def generate(
         tokens: how many to generate for each.
         logits: return all logits; the engine must run with RAW.
         lora: a LoRARequest for all prompts.
+        put_off: after so many steps, before any answer is complete, vLLM preempts all requests that run.
     """
     import torch
     from vllm import SamplingParams
@@ -127,7 +134,12 @@ def generate(
     sampling = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False, **wanted)
     inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
     answers = []
-    for output in llm.generate(inputs, sampling, use_tqdm=False, lora_request=lora):
+    llm.enqueue(inputs, sampling, use_tqdm=False, lora_request=lora)
+    if put_off is not None:
+        for _ in range(put_off):
+            llm.llm_engine.step()
+        llm.llm_engine.reset_prefix_cache(reset_running_requests=True)
+    for output in llm.wait_for_completion(use_tqdm=False):
         completion = output.outputs[0]
         values = None
         if logits:

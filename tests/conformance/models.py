@@ -28,7 +28,7 @@ from mszoo.conformance.engines import (
     turned_off,
 )
 from mszoo.conformance.fresh import run_fresh
-from mszoo.conformance.shadow import first_difference, relative_error, rounding_error
+from mszoo.conformance.shadow import first_difference, relative_errors, rounding_errors
 from mszoo.registry.catalog import Candidate
 from mszoo.registry.records import Capability
 
@@ -40,6 +40,7 @@ PROMPT_LENGTHS = (1, 7, BLOCK + 1, 3 * BLOCK + 1)
 GENERATED = 8
 LONG_PROMPT, LONG_ANSWER = 100, 40  # six of them need more blocks than the tight engine has
 SIX = 6
+FEW = 0.1  # of the tokens: the share whose experts rounding may have chosen
 
 
 class LibraryCopiesError(AssertionError):
@@ -88,9 +89,10 @@ class ModelConformance(AdapterConformance):
     Attributes:
         architecture: the qualified name, ``<suite>.<Architecture>``.
         tolerance: largest difference of logits by dtype, relative to the largest logit of the float32 reference.
-            In 16 bits, where Hugging Face's class is the reference, fewer than half of the tokens may be farther
-            off, up to twice as far as that class itself in that dtype on the same prompts: rounding decides a
-            router's near ties, in its own computation too.
+            In 16 bits, where Hugging Face's class is the reference, a few tokens may be farther off, since
+            rounding decides a router's near ties, in Hugging Face's own computation too: one in ten, or twice as
+            many as are farther off when that class computes the same prompts in that dtype; and at most twice as
+            far as it is off then.
         engine_options: options of ``vllm.LLM`` that the model can't be served without.
         library_modules: modules and packages that make copies which the adapter can't help.
     """
@@ -225,19 +227,24 @@ class ModelConformance(AdapterConformance):
         dtype: str = "float32",
     ) -> None:
         """Fail if logits differ from the reference's; with the engine, say where the models part."""
+        import torch
+
         prompts = [[*answer.prompt, *answer.tokens] for answer in answers]
         expected = [self.expected_logits(checkpoint, tokens, weights)[:-1] for tokens in prompts]
         for answer, logits in zip(answers, expected, strict=True):
             assert answer.logits.shape == logits.shape
         errors = [
-            relative_error(answer.logits, logits) for answer, logits in zip(answers, expected, strict=True)
+            relative_errors(answer.logits, logits) for answer, logits in zip(answers, expected, strict=True)
         ]
         allowed = tolerance
-        if dtype != "float32" and max(errors) > tolerance and not self._has_own_reference(checkpoint):
-            rounded = rounding_error(checkpoint.model, prompts, expected, dtype)
-            if _most_agree(answers, expected, tolerance):
-                allowed = max(tolerance, 2 * rounded)
-        for answer, tokens, error in zip(answers, prompts, errors, strict=True):
+        far = float((torch.cat(errors) > tolerance).double().mean())
+        if far and dtype != "float32" and not self._has_own_reference(checkpoint):
+            rounding = rounding_errors(checkpoint.model, prompts, expected, dtype)
+            # More tokens than that, and it is no near tie here and there.
+            if far <= max(FEW, 2 * float((rounding > tolerance).double().mean())):
+                allowed = max(tolerance, 2 * float(rounding.max()))
+        for answer, tokens, found in zip(answers, prompts, errors, strict=True):
+            error = float(found.max())
             if error <= allowed:
                 continue
             where = ""
@@ -350,7 +357,11 @@ class ModelConformance(AdapterConformance):
     def test_preemption(self, tight: Any, plain: dict[str, list[Answer]]) -> None:
         """More requests than the KV cache holds: some are put off and read again, to the same answers."""
         before = metric(tight, "vllm:num_preemptions")
-        _same(generate(tight, [answer.prompt for answer in plain["long"]], LONG_ANSWER), plain["long"])
+        prompts = [answer.prompt for answer in plain["long"]]
+        _same(generate(tight, prompts, LONG_ANSWER), plain["long"])
+        if metric(tight, "vllm:num_preemptions") == before:
+            # Layers that see a window free what is behind it, and need no more: vLLM is told to put requests off.
+            _same(generate(tight, prompts, LONG_ANSWER, put_off=LONG_ANSWER // 2), plain["long"])
         assert metric(tight, "vllm:num_preemptions") > before, (
             "nothing was preempted: the test proves nothing"
         )
@@ -461,19 +472,6 @@ def _needs(candidate: Candidate, capability: Capability) -> None:
 def _needs_of_vllm(llm: Any, feature: str) -> None:
     if turned_off(llm, feature):
         pytest.skip(f"vLLM turned {feature} off for this model on this device")
-
-
-def _most_agree(answers: list[Answer], expected: list[Any], tolerance: float) -> bool:
-    """Return whether more than half of the tokens have logits within the tolerance."""
-    import torch
-
-    errors = torch.cat(
-        [
-            (answer.logits.double() - logits.double()).abs().amax(-1) / logits.double().abs().max()
-            for answer, logits in zip(answers, expected, strict=True)
-        ]
-    )
-    return float((errors <= tolerance).double().mean()) > 0.5
 
 
 def _missing_for(adapter: Any, network: Any) -> list[str]:

@@ -38,12 +38,17 @@ def first_difference(llm: Any, reference: Any, tokens: list[int], tolerance: flo
 
 def relative_error(got: Any, expected: Any) -> float:
     """Return the largest absolute difference relative to the largest absolute value; inf for NaNs."""
-    error = float((got.double() - expected.double()).abs().max() / expected.double().abs().max())
-    return error if error == error else float("inf")
+    return float(relative_errors(got, expected).max())
 
 
-def rounding_error(reference: Any, prompts: list[list[int]], expected: list[Any], dtype: str) -> float:
-    """Return how far Hugging Face's model itself is off in 16 bits: the largest relative error of its logits.
+def relative_errors(got: Any, expected: Any) -> Any:
+    """Return how far each row [N] is off, relative to the largest value of all rows."""
+    errors = (got.double() - expected.double()).abs().amax(-1) / expected.double().abs().max()
+    return errors.nan_to_num(nan=float("inf"))
+
+
+def rounding_errors(reference: Any, prompts: list[list[int]], expected: list[Any], dtype: str) -> Any:
+    """Return how far Hugging Face's model itself is off in 16 bits: the relative errors of all tokens' logits.
 
     Args:
         reference: the model in float32.
@@ -59,8 +64,8 @@ def rounding_error(reference: Any, prompts: list[list[int]], expected: list[Any]
     errors = []
     for tokens, logits in zip(prompts, expected, strict=True):
         with torch.no_grad():
-            errors.append(relative_error(rounded(torch.tensor([tokens])).logits[0, :-1], logits))
-    return max(errors)
+            errors.append(relative_errors(rounded(torch.tensor([tokens])).logits[0, :-1], logits))
+    return torch.cat(errors)
 
 
 def _layers(model: Any) -> list[Any]:
