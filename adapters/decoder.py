@@ -11,7 +11,8 @@ from mszoo.registry import Capability
 INHERITED = frozenset({Capability.LORA, Capability.TENSOR_PARALLEL, Capability.QUANTIZATION})
 #: The layers that hold several of a checkpoint's modules.
 FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
-#: The fields of a tiny config.json beside the architecture's own; vLLM's CPU attention has this head size.
+#: The fields of a tiny config.json beside the architecture's own; vLLM's CPU attention has this head size, and
+#: some of Hugging Face's default padding tokens are beyond this vocabulary.
 TINY: Mapping[str, Any] = {
     "vocab_size": 256,
     "hidden_size": 64,
@@ -21,4 +22,5 @@ TINY: Mapping[str, Any] = {
     "num_key_value_heads": 2,
     "head_dim": 32,
     "max_position_embeddings": 512,
+    "pad_token_id": 0,
 }

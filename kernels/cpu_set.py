@@ -20,7 +20,7 @@ _C = torch.ops._C
 
 def rms_norm(x: ms.Tensor, weight: ms.Tensor, eps: float) -> ms.Tensor:
     """See :data:`mszoo.kernels.spec.RMS_NORM`."""
-    source = to_torch(x)
+    source = to_torch(x).contiguous()  # vLLM's kernel takes no notice of strides
     out = torch.empty_like(source)
     _C.rms_norm(out, source, to_torch(weight), eps)
     return to_mindspore(out)

@@ -113,10 +113,10 @@ class LatentAttention(Module):
         tokens = x.shape[0]
         query = to_torch(self._query(x)).view(tokens, self.heads, -1)
         latent = to_torch(apply_linear(self.kv_a_proj_with_mqa, x))
-        compressed = self.kv_a_layernorm(to_mindspore(latent[:, : self.rank].contiguous()))
-        shared_key = latent[:, self.rank :]
-        to_rotate = torch.cat([query[..., self.nope :].flatten(1), shared_key, shared_key], -1)
-        rotated = to_torch(self.rotary_emb(positions, to_mindspore(to_rotate)))
+        compressed = self.kv_a_layernorm(to_mindspore(latent[:, : self.rank]))
+        shared_key = latent[:, None, self.rank :]
+        to_rotate = torch.cat([query[..., self.nope :], shared_key, shared_key], 1)
+        rotated = to_torch(self.rotary_emb(positions, to_mindspore(to_rotate.view(tokens, -1))))
         rotated = rotated.view(tokens, self.heads + 2, self.rope)
         attended = self.attn(
             torch.cat([query[..., : self.nope], rotated[:, : self.heads]], -1),

@@ -7,6 +7,7 @@ from typing import Any
 
 from mszoo.adapters.decoder import FUSED, INHERITED, TINY
 from mszoo.registry import Capability, LayerAdapter, ModelAdapter, Suite, hookimpl
+from mszoo.registry.records import DTYPES
 
 _SUITE = "mindformers"
 _HERE = "mszoo.adapters.mindformers"
@@ -33,11 +34,17 @@ _LATENT: dict[str, Any] = {
 # Its config class comes with its checkpoints (--trust-remote-code).
 _TELECHAT2: dict[str, Any] = {
     "model_type": "telechat",
+    "auto_map": {"AutoConfig": "configuration_telechat2.Telechat2Config"},
+    "vocab_size": 256,
+    "hidden_size": 128,  # heads of 32
     "n_layer": 2,
     "n_head": 4,
+    "num_key_value_heads": 2,
     "ffn_hidden_size": 128,
     "layer_norm_epsilon": 1e-5,
 }
+# vLLM serves no GLM-4 in float16, which is too narrow for it.
+_NO_HALF = ("float32", "bfloat16")
 _INFERENCE = "mindformers.parallel_core.inference.transformer"
 _CELLS = {
     "transformer_layer:TransformerLayer": "cells:TransformerLayer",
@@ -69,10 +76,10 @@ def mszoo_model_adapters() -> Iterable[ModelAdapter]:
         # vLLM reads its configs as Llama's.
         _adapter("TeleChat3ForCausalLM", {"model_type": "llama"}, INHERITED),
         _adapter("Qwen3MoeForCausalLM", {"model_type": "qwen3_moe", "num_experts": 8} | _EXPERTS),
-        _adapter("Glm4ForCausalLM", {"model_type": "glm4"}),
+        _adapter("Glm4ForCausalLM", {"model_type": "glm4"}, dtypes=_NO_HALF),
         _adapter("Glm4MoeForCausalLM", {"model_type": "glm4_moe", "use_qk_norm": True} | _GROUPED_EXPERTS),
         _adapter("DeepseekV3ForCausalLM", {"model_type": "deepseek_v3"} | _GROUPED_EXPERTS | _LATENT),
-        _adapter("TeleChat2ForCausalLM", _TELECHAT2),
+        _adapter("TeleChat2ForCausalLM", _TELECHAT2, common={}),
     ]
 
 
@@ -86,13 +93,19 @@ def mszoo_layer_adapters() -> Iterable[LayerAdapter]:
 
 
 def _adapter(
-    architecture: str, config: Mapping[str, Any], capabilities: frozenset[Capability] = frozenset()
+    architecture: str,
+    config: Mapping[str, Any],
+    capabilities: frozenset[Capability] = frozenset(),
+    *,
+    dtypes: tuple[str, ...] = DTYPES,
+    common: Mapping[str, Any] = TINY,
 ) -> ModelAdapter:
     return ModelAdapter(
         architecture,
         f"{_HERE}.model:{architecture}",
         capabilities=capabilities,
         devices=("cpu",),
+        dtypes=dtypes,
         packed_modules_mapping=FUSED,
-        example_config={**TINY, **config} | {"architectures": [architecture]},
+        example_config={**common, **config} | {"architectures": [architecture]},
     )

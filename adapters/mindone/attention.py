@@ -88,7 +88,10 @@ class PagedAttention(Attention):
         if width < self.head_size:  # vLLM's cache has one width for keys and values
             v = torch.nn.functional.pad(v, (0, self.head_size - width))
         dtype = self.dtype
-        q, k, v = (item.reshape(tokens, -1).to(dtype) for item in (q, k, v))
+        # Heads lie apart in memory: vLLM's kernels step over tokens and heads, and read each head in one piece.
+        q, k, v = (item.to(dtype) for item in (q, k, v))
+        if not q.stride(-1) == k.stride(-1) == v.stride(-1) == 1:
+            q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         attended = super(Attention, self).forward(q, k, v).view(1, tokens, self.num_heads, self.head_size)
         return to_mindspore(attended[..., :width].contiguous() if width < self.head_size else attended)
 

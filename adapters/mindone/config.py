@@ -29,6 +29,7 @@ COMMON: Mapping[str, Any] = {
     "position_embedding_type": "absolute",
     "pretraining_tp": 1,
     "pruned_heads": {},
+    "sep_token_id": None,  # asked for where a prompt begins or ends with the padding token
     "tie_encoder_decoder": False,
     "torchscript": False,
     "use_cache": False,

@@ -38,13 +38,14 @@ pytest.register_assert_rewrite(f"{__name__}.ops", f"{__name__}.suites")
 from mszoo.conformance.base import engine, numeric, static  # noqa: E402
 from mszoo.conformance.encoders import EncoderConformance  # noqa: E402
 from mszoo.conformance.layers import LayerConformance  # noqa: E402
-from mszoo.conformance.models import ModelConformance  # noqa: E402
+from mszoo.conformance.models import LibraryCopiesError, ModelConformance  # noqa: E402
 from mszoo.conformance.ops import OpConformance  # noqa: E402
 from mszoo.conformance.suites import SuiteConformance  # noqa: E402
 
 __all__ = [
     "EncoderConformance",
     "LayerConformance",
+    "LibraryCopiesError",
     "ModelConformance",
     "OpConformance",
     "SuiteConformance",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import pytest
 
@@ -19,9 +20,11 @@ class ArchitectureConformance(AdapterConformance):
 
     Attributes:
         architecture: the qualified name, ``<suite>.<Architecture>``.
+        engine_options: of ``vllm.LLM``, for every engine.
     """
 
     architecture: str
+    engine_options: ClassVar[Mapping[str, Any]] = {}
 
     @classmethod
     def subject(cls) -> str:
@@ -44,7 +47,7 @@ class ArchitectureConformance(AdapterConformance):
     def engines(cls) -> Iterator[Engines]:
         """The engines of this model, one at a time."""
         available(cls)
-        engines = Engines(cls.architecture)
+        engines = Engines(cls.architecture, cls.engine_options)
         yield engines
         engines.close()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -16,7 +18,30 @@ _MAY_COPY = frozenset({"aten::to", "aten::reshape", "aten::contiguous", "aten::f
 _METHODS = frozenset({"asnumpy", "copy", "clone", "numpy", "tolist", "contiguous", "from_numpy", "array"})
 #: They call a decoder layer that is one kernel; its working copies are its own.
 _WHOLE_LAYERS = ("mszoo.layers.compiled_layer", "mszoo.layers.graph_decoder")
-_LIBRARIES = ("torch", "mindspore", "numpy", "vllm")
+_ASKED = ("torch", "mindspore", "numpy")
+_LIBRARIES = (*_ASKED, "vllm")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something is copied.
+
+    Attributes:
+        what: the function that copies.
+        module: the Python module of the line that calls it.
+        line: the file's name and the line.
+    """
+
+    what: str
+    module: str
+    line: str
+
+    def __str__(self) -> str:
+        return f"{self.what} at {self.line}"
+
+    def within(self, modules: Collection[str]) -> bool:
+        """Return whether the line is in one of these modules or packages."""
+        return any(f"{self.module}.".startswith(f"{name}.") for name in modules)
 
 
 class CopyCounter(TorchDispatchMode):
@@ -30,7 +55,7 @@ class CopyCounter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.places: Counter[str] = Counter()
+        self.places: Counter[Place] = Counter()
         self._before: Any = None
 
     def __enter__(self) -> CopyCounter:
@@ -66,23 +91,28 @@ class CopyCounter(TorchDispatchMode):
                 self._count(f"mindspore {frame.f_code.co_name}", caller)
 
     def _count(self, what: str, frame: FrameType | None) -> None:
-        # Out of torch, MindSpore and this file, to whoever asked for the copy.
-        while frame is not None and (_library(frame) in ("torch", "mindspore") or _file(frame) == __file__):
+        # Out of torch, MindSpore, numpy and this file, to whoever asked for the copy.
+        while frame is not None and (_library(frame) in _ASKED or _file(frame) == __file__):
             frame = frame.f_back
         if frame is not None and not _is_kernel(frame):
-            self.places[f"{what} at {Path(_file(frame)).name}:{frame.f_lineno}"] += 1
+            line = f"{Path(_file(frame)).name}:{frame.f_lineno}"
+            self.places[Place(what, _module(frame), line)] += 1
 
 
 def _file(frame: FrameType) -> str:
     return frame.f_code.co_filename
 
 
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))
+
+
 def _library(frame: FrameType) -> str | None:
-    name = str(frame.f_globals.get("__name__", "")).split(".")[0]
+    name = _module(frame).split(".")[0]
     return name if name in _LIBRARIES else None
 
 
 def _is_kernel(frame: FrameType) -> bool:
-    module = str(frame.f_globals.get("__name__", ""))
+    module = _module(frame)
     kernels = module.startswith("mszoo.kernels.") and module != "mszoo.kernels.exchange"
     return kernels or module in _WHOLE_LAYERS or _library(frame) == "vllm"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-BLOCK = 32  # tokens per block of the KV cache; vLLM's CPU attention wants a multiple of 32
+#: Tokens per block of the KV cache that engines ask for: vLLM's CPU attention wants a multiple of 32. It may take
+#: another number, as for attention on a latent cache.
+BLOCK = 32
 STEP = 64  # tokens per step of an engine that prefills in chunks
 LENGTH = 256
 
@@ -37,10 +40,12 @@ class Engines:
 
     Args:
         architecture: the qualified name of the adapter that has to serve.
+        options: of ``vllm.LLM``, that the model needs in every engine.
     """
 
-    def __init__(self, architecture: str) -> None:
+    def __init__(self, architecture: str, options: Mapping[str, Any] | None = None) -> None:
         self.architecture = architecture
+        self.options = dict(options or {})
         self._key: Any = None
         self._llm: Any = None
 
@@ -75,7 +80,7 @@ class Engines:
         # Set aside, they cost nothing; vLLM's shutdown takes them back.
         gc.freeze()
         with _environment(environ):
-            self._llm = LLM(str(folder), **(defaults | options))
+            self._llm = LLM(str(folder), **(defaults | self.options | options))
         self._key = key
         return self._llm
 
@@ -104,7 +109,13 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 
 def generate(
-    llm: Any, prompts: Sequence[list[int]], tokens: int, *, logits: bool = False, lora: Any = None
+    llm: Any,
+    prompts: Sequence[list[int]],
+    tokens: int,
+    *,
+    logits: bool = False,
+    lora: Any = None,
+    put_off: int | None = None,
 ) -> list[Answer]:
     """Answer prompts greedily, all at once.
 
@@ -114,6 +125,7 @@ def generate(
         tokens: how many to generate for each.
         logits: return all logits; the engine must run with RAW.
         lora: a LoRARequest for all prompts.
+        put_off: after so many steps, before any answer is complete, vLLM preempts all requests that run.
     """
     import torch
     from vllm import SamplingParams
@@ -122,7 +134,12 @@ def generate(
     sampling = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False, **wanted)
     inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
     answers = []
-    for output in llm.generate(inputs, sampling, use_tqdm=False, lora_request=lora):
+    llm.enqueue(inputs, sampling, use_tqdm=False, lora_request=lora)
+    if put_off is not None:
+        for _ in range(put_off):
+            llm.llm_engine.step()
+        llm.llm_engine.reset_prefix_cache(reset_running_requests=True)
+    for output in llm.wait_for_completion(use_tqdm=False):
         completion = output.outputs[0]
         values = None
         if logits:
@@ -164,8 +181,50 @@ POOLING = {
 _LOGITS = {"max_logprobs": -1, "logprobs_mode": "raw_logits"}  # "log probabilities" are the model's logits
 #: Options of an engine that has room for everything and computes op by op.
 RAW = _LOGITS | {"enforce_eager": True, "enable_prefix_caching": False}
-#: Options of an engine that is short of everything: chunks, few blocks, vLLM's default compiled mode.
-TIGHT = _LOGITS | {"max_num_batched_tokens": STEP, "num_gpu_blocks_override": 10, "disable_log_stats": False}
+#: Options of an engine that is short of everything: chunks, vLLM's default compiled mode, and few blocks of the KV
+#: cache, whose number :func:`tight_cache` tells.
+TIGHT = _LOGITS | {"max_num_batched_tokens": STEP, "disable_log_stats": False}
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The KV cache of an engine that is short of it.
+
+    Attributes:
+        block: tokens per block.
+        blocks: one request of the full length fits, and hardly more.
+    """
+
+    block: int
+    blocks: int
+
+
+def tight_cache(llm: Any) -> Cache:
+    """Return the KV cache that the tight engine of a model gets, from what vLLM made of a roomy one.
+
+    Blocks have the size that vLLM chose, and layers with a sliding window take other ones than those that see all.
+
+    Args:
+        llm: a running engine of the model.
+    """
+    config = copy.copy(llm.llm_engine.vllm_config)
+    config.scheduler_config = copy.copy(config.scheduler_config)
+    config.scheduler_config.max_num_batched_tokens = STEP
+    groups = llm.llm_engine.engine_core.engine_core.scheduler.kv_cache_config.kv_cache_groups
+    specs = [group.kv_cache_spec for group in groups]
+    longest = sum(-(-spec.max_memory_usage_bytes(config) // spec.page_size_bytes) for spec in specs)
+    # vLLM keeps one block to itself. With the other one, two prompts fit and their answers don't.
+    return Cache(config.cache_config.block_size, longest + 2)
+
+
+def turned_off(llm: Any, feature: str) -> bool:
+    """Return whether vLLM runs a model without ``chunked prefill`` or ``prefix caching``, as it does for some."""
+    config = llm.llm_engine.vllm_config
+    on = {
+        "chunked prefill": config.scheduler_config.enable_chunked_prefill,
+        "prefix caching": config.cache_config.enable_prefix_caching,
+    }
+    return not on[feature]
 
 
 def model_of(llm: Any) -> Any:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
@@ -18,21 +19,32 @@ from mszoo.conformance.engines import (
     STEP,
     TIGHT,
     Answer,
+    Cache,
     Engines,
     generate,
     metric,
     model_of,
+    tight_cache,
+    turned_off,
 )
 from mszoo.conformance.fresh import run_fresh
-from mszoo.conformance.shadow import first_difference, relative_error
+from mszoo.conformance.shadow import first_difference, relative_errors, rounding_errors
 from mszoo.registry.catalog import Candidate
 from mszoo.registry.records import Capability
+
+if TYPE_CHECKING:
+    from mszoo.conformance.copies import Place
 
 #: One token, a block and one token, several blocks: the lengths at which off-by-one errors show.
 PROMPT_LENGTHS = (1, 7, BLOCK + 1, 3 * BLOCK + 1)
 GENERATED = 8
 LONG_PROMPT, LONG_ANSWER = 100, 40  # six of them need more blocks than the tight engine has
 SIX = 6
+FEW = 0.1  # of the tokens: the share whose experts rounding may have chosen
+
+
+class LibraryCopiesError(AssertionError):
+    """A step copies tensors in ``library_modules`` alone, as a class may expect of a library that isn't its own."""
 
 
 class ModelConformance(ArchitectureConformance):
@@ -54,21 +66,40 @@ class ModelConformance(ArchitectureConformance):
                 ...  # plain torch in float32
                 return logits  # [len(tokens), vocab]
 
+    A model whose config class comes with its checkpoints needs that file in the tiny one too, and vLLM's option::
+
+        class TestMyModel(ModelConformance):
+            architecture = "mysuite.MyForCausalLM"
+            engine_options = {"trust_remote_code": True}
+
+            @classmethod
+            def write_files(cls, folder):
+                (folder / "configuration_my.py").write_text(CONFIGURATION)  # as auto_map in example_config says
+
     Troubleshooting. *Logits differ*: the message names the first layer that differs from Hugging Face's; look
     at what that layer reads (the rotary table, a norm's epsilon, a bias, the order of fused weights). *float32
     agrees and bfloat16 doesn't*: some value is rounded earlier than in the reference; if that is meant, raise
     ``tolerance``. *Single answers are right and batches aren't*: the model keeps state between steps, or reads
     another request's tokens; only the KV cache may carry state. *Copies*: the message names file and line; keep
-    MindSpore tensors, or use mszoo.kernels.exchange, whose views share memory. *No step was counted*: another
+    MindSpore tensors, or use mszoo.kernels.exchange, whose views share memory. If a library that you adapt copies
+    between its own ops, name it in ``library_modules``, and override ``test_no_copies`` as an expected failure with
+    ``raises=LibraryCopiesError``: copies elsewhere still fail. *No step was counted*: another
     implementation served; ``mszoo explain`` says why.
 
     Attributes:
         architecture: the qualified name, ``<suite>.<Architecture>``.
         tolerance: largest difference of logits by dtype, relative to the largest logit of the float32 reference.
+            In 16 bits, where Hugging Face's class is the reference, a few tokens may be farther off, since
+            rounding decides a router's near ties, in Hugging Face's own computation too: one in ten, or twice as
+            many as are farther off when that class computes the same prompts in that dtype; and at most twice as
+            far as it is off then.
+        engine_options: options of ``vllm.LLM`` that the model can't be served without.
+        library_modules: modules and packages that make copies which the adapter can't help.
     """
 
     kind = "model"
     tolerance = {"float32": 1e-5, "bfloat16": 5e-2, "float16": 1e-2}
+    library_modules: ClassVar[tuple[str, ...]] = ()
 
     def reference(self, config: dict[str, Any], weights: dict[str, Any], tokens: list[int]) -> Any:
         """Return the logits [len(tokens), vocab] of a prompt, computed another way, in float32.
@@ -87,6 +118,14 @@ class ModelConformance(ArchitectureConformance):
             pytrace=False,
         )
 
+    @classmethod
+    def write_files(cls, folder: Path) -> None:
+        """Write what each checkpoint needs next to config.json, such as the file of its config class.
+
+        Args:
+            folder: the checkpoint's.
+        """
+
     # What the tests share.
 
     @pytest.fixture(scope="class")
@@ -104,11 +143,18 @@ class ModelConformance(ArchitectureConformance):
         assert adapter.example_config, (
             "the record has no example_config: conformance needs a tiny config.json"
         )
+        cls.write_files(folder)
         return make_checkpoint(adapter.example_config, adapter.architecture, folder, shapes)
 
     @pytest.fixture(scope="class")
     @classmethod
-    def plain(cls, engines: Engines, checkpoint: Checkpoint) -> dict[str, list[Answer]]:
+    def cache(cls, engines: Engines, checkpoint: Checkpoint) -> Cache:
+        """The KV cache of the tight engine."""
+        return tight_cache(engines.get(checkpoint.folder, **RAW))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def plain(cls, engines: Engines, checkpoint: Checkpoint, cache: Cache) -> dict[str, list[Answer]]:
         """Answers of a roomy float32 engine, each given alone: "short" with their logits, and "long"."""
         llm = engines.get(checkpoint.folder, **RAW)
         short = [generate(llm, [prompt], GENERATED, logits=True)[0] for prompt in cls.prompts(checkpoint)]
@@ -116,9 +162,11 @@ class ModelConformance(ArchitectureConformance):
         return {"short": short, "long": long}
 
     @pytest.fixture
-    def tight(self, engines: Engines, checkpoint: Checkpoint, plain: dict[str, list[Answer]]) -> Any:
+    def tight(
+        self, engines: Engines, checkpoint: Checkpoint, cache: Cache, plain: dict[str, list[Answer]]
+    ) -> Any:
         """An engine that prefills in chunks, caches prefixes and has few blocks, with its cache empty."""
-        llm = engines.get(checkpoint.folder, **TIGHT)
+        llm = engines.get(checkpoint.folder, num_gpu_blocks_override=cache.blocks, **TIGHT)
         llm.reset_prefix_cache()
         return llm
 
@@ -136,8 +184,7 @@ class ModelConformance(ArchitectureConformance):
         """Return the reference's logits [len(tokens), vocab], with other weights if they are given."""
         import torch
 
-        overridden = type(self).reference is not ModelConformance.reference
-        if checkpoint.model is None or overridden:
+        if self._has_own_reference(checkpoint):
             return self.reference(checkpoint.config, weights or checkpoint.weights, tokens)
         model = checkpoint.model if weights is None else with_weights(checkpoint, weights)
         with torch.no_grad():
@@ -150,23 +197,40 @@ class ModelConformance(ArchitectureConformance):
         tolerance: float,
         llm: Any = None,
         weights: Any = None,
+        dtype: str = "float32",
     ) -> None:
         """Fail if logits differ from the reference's; with the engine, say where the models part."""
-        for answer in answers:
-            tokens = [*answer.prompt, *answer.tokens]
-            expected = self.expected_logits(checkpoint, tokens, weights)[:-1]
-            assert answer.logits.shape == expected.shape
-            error = relative_error(answer.logits, expected)
-            if error <= tolerance:
+        import torch
+
+        prompts = [[*answer.prompt, *answer.tokens] for answer in answers]
+        expected = [self.expected_logits(checkpoint, tokens, weights)[:-1] for tokens in prompts]
+        for answer, logits in zip(answers, expected, strict=True):
+            assert answer.logits.shape == logits.shape
+        errors = [
+            relative_errors(answer.logits, logits) for answer, logits in zip(answers, expected, strict=True)
+        ]
+        allowed = tolerance
+        far = float((torch.cat(errors) > tolerance).double().mean())
+        if far and dtype != "float32" and not self._has_own_reference(checkpoint):
+            rounding = rounding_errors(checkpoint.model, prompts, expected, dtype)
+            # More tokens than that, and it is no near tie here and there.
+            if far <= max(FEW, 2 * float((rounding > tolerance).double().mean())):
+                allowed = max(tolerance, 2 * float(rounding.max()))
+        for answer, tokens, found in zip(answers, prompts, errors, strict=True):
+            error = float(found.max())
+            if error <= allowed:
                 continue
             where = ""
             if llm is not None and checkpoint.model is not None and weights is None:
-                where = ". " + first_difference(llm, checkpoint.model, tokens, tolerance)
+                where = ". " + first_difference(llm, checkpoint.model, tokens, allowed)
             pytest.fail(
                 f"logits of a prompt of {len(answer.prompt)} tokens differ from the reference by {error:.1e} "
-                f"of the largest, {tolerance:.0e} is allowed{where}",
+                f"of the largest, {allowed:.0e} is allowed{where}",
                 pytrace=False,
             )
+
+    def _has_own_reference(self, checkpoint: Checkpoint) -> bool:
+        return checkpoint.model is None or type(self).reference is not ModelConformance.reference
 
     # numeric
 
@@ -194,7 +258,7 @@ class ModelConformance(ArchitectureConformance):
         else:
             llm = engines.get(checkpoint.folder, dtype=dtype, **RAW)
             answers = generate(llm, self.prompts(checkpoint), GENERATED, logits=True)
-        self.compare(checkpoint, answers, self.tolerance[dtype], llm)
+        self.compare(checkpoint, answers, self.tolerance[dtype], llm, dtype=dtype)
 
     # engine
 
@@ -218,6 +282,7 @@ class ModelConformance(ArchitectureConformance):
     @engine
     def test_chunked_prefill(self, tight: Any, plain: dict[str, list[Answer]]) -> None:
         """A prompt longer than a step is read in chunks, to the same answer."""
+        _needs_of_vllm(tight, "chunked prefill")
         single = plain["long"][0]
         before = model_of(tight).forwards
         answer = generate(tight, [single.prompt], LONG_ANSWER)
@@ -226,8 +291,9 @@ class ModelConformance(ArchitectureConformance):
         _same(answer, [single])
 
     @engine
-    def test_prefix_caching(self, tight: Any, plain: dict[str, list[Answer]]) -> None:
+    def test_prefix_caching(self, tight: Any, cache: Cache, plain: dict[str, list[Answer]]) -> None:
         """A prompt whose start is in the KV cache gets the same answer."""
+        _needs_of_vllm(tight, "prefix caching")
         single = plain["long"][1]
         hits = [metric(tight, "vllm:prefix_cache_hits")]
         for _ in range(2):
@@ -235,24 +301,50 @@ class ModelConformance(ArchitectureConformance):
             hits.append(metric(tight, "vllm:prefix_cache_hits"))
         first, second = (after - before for before, after in itertools.pairwise(hits))
         assert first == 0
-        assert second >= len(single.prompt) // BLOCK * BLOCK - BLOCK, "no prefix was found in the cache"
+        assert second >= (len(single.prompt) // cache.block - 1) * cache.block, (
+            "no prefix was found in the cache"
+        )
 
     @engine
     def test_preemption(self, tight: Any, plain: dict[str, list[Answer]]) -> None:
         """More requests than the KV cache holds: some are put off and read again, to the same answers."""
         before = metric(tight, "vllm:num_preemptions")
-        _same(generate(tight, [answer.prompt for answer in plain["long"]], LONG_ANSWER), plain["long"])
+        prompts = [answer.prompt for answer in plain["long"]]
+        _same(generate(tight, prompts, LONG_ANSWER), plain["long"])
+        if metric(tight, "vllm:num_preemptions") == before:
+            # Layers that see a window free what is behind it, and need no more: vLLM is told to put requests off.
+            _same(generate(tight, prompts, LONG_ANSWER, put_off=LONG_ANSWER // 2), plain["long"])
         assert metric(tight, "vllm:num_preemptions") > before, (
             "nothing was preempted: the test proves nothing"
         )
 
     @engine
-    def test_no_copies(self, tight: Any, checkpoint: Checkpoint) -> None:
-        """A step hands tensors between torch and MindSpore as views: 0 copies outside the kernels."""
-        places, unshared, steps = _watch_steps(tight, random_tokens(checkpoint, 9, seed=2))
+    def test_views(self, tight: Any, checkpoint: Checkpoint) -> None:
+        """What vLLM and the model hand each other in a step are views: no copy between torch and MindSpore."""
+        _, unshared, steps = _watch_steps(tight, random_tokens(checkpoint, 9, seed=2))
         assert steps > 1
         assert not unshared, f"copied between torch and MindSpore: {', '.join(unshared)}"
-        assert not places, f"{sum(places.values())} copies in {steps} steps: {dict(places)}"
+
+    @engine
+    def test_no_copies(self, tight: Any, checkpoint: Checkpoint) -> None:
+        """Inside a step nothing is copied outside the kernels."""
+        places, _, steps = _watch_steps(tight, random_tokens(checkpoint, 9, seed=2))
+        assert steps > 1
+        self.judge_copies(places, steps)
+
+    def judge_copies(self, places: Mapping[Place, int], steps: int) -> None:
+        """Fail for copies; raises LibraryCopiesError if all of them are in ``library_modules``.
+
+        Args:
+            places: how many copies were made where.
+            steps: in so many steps.
+        """
+        ours = {place: count for place, count in places.items() if not place.within(self.library_modules)}
+        listed = ", ".join(f"{place}: {count}" for place, count in (ours or places).items())
+        said = f"{sum((ours or places).values())} copies in {steps} steps: {listed}"
+        assert not ours, said
+        if places:
+            raise LibraryCopiesError(said)
 
     @engine
     def test_lora(
@@ -276,6 +368,7 @@ class ModelConformance(ArchitectureConformance):
         """A checkpoint of int8 weights (compressed-tensors W8A8) is served, near the weights it stands for."""
         _needs(candidate, Capability.QUANTIZATION)
         rounded = write_w8a8(checkpoint, tmp_path / "w8a8")
+        self.write_files(tmp_path / "w8a8")
         llm = engines.get(tmp_path / "w8a8", **RAW)
         answers = generate(llm, self.prompts(checkpoint), GENERATED, logits=True)
         # The activations are rounded to 8 bits too, in every projection.
@@ -293,7 +386,7 @@ class ModelConformance(ArchitectureConformance):
             self.architecture,
             [answer.prompt for answer in plain["short"]],
             GENERATED,
-            {f"{feature.value.replace('-', '_')}_size": 2},
+            {**self.engine_options, f"{feature.value.replace('-', '_')}_size": 2},
             tmp_path / "answers.json",
         )
         assert [worker["adapter"] for worker in result["workers"]] == [self.architecture] * 2
@@ -319,6 +412,11 @@ def _same(answers: list[Answer], expected: list[Answer]) -> None:
 def _needs(candidate: Candidate, capability: Capability) -> None:
     if capability not in candidate.adapter.capabilities:
         pytest.skip(f"the record doesn't declare {capability.value}")
+
+
+def _needs_of_vllm(llm: Any, feature: str) -> None:
+    if turned_off(llm, feature):
+        pytest.skip(f"vLLM turned {feature} off for this model on this device")
 
 
 def _missing_for(adapter: Any, network: Any) -> list[str]:

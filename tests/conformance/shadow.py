@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from mszoo.conformance.engines import generate, model_of
@@ -38,16 +38,48 @@ def first_difference(llm: Any, reference: Any, tokens: list[int], tolerance: flo
 
 def relative_error(got: Any, expected: Any) -> float:
     """Return the largest absolute difference relative to the largest absolute value; inf for NaNs."""
-    error = float((got.double() - expected.double()).abs().max() / expected.double().abs().max())
-    return error if error == error else float("inf")
+    return float(relative_errors(got, expected).max())
+
+
+def relative_errors(got: Any, expected: Any) -> Any:
+    """Return how far each row [N] is off, relative to the largest value of all rows."""
+    errors = (got.double() - expected.double()).abs().amax(-1) / expected.double().abs().max()
+    return errors.nan_to_num(nan=float("inf"))
+
+
+def rounding_errors(reference: Any, prompts: list[list[int]], expected: list[Any], dtype: str) -> Any:
+    """Return how far Hugging Face's model itself is off in 16 bits: the relative errors of all tokens' logits.
+
+    Args:
+        reference: the model in float32.
+        prompts: token ids.
+        expected: its logits [len(prompt) - 1, vocab] of each.
+        dtype: such as "bfloat16".
+    """
+    import copy
+
+    import torch
+
+    rounded = copy.deepcopy(reference).to(getattr(torch, dtype))
+    errors = []
+    for tokens, logits in zip(prompts, expected, strict=True):
+        with torch.no_grad():
+            errors.append(relative_errors(rounded(torch.tensor([tokens])).logits[0, :-1], logits))
+    return torch.cat(errors)
 
 
 def _layers(model: Any) -> list[Any]:
-    """Return the decoder layers: the longest list of modules."""
-    import torch
+    """Return the decoder layers: the longest list of modules that is in no other list, as one of experts is."""
 
-    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
-    return list(max(lists, key=len, default=()))
+    def lists(module: Any) -> Iterator[list[Any]]:
+        children = dict(module.named_children())
+        if children and list(children) == [str(index) for index in range(len(children))]:
+            yield list(children.values())
+            return
+        for child in children.values():
+            yield from lists(child)
+
+    return max(lists(model), key=len, default=[])
 
 
 def _record(layers: list[Any], run: Callable[[], Any]) -> list[Any]:

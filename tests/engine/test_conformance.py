@@ -17,6 +17,7 @@ MUTANTS = Path(__file__).parent / "mutants"
 NAMES = (
     "wrong_rope",
     "missing_bias",
+    "wrong_in_16_bits",
     "transposed_weight",
     "stale_slot",
     "wrong_claim",
@@ -105,6 +106,7 @@ def mutants(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     [
         ("wrong_rope", {"test_logits[float32]"}, "First difference: layer 1 "),
         ("missing_bias", {"test_logits[float32]"}, "First difference: layer 2 "),
+        ("wrong_in_16_bits", {"test_logits[bfloat16]"}, "5e-02 is allowed. First difference: layer 0 "),
         ("transposed_weight", {"test_logits[float32]"}, "First difference: layer 0 "),
         ("stale_slot", {"test_continuous_batching", "test_preemption"}, ": generated token "),
         ("wrong_claim", {"test_capabilities_are_real", "test_lora"}, "model.layers.1.mlp.down_proj.weight"),

@@ -79,3 +79,78 @@ def test_no_mindspore_op_runs_where_nothing_is_known() -> None:
         dispatch.choose("cpu", "npu", "bfloat16")
     assert set(dispatch.choose("auto", "npu", "bfloat16").sets.values()) == {"mindspore"}
     assert set(dispatch.choose("auto", "cpu", "bfloat16").sets.values()) == {"cpu"}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_norm_takes_a_part_of_wider_rows(dtype: str) -> None:
+    wide = torch.randn(7, 96).to(getattr(torch, dtype))
+    weight = to_mindspore(torch.randn(64).to(wide.dtype))
+    norm = dispatch.choose("cpu", "cpu", "float32").function("rms_norm")
+    part = norm(to_mindspore(wide[:, :64]), weight, 1e-6)
+    assert torch.equal(to_torch(part), to_torch(norm(to_mindspore(wide[:, :64].contiguous()), weight, 1e-6)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (4, 1), (6, 3), (14, 2)])
+@pytest.mark.parametrize("size", [32, 64, 80, 128])
+def test_vllms_attention_takes_heads_that_lie_apart(size: int, heads: int, kv_heads: int, dtype: str) -> None:
+    """[T, H, D] as views of [H, T, D], as MindSpore One's models have it: the same bits as of a dense tensor."""
+    from vllm import _custom_ops as ops
+    from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
+
+    block, kind = 32, getattr(torch, dtype)
+    isa = _get_attn_isa(kind, block, size)
+    # (queries, keys) of each request: decode; a whole prompt; both, and a chunk.
+    for requests in ([(1, 70), (1, 33), (1, 5)], [(40, 40)], [(97, 97), (1, 60), (7, 50)]):
+        tokens = sum(queries for queries, _ in requests)
+        views = [
+            torch.randn(count, tokens, size).to(kind).transpose(0, 1) for count in (heads, kv_heads, kv_heads)
+        ]
+        before = torch.randn(32, kv_heads, 2 * block, size).to(kind)
+        starts = [sum(queries for queries, _ in requests[:index]) for index in range(len(requests) + 1)]
+        start, lengths = torch.tensor(starts).int(), torch.tensor([keys for _, keys in requests]).int()
+        table = torch.arange(len(requests) * 4).int().view(-1, 4)
+        slots = torch.tensor(
+            [
+                int(table[index, place // block]) * block + place % block
+                for index, (queries, keys) in enumerate(requests)
+                for place in range(keys - queries, keys)
+            ]
+        )
+        found = []
+        for query, key, value in (views, [view.contiguous() for view in views]):
+            cache, attended = before.clone(), torch.zeros(tokens, heads, size, dtype=kind)
+            keys, values = cache.chunk(2, dim=2)
+            ops.cpu_attn_reshape_and_cache(key, value, keys, values, slots, isa)
+            plan = ops.cpu_attn_get_scheduler_metadata(
+                num_reqs=len(requests),
+                num_heads=heads,
+                num_kv_heads=kv_heads,
+                head_dim=size,
+                seq_lens=lengths,
+                dtype=kind,
+                query_start_loc=start,
+                causal=True,
+                sliding_window_size=-1,
+                isa=isa,
+                enable_kv_split=True,
+            )
+            ops.cpu_attention_with_kv_cache(
+                query=query,
+                key_cache=keys,
+                value_cache=values,
+                output=attended,
+                query_start_loc=start,
+                seq_lens=lengths,
+                scale=size**-0.5,
+                causal=True,
+                alibi_slopes=None,
+                sliding_window=-1,
+                block_table=table,
+                softcap=0.0,
+                scheduler_metadata=plan,
+                s_aux=None,
+            )
+            found.append((attended, cache))
+        assert torch.equal(found[0][0], found[1][0])
+        assert torch.equal(found[0][1], found[1][1])

@@ -215,21 +215,7 @@ def test_bfloat16(case: str, mode: str, model_folder) -> None:
     assert worst <= 0.12, f"logits differ by {worst:.2e}"
 
 
-TELECHAT2_CONFIG = """
-from transformers import PretrainedConfig
-
-class Telechat2Config(PretrainedConfig):
-    model_type = "telechat"
-    attribute_map = {"num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
-
-    def __init__(self, **fields):
-        self.vocab_size, self.hidden_size = fields.pop("vocab_size", 256), fields.pop("hidden_size", 128)
-        self.n_layer, self.n_head = fields.pop("n_layer", 2), fields.pop("n_head", 4)
-        self.ffn_hidden_size = fields.pop("ffn_hidden_size", 192)
-        self.layer_norm_epsilon = fields.pop("layer_norm_epsilon", 1e-5)
-        super().__init__(**fields)
-"""
-TELECHAT2 = {
+TELECHAT2: dict[str, Any] = {
     "model_type": "telechat",
     "architectures": ["TeleChat2ForCausalLM"],
     "auto_map": {"AutoConfig": "configuration_telechat2.Telechat2Config"},
@@ -250,55 +236,37 @@ TELECHAT2 = {
 
 @pytest.fixture(scope="module")
 def telechat2(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """A random TeleChat2, and the same model as Hugging Face's Llama: biases that it lacks are zero there."""
+    """A random TeleChat2, and the same model as Hugging Face's Llama."""
     from safetensors.torch import save_file
-    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from mszoo.adapters.mindformers.conformance import TestTeleChat2, telechat2_as_llama
 
     folder = tmp_path_factory.mktemp("telechat2")
     (folder / "config.json").write_text(json.dumps(TELECHAT2))
-    (folder / "configuration_telechat2.py").write_text(TELECHAT2_CONFIG)
-    torch.manual_seed(0)
-    llama = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=256,
-            hidden_size=128,
-            intermediate_size=192,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            rms_norm_eps=1e-5,
-            attention_bias=True,
-            mlp_bias=True,
-            attn_implementation="eager",
-        )
-    ).eval()
-    tensors = {}
-    kept = ("o_proj.bias", "down_proj.bias")
-    names = {
-        "model.embed_tokens": "transformer.word_embeddings",
-        "model.norm": "transformer.ln_f",
-        "model.layers": "transformer.h",
-        "self_attn.o_proj": "self_attention.dense",
-        "self_attn.q_proj": "self_attention.query",
+    TestTeleChat2.write_files(folder)
+    hidden, inner = TELECHAT2["hidden_size"], TELECHAT2["ffn_hidden_size"]
+    of_a_layer = {
+        "input_layernorm.weight": (hidden,),
+        "self_attention.query.weight": (hidden, hidden),
+        "self_attention.key_value.weight": (2 * hidden, hidden),
+        "self_attention.dense.weight": (hidden, hidden),
+        "self_attention.dense.bias": (hidden,),
+        "post_attention_layernorm.weight": (hidden,),
+        "mlp.gate_proj.weight": (inner, hidden),
+        "mlp.up_proj.weight": (inner, hidden),
+        "mlp.down_proj.weight": (hidden, inner),
+        "mlp.down_proj.bias": (hidden,),
     }
-    with torch.no_grad():
-        for name, parameter in llama.named_parameters():
-            if name.endswith("bias") and not name.endswith(kept):
-                parameter.zero_()
-                continue
-            parameter.normal_(1.0 if "norm" in name else 0.0, 0.08)
-            renamed = name
-            for ours, theirs in names.items():
-                renamed = renamed.replace(ours, theirs)
-            tensors[renamed] = parameter.detach().clone()
-    for index in range(2):
-        key, value = (
-            tensors.pop(f"transformer.h.{index}.self_attn.{part}_proj.weight").view(4, 1, 32, 128)
-            for part in "kv"
-        )
-        joined = torch.cat([key, value], 1).reshape(256, 128)
-        tensors[f"transformer.h.{index}.self_attention.key_value.weight"] = joined
+    shapes = {"transformer.word_embeddings.weight": (TELECHAT2["vocab_size"], hidden)}
+    shapes |= {f"transformer.h.{i}.{name}": shape for i in range(2) for name, shape in of_a_layer.items()}
+    shapes |= {"transformer.ln_f.weight": (hidden,), "lm_head.weight": (TELECHAT2["vocab_size"], hidden)}
+    torch.manual_seed(0)
+    tensors = {
+        name: torch.randn(shape) * 0.08 + (1.0 if "norm" in name or "ln_f" in name else 0.0)
+        for name, shape in shapes.items()
+    }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder, llama
+    return folder, telechat2_as_llama(TELECHAT2, tensors)
 
 
 @pytest.mark.parametrize("mode", ["eager", "compiled"])

@@ -23,8 +23,10 @@ FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj
 class Mutant:
     """A plugin with one wrong model."""
 
-    def __init__(self, name: str, model: str, *capabilities: Capability) -> None:
-        self.name, self.model, self.capabilities = name, model, capabilities
+    def __init__(
+        self, name: str, model: str, *capabilities: Capability, dtypes: tuple[str, ...] = ("float32",)
+    ) -> None:
+        self.name, self.model, self.capabilities, self.dtypes = name, model, capabilities, dtypes
 
     @hookimpl
     def mszoo_suite(self) -> Suite:
@@ -37,7 +39,7 @@ class Mutant:
                 "LlamaForCausalLM",
                 f"mszoo_mutants.models:{self.model}",
                 capabilities=self.capabilities,
-                dtypes=("float32",),
+                dtypes=self.dtypes,
                 packed_modules_mapping=FUSED,
                 example_config=EXAMPLE,
             )
@@ -46,6 +48,7 @@ class Mutant:
 
 wrong_rope = Mutant("wrong_rope", "WrongRope")
 missing_bias = Mutant("missing_bias", "MissingBias")
+wrong_in_16_bits = Mutant("wrong_in_16_bits", "WrongIn16Bits", dtypes=("float32", "bfloat16"))
 transposed_weight = Mutant("transposed_weight", "TransposedWeight")
 stale_slot = Mutant("stale_slot", "StaleSlot")
 wrong_claim = Mutant("wrong_claim", "PlainLayer", Capability.LORA)

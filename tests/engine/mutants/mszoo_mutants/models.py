@@ -38,6 +38,18 @@ class MissingBias(LlamaForCausalLM):
         return loaded
 
 
+class WrongIn16Bits(LlamaForCausalLM):
+    """In 16 bits all layers forget the bias of their query, key and value projection."""
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+        loaded = super().load_weights(weights)
+        for layer in self.model.layers:
+            bias = layer.self_attn.qkv_proj.bias
+            if bias.dtype != torch.float32:
+                bias.data.zero_()
+        return loaded
+
+
 class TransposedWeight(LlamaForCausalLM):
     """Layer 0 loads a square weight the wrong way round."""
 
