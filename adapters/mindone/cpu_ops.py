@@ -1,4 +1,6 @@
-"""MindSpore functions, cells and tensor methods that have no CPU kernel, written with those that have one.
+"""MindSpore functions, cells and tensor methods without a CPU kernel, or without one for 16 bits.
+
+They are written with those that have one, with numpy, or with torch on the same memory.
 
 :mod:`mszoo.adapters.mindone.importer` gives them to MindSpore One's files on CPU; signatures are MindSpore's own.
 """
@@ -31,6 +33,15 @@ def either(left: Any, right: Any) -> Any:
     if isinstance(left, Tensor):
         return Tensor(np.bitwise_or(_numpy(left), _numpy(right)))
     return left | right
+
+
+def item(owner: Any, index: Any) -> Any:
+    """Return ``owner[index]``; of a tensor by tensors with torch, since MindSpore's kernel has no 16-bit types."""
+    parts = index if isinstance(index, tuple) else (index,)
+    if not isinstance(owner, Tensor) or not any(isinstance(part, Tensor) for part in parts):
+        return owner[index]
+    where = tuple(to_torch(part) if isinstance(part, Tensor) else part for part in parts)
+    return to_mindspore(to_torch(owner)[where])
 
 
 def arange(start: Any = 0, end: Any = None, step: Any = 1, *, dtype: Any = None) -> Tensor:
@@ -71,8 +82,9 @@ def zeros_like(input: Tensor, *, dtype: Any = None) -> Tensor:
     return mint.zeros(tuple(input.shape), dtype=dtype or input.dtype)
 
 
-def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """See mindspore.mint.stack."""
+def stack(tensors: Sequence[Tensor], dim: int = 0, axis: int | None = None) -> Tensor:
+    """See mindspore.mint.stack, and mindspore.ops.stack, whose ``axis`` it is."""
+    dim = dim if axis is None else axis
     return mint.cat([tensor.unsqueeze(dim) for tensor in tensors], dim)
 
 
@@ -112,7 +124,7 @@ def argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool
 
 def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """See mindspore.mint.index_select."""
-    return ops.gather(input, index, dim)
+    return to_mindspore(torch.index_select(to_torch(input), dim, to_torch(index)))
 
 
 def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any = 1) -> Tensor:
@@ -146,8 +158,8 @@ def tril(input: Tensor, diagonal: int = 0) -> Tensor:
 
 def scatter(input: Tensor, dim: int, index: Tensor, src: Any) -> Tensor:
     """See mindspore.mint.scatter."""
-    values = src if isinstance(src, Tensor) else full(index.shape, src, dtype=input.dtype)
-    return ops.tensor_scatter_elements(input, index, values.astype(input.dtype), dim)
+    values = to_torch(src.astype(input.dtype)) if isinstance(src, Tensor) else src
+    return to_mindspore(torch.scatter(to_torch(input), dim, to_torch(index).long(), values))
 
 
 def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
@@ -161,8 +173,8 @@ def repeat_interleave(
     """See mindspore.mint.repeat_interleave."""
     if dim is None:
         input, dim = input.reshape(-1), 0
-    counts = _numpy(repeats) if isinstance(repeats, Tensor) else repeats
-    return ops.gather(input, Tensor(np.repeat(np.arange(input.shape[dim]), counts), ms.int64), dim)
+    counts = to_torch(repeats) if isinstance(repeats, Tensor) else repeats
+    return to_mindspore(torch.repeat_interleave(to_torch(input), counts, dim))
 
 
 def roll(input: Tensor, shifts: Any, dims: Any = None) -> Tensor:
@@ -220,13 +232,31 @@ def std(input: Tensor, dim: Any = None, *, correction: int = 1, keepdim: bool = 
 
 def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
     """See mindspore.mint.addmm."""
-    product = mint.matmul(mat1, mat2)
+    product = matmul(mat1, mat2)
     return (input if beta == 1 else input * beta) + (product if alpha == 1 else product * alpha)
 
 
 def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
     """See mindspore.mint.baddbmm."""
-    return beta * input + alpha * mint.bmm(batch1, batch2)
+    return beta * input + alpha * matmul(batch1, batch2)
+
+
+def matmul(input: Tensor, other: Tensor) -> Tensor:
+    """See mindspore.mint.matmul."""
+    return to_mindspore(torch.matmul(to_torch(input), to_torch(other)))
+
+
+def bmm(input: Tensor, mat2: Tensor) -> Tensor:
+    """See mindspore.mint.bmm."""
+    return matmul(input, mat2)
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """See mindspore.mint.nn.functional.linear."""
+    product = torch.nn.functional.linear(
+        to_torch(input), to_torch(weight), None if bias is None else to_torch(bias)
+    )
+    return to_mindspore(product)
 
 
 def bincount(input: Tensor, weights: None = None, minlength: int = 0) -> Tensor:
@@ -241,7 +271,7 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
 
 def embedding(input: Tensor, weight: Tensor, *_: Any, **__: Any) -> Tensor:
     """See mindspore.mint.nn.functional.embedding."""
-    return ops.gather(weight, input, 0)
+    return to_mindspore(torch.nn.functional.embedding(to_torch(input), to_torch(weight)))
 
 
 def rms_norm(x: Tensor, gamma: Tensor, epsilon: float = 1e-6) -> tuple[Tensor, Tensor]:
@@ -276,6 +306,11 @@ def gelu(input: Tensor, *, approximate: str = "none") -> Tensor:
         inner = math.sqrt(2 / math.pi) * (input + 0.044715 * input * input * input)
         return (0.5 * input * (1 + mint.tanh(inner))).astype(input.dtype)
     return (0.5 * input * (1 + mint.erf(input / math.sqrt(2.0)))).astype(input.dtype)
+
+
+def sigmoid(input: Tensor) -> Tensor:
+    """See mindspore.mint.nn.functional.sigmoid."""
+    return to_mindspore(torch.sigmoid(to_torch(input)))
 
 
 def log_softmax(input: Tensor, dim: int | None = None, dtype: Any = None) -> Tensor:

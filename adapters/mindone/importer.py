@@ -62,7 +62,7 @@ def _from_cpu(*names: str) -> dict[str, str]:
 #: By module and name: MindSpore functions and cells without a CPU kernel, and ours in their place. CPU only.
 NO_CPU_KERNEL: Mapping[str, Mapping[str, str]] = {
     "mindspore": {},
-    "mindspore.ops": _from_cpu("addmm", "rms_norm"),
+    "mindspore.ops": _from_cpu("addmm", "bmm", "matmul", "rms_norm", "stack"),
     "mindspore.mint": _from_cpu(
         "addmm",
         "arange",
@@ -70,6 +70,7 @@ NO_CPU_KERNEL: Mapping[str, Mapping[str, str]] = {
         "argsort",
         "baddbmm",
         "bincount",
+        "bmm",
         "cumsum",
         "einsum",
         "full",
@@ -78,6 +79,7 @@ NO_CPU_KERNEL: Mapping[str, Mapping[str, str]] = {
         "index_add",
         "index_select",
         "linspace",
+        "matmul",
         "nonzero",
         "norm",
         "ones_like",
@@ -97,7 +99,7 @@ NO_CPU_KERNEL: Mapping[str, Mapping[str, str]] = {
     ),
     "mindspore.mint.nn": _from_cpu("Embedding", "GELU", "LayerNorm"),
     "mindspore.mint.nn.functional": _from_cpu(
-        "embedding", "gelu", "layer_norm", "log_softmax", "normalize", "one_hot", "pad"
+        "embedding", "gelu", "layer_norm", "linear", "log_softmax", "normalize", "one_hot", "pad", "sigmoid"
     ),
 }
 
@@ -138,7 +140,7 @@ SHELLS = frozenset({"mindone", "mindone.models", "mindone.transformers", "mindon
 #: The transformers that MindSpore One 0.5 is written for.
 WRITTEN_FOR = "4.57.1"
 
-_METHOD, _OR = "__mszoo_method__", "__mszoo_or__"
+_METHOD, _OR, _ITEM = "__mszoo_method__", "__mszoo_or__", "__mszoo_item__"
 
 
 class SuiteImportError(MszooError):
@@ -252,7 +254,7 @@ class Suite:
         if self._methods:
             from mszoo.adapters.mindone import cpu_ops
 
-            vars(module).update({_METHOD: cpu_ops.call_method, _OR: cpu_ops.either})
+            vars(module).update({_METHOD: cpu_ops.call_method, _OR: cpu_ops.either, _ITEM: cpu_ops.item})
             tree = ast.fix_missing_locations(_Calls(self._methods).visit(tree))
         # Dataclasses look their module up in sys.modules; it is there for no longer than that.
         before = sys.modules.get(module.__name__)
@@ -340,7 +342,7 @@ class _NoMasks(ast.NodeTransformer):
 
 
 class _Calls(ast.NodeTransformer):
-    """Turns ``x.method(...)`` of the listed methods, and ``x | y``, into calls of ``cpu_ops``."""
+    """Turns ``x.method(...)`` of the listed methods, ``x | y`` and ``x[y]`` into calls of ``cpu_ops``."""
 
     def __init__(self, methods: frozenset[str]) -> None:
         self._methods = methods
@@ -361,3 +363,13 @@ class _Calls(ast.NodeTransformer):
         if not isinstance(node.op, ast.BitOr):
             return node
         return ast.copy_location(ast.Call(ast.Name(_OR, ast.Load()), [node.left, node.right], []), node)
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        """Rewrite an index that is read and may be a tensor."""
+        self.generic_visit(node)
+        parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        numbers = all(isinstance(part, (ast.Constant, ast.UnaryOp)) for part in parts)
+        others = any(isinstance(part, (ast.Slice, ast.Starred)) for part in parts)
+        if not isinstance(node.ctx, ast.Load) or numbers or others:
+            return node
+        return ast.copy_location(ast.Call(ast.Name(_ITEM, ast.Load()), [node.value, node.slice], []), node)

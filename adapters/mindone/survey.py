@@ -230,13 +230,20 @@ def entry(architecture: str, family: str) -> dict[str, Any]:
     }
 
 
-def differences(architecture: str, fields: Mapping[str, Any], dtypes: list[str]) -> dict[str, float | str]:
-    """Serve the tiny model; return the largest relative difference by dtype, or what went wrong."""
+def differences(
+    architecture: str, fields: Mapping[str, Any], dtypes: list[str]
+) -> tuple[dict[str, float | str], list[str]]:
+    """Serve the tiny model.
+
+    Returns:
+        The largest relative difference by dtype, or what went wrong; and the dtypes that are good.
+    """
     import torch
     import transformers
 
     from mszoo.conformance.checkpoints import write_tokenizer
     from mszoo.conformance.engines import POOLING, RAW, Engines, encode, generate, model_of
+    from mszoo.conformance.shadow import allowed_error, relative_errors
 
     fields = dict(fields)
     config = transformers.AutoConfig.for_model(fields.pop("model_type"), **fields)
@@ -248,6 +255,7 @@ def differences(architecture: str, fields: Mapping[str, Any], dtypes: list[str])
             parameter.normal_(1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.1)
     prompts = [torch.randint(3, 250, (length,)).tolist() for length in _PROMPTS]
     results: dict[str, float | str] = {}
+    good: list[str] = []
     engines = Engines(f"mindone.{architecture}")
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
@@ -268,16 +276,20 @@ def differences(architecture: str, fields: Mapping[str, Any], dtypes: list[str])
                 traceback.print_exc()
                 results[dtype] = _root(error)
                 break
-            worst = 0.0
-            for tokens, got in compared:
-                with torch.no_grad():
-                    expected = model(torch.tensor([tokens]))[0][0, : len(got)]
-                worst = max(worst, float((got - expected).abs().max() / expected.abs().max()))
-            results[dtype] = worst
-            if not worst <= _TOLERANCE[dtype]:
+            with torch.no_grad():
+                expected = [model(torch.tensor([tokens]))[0][0, : len(got)] for tokens, got in compared]
+            errors = [
+                relative_errors(got, states) for (_, got), states in zip(compared, expected, strict=True)
+            ]
+            worst = results[dtype] = float(torch.cat(errors).max())
+            texts = [tokens for tokens, _ in compared]
+            rounded = None if architecture in _ENCODERS else model
+            allowed = allowed_error(errors, _TOLERANCE[dtype], rounded, texts, expected, dtype)
+            if not worst <= allowed:
                 break
+            good.append(dtype)
         engines.close()
-    return results
+    return results, good
 
 
 def main(wanted: list[str]) -> None:
@@ -296,8 +308,7 @@ def main(wanted: list[str]) -> None:
     _write(content)
     for name, found in entries.items():
         if "refused" not in found:
-            results = differences(name, found["example_config"], list(_TOLERANCE))
-            good = [dtype for dtype, value in results.items() if _good(dtype, value)]
+            results, good = differences(name, found["example_config"], list(_TOLERANCE))
             if "float32" in good:
                 found["dtypes"] = good
             else:
@@ -317,10 +328,6 @@ def _reason(value: float | str) -> str:
     if isinstance(value, str):
         return value
     return f"its logits differ from Hugging Face's by {value:.0e} of the largest"
-
-
-def _good(dtype: str, value: float | str) -> bool:
-    return not isinstance(value, str) and value <= _TOLERANCE[dtype]
 
 
 def _write(content: Mapping[str, Any]) -> None:

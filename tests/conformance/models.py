@@ -28,7 +28,7 @@ from mszoo.conformance.engines import (
     turned_off,
 )
 from mszoo.conformance.fresh import run_fresh
-from mszoo.conformance.shadow import first_difference, relative_errors, rounding_errors
+from mszoo.conformance.shadow import allowed_error, first_difference, relative_errors
 from mszoo.registry.catalog import Candidate
 from mszoo.registry.records import Capability
 
@@ -40,7 +40,6 @@ PROMPT_LENGTHS = (1, 7, BLOCK + 1, 3 * BLOCK + 1)
 GENERATED = 8
 LONG_PROMPT, LONG_ANSWER = 100, 40  # six of them need more blocks than the tight engine has
 SIX = 6
-FEW = 0.1  # of the tokens: the share whose experts rounding may have chosen
 
 
 class LibraryCopiesError(AssertionError):
@@ -200,8 +199,6 @@ class ModelConformance(ArchitectureConformance):
         dtype: str = "float32",
     ) -> None:
         """Fail if logits differ from the reference's; with the engine, say where the models part."""
-        import torch
-
         prompts = [[*answer.prompt, *answer.tokens] for answer in answers]
         expected = [self.expected_logits(checkpoint, tokens, weights)[:-1] for tokens in prompts]
         for answer, logits in zip(answers, expected, strict=True):
@@ -209,13 +206,8 @@ class ModelConformance(ArchitectureConformance):
         errors = [
             relative_errors(answer.logits, logits) for answer, logits in zip(answers, expected, strict=True)
         ]
-        allowed = tolerance
-        far = float((torch.cat(errors) > tolerance).double().mean())
-        if far and dtype != "float32" and not self._has_own_reference(checkpoint):
-            rounding = rounding_errors(checkpoint.model, prompts, expected, dtype)
-            # More tokens than that, and it is no near tie here and there.
-            if far <= max(FEW, 2 * float((rounding > tolerance).double().mean())):
-                allowed = max(tolerance, 2 * float(rounding.max()))
+        rounded = None if self._has_own_reference(checkpoint) else checkpoint.model
+        allowed = allowed_error(errors, tolerance, rounded, prompts, expected, dtype)
         for answer, tokens, found in zip(answers, prompts, errors, strict=True):
             error = float(found.max())
             if error <= allowed:
