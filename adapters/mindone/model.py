@@ -136,16 +136,15 @@ def _attention_implementation(modeling: Any, family: str, who: str) -> str:
     """
     if family in eager.FAMILIES:
         return "eager"
-    if "ALL_ATTENTION_FUNCTIONS" in vars(modeling):
-        utils = importer.suite().load("mindone.transformers.modeling_utils")
-        utils.AttentionInterface.register(attention.NAME, attention.attend)
-        return attention.NAME
-    if "eager_attention_forward" in vars(modeling):
+    if not {"ALL_ATTENTION_FUNCTIONS", "eager_attention_forward"} & vars(modeling).keys():
+        raise RefusalError(
+            who,
+            "its attention is spelled out in a way that vLLM's KV cache can't serve",
+            "Serve it with another implementation",
+        )
+    if "ALL_ATTENTION_FUNCTIONS" not in vars(modeling):
         # The only one that this family knows, whatever it is told.
         vars(modeling)["eager_attention_forward"] = attention.attend
-        return attention.NAME
-    raise RefusalError(
-        who,
-        "its attention is spelled out in a way that vLLM's KV cache can't serve",
-        "Serve it with another implementation",
-    )
+    utils = importer.suite().load("mindone.transformers.modeling_utils")
+    utils.AttentionInterface.register(attention.NAME, attention.attend)
+    return attention.NAME
