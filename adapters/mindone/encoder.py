@@ -57,7 +57,7 @@ class EncoderModel(Encoder):
         if count != config.num_hidden_layers:
             raise RefusalError(
                 who,
-                f"{count} of its {config.num_hidden_layers} layers attend in a way that vLLM serves",
+                f"{count} of its {config.num_hidden_layers} layers are BERT's, and what others do isn't known",
                 "Serve it with another implementation",
             )
         # RoBERTa's like number positions from behind the padding token's.

@@ -14,7 +14,7 @@ from mszoo.registry.errors import MszooError
 from mszoo.registry.plugins import Problem
 
 from .check_run import TIERS, Result, Subject, versions
-from .report import console, heading, print_problems, problems_json, table
+from .report import console, grouped, heading, print_problems, problems_json, table
 
 BEGIN, END = "<!-- mszoo check: begin -->", "<!-- mszoo check: end -->"
 _BAD = ("failed", "error")
@@ -25,7 +25,7 @@ _WORDS = {
     "xpassed": "passed unexpectedly",
     "skipped": "skipped",
 }
-_STYLES = {"passed": "green", "failed": "red", "skipped": "dim", "not run": "dim", "refused": "dim"}
+_STYLES = {"passed": "green", "failed": "red", "skipped": "dim", "not run": "dim"}
 
 
 def check_json(
@@ -88,8 +88,8 @@ def print_report(document: Mapping[str, Any], problems: tuple[Problem, ...]) -> 
     refused = [item for item in document["adapters"] if item["refused"]]
     if refused:
         out.print(f"\nRefused ({len(refused)}):", style="bold")
-    for item in refused:
-        out.print(f"- {item['adapter']}: {item['refused']}")
+    for names, reason in grouped((item["adapter"], item["refused"]) for item in refused):
+        out.print(f"- {names}: {reason}")
     for title, outcomes in (
         ("Failed", _BAD),
         ("Expected to fail", ("xfailed",)),
@@ -98,8 +98,9 @@ def print_report(document: Mapping[str, Any], problems: tuple[Problem, ...]) -> 
         found = _tests(document, outcomes)
         if found:
             out.print(f"\n{title} ({len(found)}):", style="bold red" if outcomes == _BAD else "bold")
-        for adapter, test in found:
-            out.print(f"- {adapter}, {test['tier']}, {test['test']}: {test['reason']}")
+        said = ((name, f"{test['tier']}, {test['test']}: {test['reason']}") for name, test in found)
+        for names, what in grouped(said):
+            out.print(f"- {names}, {what}")
     used = ", ".join(f"{name} {version}" for name, version in document["versions"].items() if version)
     out.print(f"\nmszoo {document['mszoo']} on {document['device']}, decisions {document['digest']}; {used}")
     print_problems(out, problems)
@@ -124,14 +125,17 @@ def markdown(document: Mapping[str, Any]) -> str:
     refused = [item for item in document["adapters"] if item["refused"]]
     if refused:
         lines += ["", "Refused: the suite has the model, and it can't be served:", ""]
-    lines += [f"- `{item['adapter']}`: {item['refused']}" for item in refused]
+    reasons = grouped(((item["adapter"], item["refused"]) for item in refused), "`, `")
+    lines += [f"- `{names}`: {reason}" for names, reason in reasons]
     for title, outcomes in (("Failed", _BAD), ("Expected to fail", ("xfailed",))):
         found = _tests(document, outcomes)
         if found:
             lines += ["", f"{title}:", ""]
+        said = []
         for adapter, test in found:
             reason = textwrap.shorten(str(test["reason"]), 300, placeholder=" ...")
-            lines.append(f"- `{adapter}` {test['tier']} `{test['test']}`: {reason}")
+            said.append((adapter, f"{test['tier']} `{test['test']}`: {reason}"))
+        lines += [f"- `{names}` {what}" for names, what in grouped(said, "`, `")]
     return "\n".join([*lines, END])
 
 
@@ -170,9 +174,14 @@ def write_markdown(document: Mapping[str, Any], path: Path) -> None:
 
 
 def _rows(adapters: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Put layers that one class replaces into one row: a suite has dozens of norms that are the same."""
+    """Put layers that one class replaces into one row: a suite has dozens of norms that are the same.
+
+    Refused models have no row.
+    """
     found: dict[object, list[Mapping[str, Any]]] = {}
     for item in adapters:
+        if item["refused"]:
+            continue
         alike = item["kind"] == "layer"
         found.setdefault((item["suite"], item["code"]) if alike else item["adapter"], []).append(item)
     rows = []
@@ -203,7 +212,7 @@ def _cell(item: Mapping[str, Any], tier: str) -> str:
     """Say how a tier went: "10 passed, 1 expected to fail"."""
     tests = [test for test in item["tests"] if test["tier"] == tier]
     if not tests:
-        return "refused" if item["refused"] else "not run"
+        return "not run"
     counts = Counter("failed" if test["outcome"] in _BAD else test["outcome"] for test in tests)
     return ", ".join(f"{counts[outcome]} {word}" for outcome, word in _WORDS.items() if counts[outcome])
 

@@ -15,6 +15,7 @@ from .report import (
     chosen_device,
     console,
     decision_json,
+    grouped,
     heading,
     print_footing,
     print_json,
@@ -87,13 +88,28 @@ def _print(catalog: Catalog) -> None:
         shown = name
         for verdict in decision.verdicts:
             suite = verdict.candidate.suite.name
-            if suite not in unusable:
+            if suite not in unusable and not verdict.candidate.adapter.refused:
                 models.add_row(shown, suite, verdict.status, verdict.reason, style=style_of(verdict))
                 shown = ""
     out.print()
     out.print(models)
+    _print_refused(out, catalog, unusable)
     print_footing(out, catalog)
     print_problems(out, catalog.problems)
+
+
+def _print_refused(out: Console, catalog: Catalog, unusable: set[str]) -> None:
+    """Print what suites have and can't have served, by reason."""
+    refused = [
+        (model.architecture, item.suite.name, model.refused)
+        for item in catalog.discovery.contributions
+        for model in item.models
+        if model.refused and item.suite.name not in unusable
+    ]
+    if refused:
+        out.print(f"\nIn a suite, and can't be served ({len(refused)}):", style="bold")
+    for names, why in grouped((name, f"{suite}, {reason}") for name, suite, reason in refused):
+        out.print(f"- {why}: {names}")
 
 
 def _print_unusable(out: Console, catalog: Catalog) -> set[str]:

@@ -40,6 +40,14 @@ def chosen_device(device: Device | None) -> str:
     return "cpu" if installed_version("vllm-ascend") is None else "npu"
 
 
+def grouped(pairs: Iterable[tuple[str, str]], joint: str = ", ") -> list[tuple[str, str]]:
+    """Return the names that share a text, joined, with that text: one line for a reason that many have."""
+    found: dict[str, list[str]] = {}
+    for name, text in pairs:
+        found.setdefault(text, []).append(name)
+    return [(joint.join(names), text) for text, names in found.items()]
+
+
 def complete_architectures(incomplete: str) -> list[str]:
     """Return what a shell offers for an architecture: plain names, and those of one suite."""
     try:

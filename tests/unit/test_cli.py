@@ -107,7 +107,9 @@ def test_list_shows_why_single_models_of_a_usable_suite_are_unavailable(zoo):
     zoo(PARTLY, "part", "part-dist")
     text = words(run("list").stdout.replace("│", " "))
     assert "FarForCausalLM part unavailable runs on npu, not on cpu: serve it on npu" in text
-    assert "part unavailable it exists for training only" in text
+    assert (
+        "In a suite, and can't be served (1): - part, it exists for training only: LlamaForCausalLM" in text
+    )
 
 
 def test_list_json(zoo):
