@@ -79,8 +79,16 @@ class RMSNorm(TokenRMSNorm):
     def forward(self, hidden_states: ms.Tensor) -> ms.Tensor:  # type: ignore[override]  # the cell's own
         """Normalise [..., N]."""
         x = to_torch(hidden_states)
+        if x.is_contiguous():
+            return to_mindspore(self._rows(x))
+        # Heads before tokens, in memory the other way round: the rows are taken as they lie, or they were copied.
+        leading = sorted(range(x.dim() - 1), key=x.stride, reverse=True)
+        back = sorted(range(x.dim() - 1), key=leading.__getitem__)
+        return to_mindspore(self._rows(x.permute(*leading, -1)).permute(*back, -1))
+
+    def _rows(self, x: torch.Tensor) -> torch.Tensor:
         flat = to_mindspore(x.reshape(-1, x.shape[-1]))
-        return to_mindspore(to_torch(super().forward(flat)).view(x.shape))
+        return to_torch(super().forward(flat)).view(x.shape)
 
 
 class LayerNorm(torch.nn.LayerNorm):
