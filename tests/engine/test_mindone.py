@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from mszoo.conformance.checkpoints import make_checkpoint as make_tiny
 from mszoo.conformance.engines import generate
 from mszoo.registry.cli import demo_folder
 
+from . import answers
 from .conftest import make_checkpoint, running_engine, served_by
 from .test_conformance import check
 from .test_smollm2 import OPTIONS, PROMPTS
@@ -164,7 +167,7 @@ def test_smollm2_answers_as_the_native_model_does(smollm2: Path, prompts: list[l
     from vllm import SamplingParams
 
     sampling = SamplingParams(temperature=0, max_tokens=32, ignore_eos=True, detokenize=False)
-    answers = {}
+    given = {}
     for adapter in ("native.LlamaForCausalLM", "mindone.LlamaForCausalLM"):
         options = OPTIONS | {"enforce_eager": False, "hf_overrides": {"architectures": [adapter]}}
         with running_engine(smollm2, **options) as llm:
@@ -177,8 +180,8 @@ def test_smollm2_answers_as_the_native_model_does(smollm2: Path, prompts: list[l
                     lambda model: [layer.fused.runs_fused for layer in model.model.layers.children()]
                 )
                 assert fused[0] == [True] * 30, "the compiled path must run"
-        answers[adapter] = [list(output.outputs[0].token_ids) for output in outputs]
-    assert answers["mindone.LlamaForCausalLM"] == answers["native.LlamaForCausalLM"]
+        given[adapter] = [list(output.outputs[0].token_ids) for output in outputs]
+    assert given["mindone.LlamaForCausalLM"] == given["native.LlamaForCausalLM"]
 
 
 # Bad input.
@@ -207,6 +210,23 @@ def test_a_family_that_is_not_there_is_named() -> None:
     runtime.prepare("cpu")
     with pytest.raises(importer.SuiteImportError, match="no_such_family"):
         importer.modeling("no_such_family")
+
+
+def test_a_family_whose_import_fails_leaves_the_model_to_the_next(checkpoint, tmp_path: Path) -> None:
+    """MindSpore One with one broken file, before the real one: the reason is said, and native serves."""
+    root = importlib.metadata.distribution("mindone").locate_file("mindone")
+    site = tmp_path / "site"
+    shutil.copytree(str(root), site / "mindone", copy_function=os.symlink)
+    broken = site / "mindone" / "transformers" / "models" / "qwen3" / "modeling_qwen3.py"
+    broken.unlink()
+    broken.write_text("raise OSError('the disk is gone')\n")
+    job = {"model": str(checkpoint("qwen3")), "prompts": [[5, 6, 7]], "max_tokens": 4}
+    path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
+    environ = {"MSZOO_PREFER": "mindone", "MSZOO_DISABLE": "mindformers", "PYTHONPATH": path}
+    done = answers.run(job | {"options": {"enforce_eager": True}}, tmp_path / "answers.json", **environ)
+    assert done["workers"][0]["adapter"] == "native.Qwen3ForCausalLM"
+    assert "mindone family 'qwen3': " in done["log"]
+    assert "OSError: the disk is gone" in done["log"]
 
 
 def test_importing_the_suite_leaves_no_trace() -> None:
