@@ -37,7 +37,7 @@ from vllm import LLM, SamplingParams
 folder, eager, repeats = sys.argv[1], sys.argv[2] == "True", int(sys.argv[3])
 llm = LLM(model=folder, dtype="float32", enforce_eager=eager, max_model_len=256, max_num_seqs=1,
           max_num_batched_tokens=256, enable_prefix_caching=False, skip_tokenizer_init=True)
-owner = llm.apply_model(lambda model: type(model).__mro__[1].__name__)[0]
+owner = llm.apply_model(lambda model: getattr(getattr(model, "candidate", None), "qualified_name", None))[0]
 def seconds(tokens):
     options = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False)
     start = time.perf_counter()
@@ -117,8 +117,8 @@ def layer(environ: dict[str, str], eager: bool, repeats: int) -> list[float]:
                 command, env={**os.environ, **quiet, **environ}, capture_output=True, text=True, check=True
             )
         owner, seconds = json.loads(run.stdout.splitlines()[-1])
-        if (owner == "MindSporeModel") == bool(environ):
-            raise SystemExit(f"{owner} answered")
+        if (owner is not None) == bool(environ):
+            raise SystemExit(f"{owner or 'vLLM itself'} answered")
         steps.append(seconds)
     few, many = steps
     return [(b - a) / (LAYERS[-1] - LAYERS[0]) * 1e6 for a, b in zip(few, many, strict=True)]
