@@ -49,14 +49,14 @@ _REPLACEMENTS = {
     f"{_MODELS}.qwen2.modeling_qwen2:Qwen2DecoderLayer": "TupleLayer",
     f"{_MODELS}.qwen3.modeling_qwen3:Qwen3DecoderLayer": "TupleLayer",
 }
-#: Layers of encoders that are BERT's, by family.
-_ENCODER_LAYERS = {
-    "bert": "BertLayer",
-    "camembert": "CamembertLayer",
-    "electra": "ElectraLayer",
-    "ernie": "ErnieLayer",
-    "roberta": "RobertaLayer",
-    "xlm_roberta": "XLMRobertaLayer",
+#: Encoders whose layers and embeddings are BERT's: how their classes' names begin, by family.
+_BERTS = {
+    "bert": "Bert",
+    "camembert": "Camembert",
+    "electra": "Electra",
+    "ernie": "Ernie",
+    "roberta": "Roberta",
+    "xlm_roberta": "XLMRoberta",
 }
 
 
@@ -82,8 +82,10 @@ def mszoo_layer_adapters() -> Iterable[LayerAdapter]:
     """Give what replaces MindSpore One's cells on CPU."""
     targets = {cell: f"{_CELLS}:{name}" for cell, name in _REPLACEMENTS.items()}
     targets |= dict.fromkeys(norms(), f"{_CELLS}:RMSNorm")
-    for family, layer in _ENCODER_LAYERS.items():
-        targets[f"{_MODELS}.{family}.modeling_{family}:{layer}"] = f"{_HERE}.encoder:EncoderLayer"
+    for family, name in _BERTS.items():
+        module = f"{_MODELS}.{family}.modeling_{family}"
+        targets[f"{module}:{name}Layer"] = f"{_HERE}.encoder:EncoderLayer"
+        targets[f"{module}:{name}Embeddings"] = f"{_HERE}.encoder:Embeddings"
     return [
         LayerAdapter(f"mindone:{cell}", implementation, devices=("cpu",))
         for cell, implementation in targets.items()

@@ -106,9 +106,13 @@ class LayerNorm(torch.nn.LayerNorm):
         eps = float(cell.epsilon if own else cell.eps)
         super().__init__(tuple(cell.normalized_shape), eps, bias=has_bias)
 
+    def of(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise a tensor of torch's."""
+        return super().forward(x)
+
     def forward(self, input: ms.Tensor) -> ms.Tensor:
         """Normalise."""
-        return to_mindspore(super().forward(to_torch(input)))
+        return to_mindspore(self.of(to_torch(input)))
 
 
 #: By class of the cell.
@@ -136,11 +140,12 @@ class Activation(Module):
     def __init__(self, cell: ms.nn.Cell, *, prefix: str) -> None:
         super().__init__()
         stay_where_mindspore_computes()
-        self._function = _ACTIVATIONS[type(cell).__name__]
+        #: The same for a tensor of torch's.
+        self.of = _ACTIVATIONS[type(cell).__name__]
 
     def forward(self, input: ms.Tensor) -> ms.Tensor:
         """Apply it."""
-        return to_mindspore(self._function(to_torch(input)))
+        return to_mindspore(self.of(to_torch(input)))
 
 
 def stay_where_mindspore_computes() -> None:

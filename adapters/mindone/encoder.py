@@ -15,14 +15,14 @@ from mszoo.layers import (
     Encoder,
     EncoderAttention,
     Module,
-    apply_linear,
+    TokenEmbedding,
     column_linear,
     current_model_config,
     heads_on_this_rank,
     qkv_linear,
     row_linear,
 )
-from mszoo.layers.cells import replace_cells
+from mszoo.layers.cells import CellStays, replace_cells
 
 import mindspore as ms  # isort: skip
 from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
@@ -70,25 +70,23 @@ class EncoderModel(Encoder):
     ) -> ms.Tensor:
         """See :meth:`mszoo.layers.Encoder.forward`."""
         network = self.network
-        if self._first_position:
-            positions = to_mindspore(to_torch(positions) + self._first_position)
-        positions = positions.view(1, -1)
+        places = (to_torch(positions) + self._first_position)[None]
         embedded = network.embeddings(
-            input_ids=None if input_ids is None else input_ids.view(1, -1),
-            position_ids=positions,
-            token_type_ids=to_mindspore(torch.zeros_like(to_torch(positions))),
-            inputs_embeds=None if inputs_embeds is None else inputs_embeds.view(1, *inputs_embeds.shape),
+            input_ids=_as_batch(input_ids),
+            position_ids=to_mindspore(places),
+            token_type_ids=to_mindspore(torch.zeros_like(places)),
+            inputs_embeds=_as_batch(inputs_embeds),
         )
         if hasattr(network, "embeddings_project"):
             embedded = network.embeddings_project(embedded)
         # The network's own construct would make masks of all tokens by all tokens, which vLLM's attention has
         # no use for.
         hidden_states = network.encoder(embedded, return_dict=True)[0]
-        return hidden_states.view(hidden_states.shape[1:])
+        return to_mindspore(to_torch(hidden_states)[0])
 
     def embed_input_ids(self, input_ids: ms.Tensor) -> ms.Tensor:
         """Return the embeddings of token ids: [T] -> [T, hidden]."""
-        return self.network.get_input_embeddings()(input_ids)
+        return self.get_submodule("embeddings.word_embeddings")(input_ids)
 
     def unused_tensors(self) -> tuple[str, ...]:
         """See :meth:`mszoo.layers.Encoder.unused_tensors`."""
@@ -98,6 +96,44 @@ class EncoderModel(Encoder):
             "embeddings.position_ids",
             "embeddings.token_type_ids",
         )
+
+
+class Embeddings(Module):
+    """What BERT and its like make of token ids: the sum of three embeddings, normed.
+
+    By torch: one product or sum by MindSpore a step would wake its threads, which then keep the cores from vLLM's
+    kernels: a step on a short text takes twice as long.
+
+    Args:
+        cell: the suite's embeddings.
+        prefix: their name.
+
+    Raises:
+        CellStays: they add something else too.
+    """
+
+    def __init__(self, cell: ms.nn.Cell, *, prefix: str) -> None:
+        if getattr(cell, "use_task_id", False):
+            raise CellStays(f"{prefix} adds embeddings of tasks")
+        super().__init__()
+        tokens, width = cell.word_embeddings.weight.shape
+        self.word_embeddings = TokenEmbedding(tokens, width, prefix=f"{prefix}.word_embeddings")
+        self.position_embeddings = torch.nn.Embedding(cell.position_embeddings.weight.shape[0], width)
+        self.token_type_embeddings = torch.nn.Embedding(cell.token_type_embeddings.weight.shape[0], width)
+        self.LayerNorm = LayerNorm(cell.LayerNorm, prefix="")
+
+    def forward(
+        self,
+        input_ids: ms.Tensor | None = None,
+        token_type_ids: ms.Tensor | None = None,
+        position_ids: ms.Tensor | None = None,
+        inputs_embeds: ms.Tensor | None = None,
+    ) -> ms.Tensor:
+        """Look up, add and norm: [1, T] each, or [1, T, width] as ``inputs_embeds`` -> [1, T, width]."""
+        words = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        types, places = to_torch(token_type_ids), to_torch(position_ids)
+        added = to_torch(words) + self.token_type_embeddings(types) + self.position_embeddings(places)
+        return self.LayerNorm(to_mindspore(added))
 
 
 class EncoderLayer(Module):
@@ -144,17 +180,16 @@ class EncoderLayer(Module):
         """Return the layer's output alone in a tuple, as the suite's layers do: [1, T, hidden]."""
         x = to_torch(hidden_states)[0]
         attend, project = self.attention.get_submodule("self"), self.attention.output
-        attended = attend.attn(apply_linear(attend.qkv_proj, to_mindspore(x)))
-        x = _add_and_norm(project, apply_linear(project.dense, attended), x)
-        inner = self.intermediate.activation(apply_linear(self.intermediate.dense, to_mindspore(x)))
-        x = _add_and_norm(self.output, apply_linear(self.output.dense, inner), x)
+        attended = to_torch(attend.attn(to_mindspore(attend.qkv_proj(x))))
+        x = project.LayerNorm.of(project.dense(attended) + x)
+        inner = self.intermediate.activation.of(self.intermediate.dense(x))
+        x = self.output.LayerNorm.of(self.output.dense(inner) + x)
         return (to_mindspore(x[None]),)
 
 
-def _add_and_norm(module: Any, y: ms.Tensor, x: torch.Tensor) -> torch.Tensor:
-    norm = module.LayerNorm
-    added = to_torch(y) + x
-    return torch.nn.functional.layer_norm(added, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+def _as_batch(tensor: ms.Tensor | None) -> ms.Tensor | None:
+    """Return a view with an axis of size 1 before the others."""
+    return None if tensor is None else to_mindspore(to_torch(tensor)[None])
 
 
 def _refuse_long_sequences(longest: int, who: str) -> None:

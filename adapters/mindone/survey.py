@@ -1,8 +1,8 @@
 """Tries the models of MindSpore One against Hugging Face's, and writes architectures.json.
 
-``python -m mszoo.adapters.mindone.survey [ARCHITECTURE ...]`` serves a tiny random model of each in vLLM, prompts
-in one batch (decoders': in chunks, too), and compares all logits, or the hidden states of encoders. Without names
-it tries every decoder and the encoders that are listed here; with names the others stay.
+``python -m mszoo.adapters.mindone.survey [ARCHITECTURE ...]`` serves the tiny random model of each in vLLM and
+compares all logits, or the hidden states of encoders. Without names it tries every decoder and the encoders that
+are listed here; with names the others stay.
 """
 
 from __future__ import annotations
@@ -109,7 +109,6 @@ _ENCODERS: Mapping[str, str] = {
 _HEADS = {"GPTNeoXForCausalLM": "embed_out"}
 _LARGEST = 20_000_000
 _NOT_TRIED = "not tried: no tiny config is known for it"
-_PROMPTS = (1, 7, 33, 97)
 _GENERATED = 8
 #: Largest difference of logits by dtype, relative to the largest of the float32 reference.
 _TOLERANCE = {"float32": 1e-5, "bfloat16": 5e-2}
@@ -233,38 +232,31 @@ def entry(architecture: str, family: str) -> dict[str, Any]:
 def differences(
     architecture: str, fields: Mapping[str, Any], dtypes: list[str]
 ) -> tuple[dict[str, float | str], list[str]]:
-    """Serve the tiny model.
+    """Serve the tiny model that conformance serves, and give it the prompts that conformance gives it.
 
     Returns:
         The largest relative difference by dtype, or what went wrong; and the dtypes that are good.
     """
     import torch
-    import transformers
 
-    from mszoo.conformance.checkpoints import write_tokenizer
+    from mszoo.conformance import ModelConformance
+    from mszoo.conformance.checkpoints import make_checkpoint, write_tokenizer
     from mszoo.conformance.engines import POOLING, RAW, Engines, encode, generate, model_of
     from mszoo.conformance.shadow import allowed_error, relative_errors
 
-    fields = dict(fields)
-    config = transformers.AutoConfig.for_model(fields.pop("model_type"), **fields)
-    config._attn_implementation = "eager"
-    torch.manual_seed(0)
-    model = getattr(transformers, architecture)(config).eval().float()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.normal_(1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.1)
-    prompts = [torch.randint(3, 250, (length,)).tolist() for length in _PROMPTS]
     results: dict[str, float | str] = {}
     good: list[str] = []
     engines = Engines(f"mindone.{architecture}")
     with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
+        checkpoint = make_checkpoint(fields, architecture, Path(folder), lambda _: {})
+        model, prompts = checkpoint.model, ModelConformance.prompts(checkpoint)
         if architecture in _ENCODERS:
-            write_tokenizer(Path(folder), config.vocab_size)
+            write_tokenizer(Path(folder), checkpoint.config["vocab_size"])
         for dtype in dtypes:
             try:
-                options = POOLING if architecture in _ENCODERS else {"max_num_batched_tokens": 64, **RAW}
-                llm = engines.get(Path(folder), dtype=dtype, **options)
+                llm = engines.get(
+                    Path(folder), dtype=dtype, **(POOLING if architecture in _ENCODERS else RAW)
+                )
                 served = model_of(llm)
                 assert served.candidate.qualified_name == f"mindone.{architecture}"
                 if architecture in _ENCODERS:
