@@ -140,14 +140,15 @@ SHELLS = frozenset({"mindone", "mindone.models", "mindone.transformers", "mindon
 #: The transformers that MindSpore One 0.5 is written for.
 WRITTEN_FOR = "4.57.1"
 
+_TORCH = "mszoo.adapters.mindone.torch_ops"
 _METHOD, _OR, _ITEM = "__mszoo_method__", "__mszoo_or__", "__mszoo_item__"
+_BINARY, _NEGATIVE = "__mszoo_binary__", "__mszoo_negative__"
 
 
 class SuiteImportError(MszooError):
     """A file of MindSpore One can't be imported here."""
 
 
-@functools.cache
 def modeling(family: str) -> types.ModuleType:
     """Import ``mindone.transformers.models.<family>.modeling_<family>``.
 
@@ -165,15 +166,27 @@ def modeling(family: str) -> types.ModuleType:
         ) from error
 
 
-@functools.cache
 def suite() -> Suite:
-    """Return the process's private copy of MindSpore One, for the device that MindSpore computes on."""
+    """Return the process's private copy of MindSpore One, for the device and the kernel set in effect."""
     import mindspore as ms
 
+    from mszoo.kernels import dispatch
+
     on_cpu = ms.get_context("device_target") == "CPU"
-    return Suite(
-        {**DROPPED, **NO_CPU_KERNEL} if on_cpu else DROPPED, METHODS_WITHOUT_CPU_KERNEL if on_cpu else ()
-    )
+    return _suite(on_cpu, on_cpu and dispatch.current().base == "cpu")
+
+
+@functools.cache
+def _suite(on_cpu: bool, by_torch: bool) -> Suite:
+    if not on_cpu:
+        return Suite(DROPPED, ())
+    if not by_torch:
+        return Suite({**DROPPED, **NO_CPU_KERNEL}, METHODS_WITHOUT_CPU_KERNEL)
+    from mszoo.adapters.mindone import torch_ops
+
+    ours = {name: f"{_TORCH}:{name}" for name in torch_ops.FUNCTIONS}
+    redirects = {module: {**names, **(ours if names else {})} for module, names in NO_CPU_KERNEL.items()}
+    return Suite({**DROPPED, **redirects}, (*METHODS_WITHOUT_CPU_KERNEL, *torch_ops.METHODS), by_torch=True)
 
 
 class Suite:
@@ -181,11 +194,14 @@ class Suite:
 
     Args:
         redirects: by module and name, what to give instead, as ``module:object``.
-        methods: tensor methods whose calls go to ``cpu_ops.METHODS``.
+        methods: tensor methods whose calls go to ``cpu_ops``, or to ``torch_ops``.
+        by_torch: operators and indices go to ``torch_ops``, too.
     """
 
-    def __init__(self, redirects: Mapping[str, Mapping[str, str]], methods: Sequence[str]) -> None:
-        self._redirects, self._methods = redirects, frozenset(methods)
+    def __init__(
+        self, redirects: Mapping[str, Mapping[str, str]], methods: Sequence[str], *, by_torch: bool = False
+    ) -> None:
+        self._redirects, self._methods, self._by_torch = redirects, frozenset(methods), by_torch
         self._modules: dict[str, types.ModuleType] = {}
         self._views: dict[str, _View] = {}
         self._mentioned: dict[str, frozenset[str]] = {}
@@ -255,7 +271,14 @@ class Suite:
             from mszoo.adapters.mindone import cpu_ops
 
             vars(module).update({_METHOD: cpu_ops.call_method, _OR: cpu_ops.either, _ITEM: cpu_ops.item})
-            tree = ast.fix_missing_locations(_Calls(self._methods).visit(tree))
+            rewriter: ast.NodeTransformer = _Calls(self._methods)
+            if self._by_torch:
+                from mszoo.adapters.mindone import torch_ops
+
+                vars(module).update({_METHOD: torch_ops.call_method, _ITEM: torch_ops.item})
+                vars(module).update({_BINARY: torch_ops.binary, _NEGATIVE: torch_ops.negative})
+                rewriter = _Operators(self._methods)
+            tree = ast.fix_missing_locations(rewriter.visit(tree))
         # Dataclasses look their module up in sys.modules; it is there for no longer than that.
         before = sys.modules.get(module.__name__)
         sys.modules[module.__name__] = module
@@ -373,3 +396,54 @@ class _Calls(ast.NodeTransformer):
         if not isinstance(node.ctx, ast.Load) or numbers or others:
             return node
         return ast.copy_location(ast.Call(ast.Name(_ITEM, ast.Load()), [node.value, node.slice], []), node)
+
+
+class _Operators(_Calls):
+    """Turns operators between what may be tensors, and all indices, into calls of ``torch_ops``, too."""
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        """Rewrite ``+ - * / ** @``."""
+        if isinstance(node.op, ast.BitOr):
+            return super().visit_BinOp(node)
+        self.generic_visit(node)
+        return self._binary(node.op, node.left, node.right, node) or node
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST:
+        """Rewrite ``x += y`` of a variable; MindSpore's tensors aren't changed by it either."""
+        self.generic_visit(node)
+        if not isinstance(node.target, ast.Name):
+            return node
+        value = self._binary(node.op, ast.Name(node.target.id, ast.Load()), node.value, node)
+        return node if value is None else ast.copy_location(ast.Assign([node.target], value), node)
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
+        """Rewrite ``-x``."""
+        self.generic_visit(node)
+        if not isinstance(node.op, ast.USub) or isinstance(node.operand, ast.Constant):
+            return node
+        return ast.copy_location(ast.Call(ast.Name(_NEGATIVE, ast.Load()), [node.operand], []), node)
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        """Rewrite an index that is read; slices become ``slice(...)``."""
+        self.generic_visit(node)
+        if not isinstance(node.ctx, ast.Load):
+            return node
+        index = node.slice
+        if isinstance(index, ast.Tuple):
+            index = ast.Tuple([_index(part) for part in index.elts], ast.Load())
+        return ast.copy_location(ast.Call(ast.Name(_ITEM, ast.Load()), [node.value, _index(index)], []), node)
+
+    @staticmethod
+    def _binary(op: ast.operator, left: ast.expr, right: ast.expr, node: ast.AST) -> ast.Call | None:
+        if not isinstance(op, (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.MatMult)):
+            return None
+        arguments = [ast.Constant(type(op).__name__), left, right]
+        return ast.copy_location(ast.Call(ast.Name(_BINARY, ast.Load()), arguments, []), node)
+
+
+def _index(part: ast.expr) -> ast.expr:
+    """Return an index as an expression: ``slice(a, b, c)`` for ``a:b:c``."""
+    if not isinstance(part, ast.Slice):
+        return part
+    bounds = [bound or ast.Constant(None) for bound in (part.lower, part.upper, part.step)]
+    return ast.Call(ast.Name("slice", ast.Load()), bounds, [])
