@@ -185,7 +185,13 @@ def _suite(on_cpu: bool, by_torch: bool) -> Suite:
     from mszoo.adapters.mindone import torch_ops
 
     ours = {name: f"{_TORCH}:{name}" for name in torch_ops.FUNCTIONS}
-    redirects = {module: {**names, **(ours if names else {})} for module, names in NO_CPU_KERNEL.items()}
+    redirects = {
+        module: {**names, **(ours if module.startswith("mindspore.mint") else {})}
+        for module, names in NO_CPU_KERNEL.items()
+    }
+    redirects["mindspore.ops"] |= {
+        name: path for name, path in ours.items() if name not in torch_ops.DIFFERENT
+    }
     return Suite({**DROPPED, **redirects}, (*METHODS_WITHOUT_CPU_KERNEL, *torch_ops.METHODS), by_torch=True)
 
 

@@ -94,7 +94,7 @@ def _dropout(input: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
     return input
 
 
-#: By name: functions of ``mint``, ``ops`` and ``mint.nn.functional``.
+#: By name: functions of ``mint``, ``mint.nn.functional`` and, but for those of DIFFERENT, ``ops``.
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     name: _of(getattr(torch, name))
     for name in (
@@ -126,15 +126,18 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         "sum",
         "swapaxes",
         "tanh",
-        "transpose",
         "unsqueeze",
     )
 } | {
+    "transpose": _of(_transpose),
     "dropout": _of(_dropout),
     "relu": _of(functional.relu),
     "silu": _of(functional.silu),
     "softmax": _of(_softmax),
 }
+
+#: Names that mean something else in ``ops``: its ``gather`` is mint's ``index_select``.
+DIFFERENT = frozenset({"gather"})
 
 #: By name: methods of tensors.
 METHODS: dict[str, Callable[..., Any]] = {
