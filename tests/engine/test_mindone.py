@@ -203,11 +203,19 @@ def test_a_refused_architecture_says_why(tmp_path: Path) -> None:
     assert entry.refused[:40] in json.dumps(report)
 
 
-def test_a_family_that_is_not_there_is_named() -> None:
-    from mszoo.adapters.mindone import importer
-    from mszoo.kernels import runtime
+@pytest.fixture
+def kernels() -> Iterator[None]:
+    """What a model is built with: the default kernels."""
+    from mszoo.kernels import dispatch, runtime
 
     runtime.prepare("cpu")
+    with dispatch.building_with(dispatch.choose("auto", "cpu", "float32", {})):
+        yield
+
+
+def test_a_family_that_is_not_there_is_named(kernels) -> None:
+    from mszoo.adapters.mindone import importer
+
     with pytest.raises(importer.SuiteImportError, match="no_such_family"):
         importer.modeling("no_such_family")
 
@@ -229,16 +237,14 @@ def test_a_family_whose_import_fails_leaves_the_model_to_the_next(checkpoint, tm
     assert "OSError: the disk is gone" in done["log"]
 
 
-def test_importing_the_suite_leaves_no_trace() -> None:
+def test_importing_the_suite_leaves_no_trace(kernels) -> None:
     import sys
 
     import mindspore
     import transformers
 
     from mszoo.adapters.mindone import importer
-    from mszoo.kernels import runtime
 
-    runtime.prepare("cpu")
     watched = (
         mindspore.mint,
         mindspore.ops,
