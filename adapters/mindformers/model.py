@@ -9,7 +9,7 @@ import torch
 
 import mindspore as ms  # isort: skip
 from mszoo.adapters.mindformers import network  # isort: skip
-from mszoo.adapters.mindformers.cells import TransformerLayer  # isort: skip
+from mszoo.adapters.mindformers.cells import TransformerLayer, add_by_torch  # isort: skip
 from mszoo.adapters.mindformers.checkpoint import Joined, Layout  # isort: skip
 from mszoo.adapters.mindformers.config import ARCHITECTURES, suite_config  # isort: skip
 from mszoo.adapters.mindformers.positions import running_at  # isort: skip
@@ -95,6 +95,8 @@ class SuiteModel(CausalLM):
         self.model = Module()
         self.model.embed_tokens = token_embedding(vocab_size, hidden_size, prefix=f"{dot}model.embed_tokens")
         self.replaced = replace_cells(stack, self, name_of=name_of, prefix=prefix)
+        if dispatch.current().base == "cpu":
+            add_by_torch(stack)
         self.stack = stack
         self.lm_head = lm_head(
             vocab_size,
