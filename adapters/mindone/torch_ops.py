@@ -3,7 +3,8 @@
 Inside a vLLM worker a MindSpore op costs tenths of a millisecond: its threads and those of vLLM's kernels share the
 few cores that vLLM pins, and each waits for the other. The names here are what the decoders call between the layers
 that are replaced; signatures are MindSpore's own, which follow torch's but for ``axis`` and ``keep_dims``.
-:mod:`mszoo.adapters.mindone.importer` puts them in place; with the ``mindspore`` set MindSpore computes it all.
+:mod:`mszoo.adapters.mindone.importer` puts them in place; with the ``mindspore`` set MindSpore computes it, but for
+what :mod:`mszoo.adapters.mindone.cpu_ops` holds.
 """
 
 from __future__ import annotations
