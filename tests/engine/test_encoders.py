@@ -86,7 +86,8 @@ def test_sentences_have_hugging_faces_embeddings(dtype: str, minilm: Path, sente
 
 @pytest.fixture(scope="module")
 def server(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running_server(minilm, tmp_path_factory.mktemp("server")) as running:
+    # What a user gets who says nothing: float16 of a float32 checkpoint.
+    with running_server(minilm, tmp_path_factory.mktemp("server"), "--dtype", "auto") as running:
         yield running
 
 
@@ -94,14 +95,15 @@ def test_embeddings_over_http(server: Server, sentences, expected) -> None:
     """No flag of ours or of vLLM's: `vllm serve` finds by itself that the model embeds."""
     data = server.post("/v1/embeddings", {"input": sentences[:20]})["data"]
     got = torch.tensor([item["embedding"] for item in data])
-    assert (got * expected[:20]).sum(-1).min() >= 0.999999
+    assert (got * expected[:20]).sum(-1).min() >= 0.9999
+    assert "mindone.BertModel answers" in server.log()
     assert find_answerer(server.log()) is not None
 
 
 def test_scores_over_http(server: Server, sentences, expected) -> None:
     body = {"queries": sentences[0], "documents": sentences[1:9]}
     scores = [item["score"] for item in server.post("/score", body)["data"]]
-    assert scores == pytest.approx((expected[1:9] @ expected[0]).tolist(), abs=1e-5)
+    assert scores == pytest.approx((expected[1:9] @ expected[0]).tolist(), abs=2e-3)
 
 
 @pytest.fixture(scope="module")
