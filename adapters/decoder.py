@@ -10,7 +10,12 @@ from mszoo.registry import Capability
 #: What such a model inherits from vLLM's layers, in which its weights lie.
 INHERITED = frozenset({Capability.LORA, Capability.TENSOR_PARALLEL, Capability.QUANTIZATION})
 #: The layers that hold several of a checkpoint's modules.
-FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+FUSED: Mapping[str, tuple[str, ...]] = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+}
+#: The same, of families whose checkpoints have them fused too.
+FUSED_TOO: Mapping[str, tuple[str, ...]] = {"qkv_proj": ("qkv_proj",), "gate_up_proj": ("gate_up_proj",)}
 #: The fields of a tiny config.json beside the architecture's own; vLLM's CPU attention has this head size, and
 #: some of Hugging Face's default padding tokens are beyond this vocabulary.
 TINY: Mapping[str, Any] = {

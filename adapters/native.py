@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mszoo.adapters.decoder import FUSED, INHERITED, TINY
+from mszoo.adapters.decoder import FUSED, FUSED_TOO, INHERITED, TINY
 from mszoo.registry import ModelAdapter, Suite, hookimpl
 
 
@@ -21,16 +21,19 @@ def mszoo_model_adapters() -> Iterable[ModelAdapter]:
     return [
         _decoder("LlamaForCausalLM", "mszoo.models.llama", model_type="llama"),
         _decoder("MistralForCausalLM", "mszoo.models.mistral", model_type="mistral"),
+        _decoder("Phi3ForCausalLM", "mszoo.models.phi3", FUSED_TOO, model_type="phi3"),
         _decoder("Qwen2ForCausalLM", "mszoo.models.qwen2", model_type="qwen2"),
         _decoder("Qwen3ForCausalLM", "mszoo.models.qwen3", model_type="qwen3"),
     ]
 
 
-def _decoder(architecture: str, module: str, **config: Any) -> ModelAdapter:
+def _decoder(
+    architecture: str, module: str, fused: Mapping[str, tuple[str, ...]] = FUSED, **config: Any
+) -> ModelAdapter:
     return ModelAdapter(
         architecture,
         f"{module}:{architecture}",
         capabilities=INHERITED,
-        packed_modules_mapping=FUSED,
+        packed_modules_mapping=fused,
         example_config={**TINY, **config} | {"architectures": [architecture]},
     )

@@ -53,14 +53,19 @@ def qk_norm(
 
 
 def rotary_embedding(
-    positions: ms.Tensor, qkv: ms.Tensor, cos_sin_cache: ms.Tensor, num_heads: int, num_kv_heads: int
+    positions: ms.Tensor,
+    qkv: ms.Tensor,
+    cos_sin_cache: ms.Tensor,
+    num_heads: int,
+    num_kv_heads: int,
+    interleaved: bool = False,
 ) -> ms.Tensor:
     """See :data:`mszoo.kernels.spec.ROTARY_EMBEDDING`."""
     source = to_torch(qkv)
     head_size = source.shape[-1] // (num_heads + 2 * num_kv_heads)
     q_size, kv_size = num_heads * head_size, num_kv_heads * head_size
     query, key, _ = source.split([q_size, kv_size, kv_size], -1)
-    _C.rotary_embedding(to_torch(positions), query, key, head_size, to_torch(cos_sin_cache), True)
+    _C.rotary_embedding(to_torch(positions), query, key, head_size, to_torch(cos_sin_cache), not interleaved)
     return qkv
 
 

@@ -54,7 +54,12 @@ def qk_norm(
 
 
 def rotary_embedding(
-    positions: ms.Tensor, qkv: ms.Tensor, cos_sin_cache: ms.Tensor, num_heads: int, num_kv_heads: int
+    positions: ms.Tensor,
+    qkv: ms.Tensor,
+    cos_sin_cache: ms.Tensor,
+    num_heads: int,
+    num_kv_heads: int,
+    interleaved: bool = False,
 ) -> ms.Tensor:
     """See :data:`mszoo.kernels.spec.ROTARY_EMBEDDING`."""
     q, k, v = _split_heads(qkv, num_heads, num_kv_heads)
@@ -62,7 +67,8 @@ def rotary_embedding(
     cos, sin = ops.split(
         ops.gather(cos_sin_cache, positions, 0).reshape(tokens, 1, -1), _half(cos_sin_cache), -1
     )
-    rotated = _rotate(ops.cat((q, k), 1), cos, sin)
+    rotate = _rotate_pairs if interleaved else _rotate
+    rotated = rotate(ops.cat((q, k), 1), cos, sin)
     return ops.cat((rotated, v), 1).reshape(qkv.shape)
 
 
@@ -229,3 +235,15 @@ def _rotate(x: ms.Tensor, cos: ms.Tensor, sin: ms.Tensor) -> ms.Tensor:
     rest = x.shape[-1] - 2 * half
     first, second, *passed = ops.split(x, [half, half, rest] if rest else [half, half], -1)
     return ops.cat((first * cos - second * sin, second * cos + first * sin, *passed), -1)
+
+
+def _rotate_pairs(x: ms.Tensor, cos: ms.Tensor, sin: ms.Tensor) -> ms.Tensor:
+    """Rotate the first ``2 * cos.shape[-1]`` entries of each head by pairs; the rest passes through."""
+    tokens, heads, size = x.shape
+    turned = 2 * cos.shape[-1]
+    first, second = ops.split(x[..., :turned].reshape(tokens, heads, -1, 2), 1, -1)
+    cos, sin = cos.expand_dims(-1), sin.expand_dims(-1)
+    pairs = ops.cat((first * cos - second * sin, second * cos + first * sin), -1).reshape(
+        tokens, heads, turned
+    )
+    return pairs if turned == size else ops.cat((pairs, x[..., turned:]), -1)

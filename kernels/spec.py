@@ -85,6 +85,7 @@ def _rotary_embedding(rng: np.random.Generator, tokens: int) -> dict[str, Any]:
         "cos_sin_cache": np.concatenate([np.cos(angles), np.sin(angles)], -1).astype("float32"),
         "num_heads": 4,
         "num_kv_heads": 2,
+        "interleaved": tokens % 3 == 0,  # both are tried
     }
 
 
@@ -131,8 +132,9 @@ QK_NORM = OpSpec(
 
 ROTARY_EMBEDDING = OpSpec(
     "rotary_embedding",
-    "rotates the query and key heads of ``qkv`` by halves (the layout of GPT-NeoX), by row ``positions[t]`` "
-    "[T] of ``cos_sin_cache`` [max, R]: R/2 cosines, then R/2 sines; only the first R entries of a head turn",
+    "rotates the query and key heads of ``qkv`` by halves (the layout of GPT-NeoX), or, with ``interleaved``, by "
+    "pairs of neighbours (GPT-J), by row ``positions[t]`` [T] of ``cos_sin_cache`` [max, R]: R/2 cosines, then R/2 "
+    "sines; only the first R entries of a head turn",
     _rotary_embedding,
     overwrites=("qkv",),
 )

@@ -28,7 +28,7 @@ SCHEMAS: Mapping[str, str] = MappingProxyType(
         "qk_norm": "(Tensor qkv, Tensor q_weight, Tensor k_weight, float eps, int num_heads, int num_kv_heads) "
         "-> Tensor",
         "rotary_embedding": "(Tensor positions, Tensor qkv, Tensor cos_sin_cache, int num_heads, "
-        "int num_kv_heads) -> Tensor",
+        "int num_kv_heads, bool interleaved=False) -> Tensor",
         "silu_and_mul": "(Tensor x) -> Tensor",
         "gelu_and_mul": "(Tensor x) -> Tensor",
         "gelu_tanh_and_mul": "(Tensor x) -> Tensor",
@@ -126,7 +126,7 @@ _FAKES: Mapping[str, Callable[..., Any]] = {
     "rms_norm": _like,
     "fused_add_rms_norm": lambda x, residual, weight, eps: (_like(x), _like(residual)),
     "qk_norm": _like,
-    "rotary_embedding": lambda positions, qkv, cos_sin_cache, num_heads, num_kv_heads: _like(qkv),
+    "rotary_embedding": lambda positions, qkv, *_, **__: _like(qkv),
     "silu_and_mul": _gated,
     "gelu_and_mul": _gated,
     "gelu_tanh_and_mul": _gated,

@@ -134,6 +134,10 @@ def replace_cells(
     return tuple(work.replaced)
 
 
+def _kind(cell: ms.nn.Cell) -> str:
+    return f"{type(cell).__module__}:{type(cell).__qualname__}"
+
+
 class _Work:
     """One walk through a network."""
 
@@ -162,14 +166,14 @@ class _Work:
         self._adopt(cell, path)
 
     def _replace(self, cell: ms.nn.Cell, name: str) -> Seat | None:
-        kind = f"{type(cell).__module__}:{type(cell).__qualname__}"
-        replacement = self.replacements.get(kind)
-        if replacement is None:
+        kind = _kind(cell)
+        found = self.replacements.get(kind)
+        if found is None:
             return None
         named = get_current_vllm_config().compilation_config.static_forward_context
         known = set(named)
         try:
-            module = replacement.load()(cell, prefix=self.dot + name)
+            module = found.load()(cell, prefix=self.dot + name)
         except CellStays as reason:
             logger.info_once("mszoo: %s stays: %s", kind, reason)
             # Attention that it made before would take the name of the children's.
@@ -178,7 +182,7 @@ class _Work:
             return None
         owner, leaf = self._place(name)
         owner.add_module(leaf, module)
-        self.replaced.append(Replaced(name, kind, replacement))
+        self.replaced.append(Replaced(name, kind, found))
         return Seat(cell, owner, leaf)
 
     def _adopt(self, cell: ms.nn.Cell, path: str) -> None:

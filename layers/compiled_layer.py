@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, NamedTuple
 
 import torch
 from vllm.model_executor.layers.attention.attention import get_attention_context
@@ -12,7 +12,12 @@ import mindspore as ms  # isort: skip
 from mszoo.kernels import compiled  # isort: skip
 from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
 from mszoo.layers.methods import CpuLinearMethod  # isort: skip
+from mszoo.layers.norm import GemmaRMSNorm, Norm, RMSNorm  # isort: skip
 from mszoo.layers.parts import Parts  # isort: skip
+
+
+#: Activations of an MLP without a gate.
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2")
 
 
 class CompiledLayer:
@@ -22,28 +27,32 @@ class CompiledLayer:
         parts: for which :meth:`obstacle` found none.
     """
 
-    description: ClassVar[str] = "compiled"
-
     def __init__(self, parts: Parts) -> None:
         attn, impl = parts.attn, parts.attn.impl
-        norms = [parts.input_norm, parts.post_norm, *(parts.head_norms or ())]
         layers: list[Any] = list(parts.projections)
+        norms = [_Norm.of(norm) for norm in parts.norms]
         self._packed = [(layer.quant_method, layer.quant_method.handler) for layer in layers]
         self._attention = attn.layer_name
+        self._table = None if parts.rotary_emb is None else parts.rotary_emb.cos_sin_cache
         self._run = compiled.decoder_layer(
-            [norm.weight.data for norm in norms],
-            parts.input_norm.eps,
+            [norm.kind for norm in norms],
+            [norm.weight for norm in norms],
+            [norm.bias for norm in norms],
+            [norm.eps for norm in norms],
             [handler.handler_tensor for _, handler in self._packed],
             [None if layer.bias is None else layer.bias.data for layer in layers],
             [handler.n for _, handler in self._packed],
-            parts.rotary_emb.cos_sin_cache,
             attn.num_heads,
             attn.num_kv_heads,
             attn.head_size,
             impl.scale,
             impl.sliding_window,
             float(impl.logits_soft_cap),
-            parts.activation.op,
+            parts.op,
+            parts.rotation,
+            parts.norms_late,
+            parts.parallel,
+            parts.multiplier,
         ).run
 
     @staticmethod
@@ -53,6 +62,8 @@ class CompiledLayer:
             return compiled.missing()
         if type(parts.attn.impl) is not CPUAttentionBackendImpl:
             return "the attention backend"
+        if isinstance(parts.activation, str) and parts.activation not in ACTIVATIONS:
+            return f"the activation {parts.activation}"
         reason = parts.multiplied_otherwise(CpuLinearMethod)
         if reason is None and any(layer.quant_method.handler is None for layer in parts.projections):
             return "torch multiplies"
@@ -64,18 +75,25 @@ class CompiledLayer:
         return any(method.handler is not packed for method, packed in self._packed)
 
     def __call__(
-        self, positions: ms.Tensor, x: ms.Tensor, residual: ms.Tensor | None
-    ) -> tuple[ms.Tensor, ms.Tensor]:
-        """Run the layer; ``x`` and ``residual`` are overwritten."""
+        self,
+        positions: ms.Tensor,
+        x: ms.Tensor,
+        residual: ms.Tensor | None,
+        carries: bool,
+        table: torch.Tensor | None,
+    ) -> tuple[ms.Tensor, ms.Tensor | None]:
+        """Run the layer; see :class:`mszoo.layers.fused.FusedDecoderLayer`."""
         metadata, attn, kv_cache, slot_mapping = get_attention_context(self._attention)
-        first = residual is None
         hidden = to_torch(x)
-        stream = torch.empty_like(hidden) if first else to_torch(residual)
+        stream = None
+        if carries:
+            stream = torch.empty_like(hidden) if residual is None else to_torch(residual)
         self._run(
             hidden,
             stream,
-            first,
+            residual is None,
             to_torch(positions),
+            self._table if table is None else table,
             kv_cache,
             slot_mapping,
             metadata.query_start_loc,
@@ -85,4 +103,23 @@ class CompiledLayer:
             metadata.num_actual_tokens,
             attn.isa,
         )
-        return x, to_mindspore(stream) if first else residual
+        return x, to_mindspore(stream) if residual is None and stream is not None else residual
+
+
+class _Norm(NamedTuple):
+    """A norm as decoder_layer.cpp takes it."""
+
+    kind: str = ""
+    weight: torch.Tensor | None = None
+    bias: torch.Tensor | None = None
+    eps: float = 0.0
+
+    @classmethod
+    def of(cls, norm: Norm | None) -> _Norm:
+        if norm is None:
+            return cls()
+        if isinstance(norm, RMSNorm):
+            return cls("rms", norm.weight.data, None, norm.eps)
+        if isinstance(norm, GemmaRMSNorm):
+            return cls("float_rms", norm.weight.data.float() + 1.0, None, norm.eps)
+        return cls("layer", norm.scale(), norm.bias, norm.eps)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from vllm.config import get_current_vllm_config
 from vllm.forward_context import get_forward_context
 from vllm.logger import init_logger
@@ -40,10 +41,12 @@ class FusedDecoderLayer:
 
     Args:
         parts: gives the layer's parts. Called at the first step: until then vLLM may replace some (LoRA).
+        carries: whether the residual stream travels beside the layers' outputs, to be added in the next layer.
     """
 
-    def __init__(self, parts: Callable[[], Parts]) -> None:
+    def __init__(self, parts: Callable[[], Parts], *, carries: bool = True) -> None:
         self.parts = parts
+        self._carries = carries
         self._kernels = dispatch.current()
         self._wanted = _wanted("cpu")
         self._layer: CompiledLayer | None = None
@@ -54,9 +57,20 @@ class FusedDecoderLayer:
         return self._layer is not None
 
     def __call__(
-        self, positions: ms.Tensor, x: ms.Tensor, residual: ms.Tensor | None
-    ) -> tuple[ms.Tensor, ms.Tensor] | None:
+        self,
+        positions: ms.Tensor,
+        x: ms.Tensor,
+        residual: ms.Tensor | None = None,
+        *,
+        table: torch.Tensor | None = None,
+    ) -> tuple[ms.Tensor, ms.Tensor | None] | None:
         """Run the layer: see :meth:`mszoo.models.decoder.DecoderLayer.forward`.
+
+        Args:
+            positions: rows of the table of cosines and sines, [T].
+            x: [T, hidden]; the residual stream itself where it doesn't travel beside it.
+            residual: [T, hidden], or None in the first layer.
+            table: cosines and sines [max, R], where the parts have none.
 
         Returns:
             None where the plain path has to run. ``x`` and ``residual`` are overwritten otherwise.
@@ -70,7 +84,7 @@ class FusedDecoderLayer:
             if obstacle is not None:
                 return None
             self._layer = CompiledLayer(parts)
-        return self._layer(positions, x, residual)
+        return self._layer(positions, x, residual, self._carries, table)
 
 
 class FusedDecoder:

@@ -95,17 +95,20 @@ class GraphDecoder:
         shape = graphs.LayerShape(
             attn.num_heads,
             attn.num_kv_heads,
-            parts.input_norm.eps,
+            parts.before_attention.eps,
             impl.scale,
             _window(parts),
             float(impl.logits_soft_cap),
-            parts.activation.op,
+            parts.op,
         )
         kv_cache = self._shared.of(lambda: rows_of(attn.kv_cache))
         return graphs.LayerCell(dict(self._weights(parts)), kv_cache, shape)
 
     def _weights(self, parts: Parts) -> Iterator[tuple[str, ms.Parameter]]:
-        modules: dict[str, torch.nn.Module] = {"input_norm": parts.input_norm, "post_norm": parts.post_norm}
+        modules: dict[str, torch.nn.Module] = {
+            "input_norm": parts.before_attention,
+            "post_norm": parts.before_mlp,
+        }
         if parts.head_norms is not None:
             modules |= zip(("q_norm", "k_norm"), parts.head_norms, strict=True)
         for name, module in modules.items():

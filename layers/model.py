@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from vllm.config import ModelConfig, get_current_vllm_config
@@ -32,7 +32,7 @@ class Model(Module, ABC):
     """
 
     #: Checkpoint modules that one layer fuses. The adapter's record declares the same for vLLM.
-    packed_modules_mapping: ClassVar[Mapping[str, Sequence[str]]] = {}
+    packed_modules_mapping: Mapping[str, Sequence[str]] = {}
 
     config: Any
 
@@ -76,7 +76,7 @@ class CausalLM(Model):
     writes :meth:`forward`.
     """
 
-    packed_modules_mapping: ClassVar[Mapping[str, Sequence[str]]] = {
+    packed_modules_mapping: Mapping[str, Sequence[str]] = {
         "qkv_proj": ("q_proj", "k_proj", "v_proj"),
         "gate_up_proj": ("gate_proj", "up_proj"),
     }
@@ -105,4 +105,4 @@ class Encoder(Model):
     The adapter's record says with ``pooling`` how. A subclass attends with :class:`mszoo.layers.EncoderAttention`.
     """
 
-    packed_modules_mapping: ClassVar[Mapping[str, Sequence[str]]] = {"qkv_proj": ("query", "key", "value")}
+    packed_modules_mapping: Mapping[str, Sequence[str]] = {"qkv_proj": ("query", "key", "value")}

@@ -1,12 +1,13 @@
-"""Root mean square norms."""
+"""The norms of decoder layers."""
 
 from __future__ import annotations
 
 import torch
+from torch.nn import functional
 
 import mindspore as ms  # isort: skip
 from mszoo.kernels import dispatch  # isort: skip
-from mszoo.kernels.exchange import ParameterView  # isort: skip
+from mszoo.kernels.exchange import ParameterView, to_mindspore, to_torch  # isort: skip
 
 
 class RMSNorm(torch.nn.Module):
@@ -20,7 +21,7 @@ class RMSNorm(torch.nn.Module):
     def __init__(self, hidden_size: int, eps: float) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(hidden_size), requires_grad=False)
-        self.eps = eps
+        self.width, self.eps = hidden_size, eps
         self._view = ParameterView()
         self._rms_norm = dispatch.current().function("rms_norm")
         self._fused_add_rms_norm = dispatch.current().function("fused_add_rms_norm")
@@ -36,6 +37,78 @@ class RMSNorm(torch.nn.Module):
         if residual is None:
             return self._rms_norm(x, weight, self.eps)
         return self._fused_add_rms_norm(x, residual, weight, self.eps)
+
+
+class GemmaRMSNorm(torch.nn.Module):
+    """The root mean square norm of Gemma, ``(1 + weight) * x / sqrt(mean(x^2) + eps)``, in float32.
+
+    Args:
+        hidden_size: width N.
+        eps: added to the mean square.
+    """
+
+    def __init__(self, hidden_size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(hidden_size), requires_grad=False)
+        self.width, self.eps = hidden_size, eps
+        self._rms_norm = dispatch.current().function("rms_norm")
+
+    def forward(self, x: ms.Tensor) -> ms.Tensor:
+        """Return ``norm(x)``: [T, N]."""
+        given = to_torch(x)
+        normed = self._rms_norm(
+            to_mindspore(given.float()), to_mindspore(self.weight.float() + 1.0), self.eps
+        )
+        return to_mindspore(to_torch(normed).to(given.dtype))
+
+
+class LayerNorm(torch.nn.Module):
+    """Norm of mean and variance over the last axis.
+
+    Args:
+        hidden_size: width N.
+        eps: added to the variance.
+        weight: whether it has one.
+        bias: whether it has one.
+        offset: added to the weight (1 for Nemotron's).
+    """
+
+    def __init__(
+        self, hidden_size: int, eps: float, *, weight: bool = True, bias: bool = True, offset: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.width, self.eps, self.offset = hidden_size, eps, offset
+        self.weight: torch.nn.Parameter | None = None
+        self.bias: torch.nn.Parameter | None = None
+        if weight:
+            self.weight = torch.nn.Parameter(torch.ones(hidden_size), requires_grad=False)
+        if bias:
+            self.bias = torch.nn.Parameter(torch.zeros(hidden_size), requires_grad=False)
+        self._by_mindspore = dispatch.current().base == "mindspore"
+
+    def forward(self, x: ms.Tensor) -> ms.Tensor:
+        """Return ``norm(x)``: [T, N]."""
+        if not self._by_mindspore:
+            return to_mindspore(self.of(to_torch(x)))
+        # MindSpore's CPU backend has no layer_norm.
+        centred = x - ms.ops.mean(x, -1, True)
+        normed = centred * ms.ops.rsqrt(ms.ops.mean(centred * centred, -1, True) + self.eps)
+        weight = self.scale()
+        if weight is not None:
+            normed = normed * to_mindspore(weight)
+        return normed if self.bias is None else normed + to_mindspore(self.bias)
+
+    def of(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ``norm(x)`` of a tensor of torch's, by torch: [..., N]."""
+        return functional.layer_norm(x, (self.width,), self.scale(), self.bias, self.eps)
+
+    def scale(self) -> torch.Tensor | None:
+        """Return what multiplies: [N], or None."""
+        return self.weight + self.offset if self.weight is not None and self.offset else self.weight
+
+
+#: The norms that a compiled layer knows.
+Norm = RMSNorm | GemmaRMSNorm | LayerNorm
 
 
 class QKNorm(torch.nn.Module):

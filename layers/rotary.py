@@ -13,7 +13,7 @@ from vllm.config import get_current_vllm_config
 
 import mindspore as ms  # isort: skip
 from mszoo.kernels import dispatch  # isort: skip
-from mszoo.kernels.exchange import ParameterView, move_to_mindspore, to_mindspore, to_torch  # isort: skip
+from mszoo.kernels.exchange import ParameterView, move_to_mindspore  # isort: skip
 from mszoo.registry.errors import RefusalError  # isort: skip
 
 #: Rope types whose frequencies do not depend on the length of the sequence at hand.
@@ -24,7 +24,7 @@ _tables: WeakValueDictionary[tuple[object, ...], torch.Tensor] = WeakValueDictio
 
 
 class RotaryEmbedding(torch.nn.Module):
-    """Rotates queries and keys by halves, by a table of cosines and sines.
+    """Rotates queries and keys by halves of a head, by a table of cosines and sines.
 
     The frequencies are those of Hugging Face's ``modeling_rope_utils``: a rope type differs from another only
     in the table.
@@ -40,6 +40,9 @@ class RotaryEmbedding(torch.nn.Module):
     Raises:
         RefusalError: the rope type, or this length with it, has no right answer here.
     """
+
+    #: Whether pairs of neighbours turn instead of halves.
+    interleaved = False
 
     def __init__(
         self,
@@ -69,41 +72,19 @@ class RotaryEmbedding(torch.nn.Module):
     def forward(self, positions: ms.Tensor, qkv: ms.Tensor) -> ms.Tensor:
         """Return ``qkv`` [T, (H + 2 G) D] rotated by ``positions`` [T]; the input may be overwritten."""
         return self._rotate(
-            positions, qkv, self._view.of(self.cos_sin_cache), self.num_heads, self.num_kv_heads
+            positions,
+            qkv,
+            self._view.of(self.cos_sin_cache),
+            self.num_heads,
+            self.num_kv_heads,
+            self.interleaved,
         )
 
 
 class InterleavedRotaryEmbedding(RotaryEmbedding):
-    """Rotates pairs of neighbours instead of halves.
+    """Rotates pairs of neighbours instead of halves."""
 
-    Queries and keys are put in the order of halves first. They stay in it: both have the same order, so their
-    products, which are all that attention takes from them, are the same.
-    """
-
-    def __init__(
-        self,
-        head_size: int,
-        num_heads: int,
-        num_kv_heads: int,
-        max_position: int,
-        rope_parameters: dict[str, Any],
-    ) -> None:
-        super().__init__(head_size, num_heads, num_kv_heads, max_position, rope_parameters)
-        order = _halves_order(head_size, self.cos_sin_cache.shape[-1])
-        rotated = torch.arange(num_heads + num_kv_heads)[:, None] * head_size + order
-        values = torch.arange(num_kv_heads * head_size) + rotated.numel()
-        self.register_buffer("order", torch.cat([rotated.flatten(), values]), persistent=False)
-
-    def forward(self, positions: ms.Tensor, qkv: ms.Tensor) -> ms.Tensor:
-        """Return ``qkv`` [T, (H + 2 G) D], reordered and rotated by ``positions`` [T]."""
-        return super().forward(positions, to_mindspore(to_torch(qkv).index_select(1, self.order)))
-
-
-def _halves_order(head_size: int, rotary_size: int) -> torch.Tensor:
-    """Return [D]: where each element of a head comes from when pairs of its first R become halves."""
-    order = torch.arange(head_size)
-    order[:rotary_size] = order[:rotary_size].view(-1, 2).t().flatten()
-    return order
+    interleaved = True
 
 
 def _cos_sin_table(

@@ -60,10 +60,13 @@ def expected_tensors(
         parent, _, child = module_name.rpartition(".")
         prefix = f"{parent}." if parent else ""
         if isinstance(module, (QKVParallelLinear, MergedColumnParallelLinear)) and child in packed_modules:
-            shards: Sequence[str | int] = (
+            parts = packed_modules[child]
+            shards: Sequence[str | int | None] = (
                 ("q", "k", "v") if isinstance(module, QKVParallelLinear) else range(len(module.output_sizes))
             )
-            for part, shard in zip(packed_modules[child], shards, strict=True):
+            if len(parts) == 1:  # the checkpoint has them in one tensor too
+                shards = (None,)
+            for part, shard in zip(parts, shards, strict=True):
                 table[f"{prefix}{part}.{leaf}"] = Expected(name, shard, _shape(module, leaf, shard))
         else:
             required = not isinstance(module, Attention)
@@ -153,11 +156,13 @@ def _shape(module: torch.nn.Module, leaf: str, shard: str | int | None) -> tuple
     if leaf not in ("weight", "bias") or not parameter.is_floating_point():
         return None
     if isinstance(module, QKVParallelLinear):
-        heads = module.total_num_heads if shard == "q" else module.total_num_kv_heads
+        kv_heads = module.total_num_kv_heads
+        heads = {"q": module.total_num_heads, None: module.total_num_heads + 2 * kv_heads}.get(
+            shard, kv_heads
+        )
         rows = heads * module.head_size
     elif isinstance(module, MergedColumnParallelLinear):
-        assert isinstance(shard, int)
-        rows = module.output_sizes[shard]
+        rows = module.output_sizes[shard] if isinstance(shard, int) else sum(module.output_sizes)
     else:
         rows = module.output_size
     return (rows, module.input_size) if leaf == "weight" else (rows,)

@@ -157,6 +157,7 @@ def read_decoder(
     output_bias: bool | None = None,
     mlp_bias: bool = False,
     qk_norm: bool = False,
+    unused: tuple[str, ...] = (),
 ) -> DecoderConfig:
     """Read the config of a Llama-like decoder.
 
@@ -166,6 +167,7 @@ def read_decoder(
         qkv_bias, output_bias: the architecture's own; None takes the config's ``attention_bias``.
         mlp_bias: whether the architecture reads ``mlp_bias``.
         qk_norm: whether the architecture has them.
+        unused: fields that mean something only with values of others that are refused.
 
     Raises:
         RefusalError: naming the field that can't be honoured.
@@ -177,6 +179,8 @@ def read_decoder(
         bool(reader.optional("attention_bias", False)) if None in (qkv_bias, output_bias) else False
     )
     reader.must_be("is_causal", True)
+    for name in unused:
+        reader.optional(name, None)
     decoder = DecoderConfig(
         vocab_size=reader.required("vocab_size"),
         hidden_size=hidden_size,

@@ -131,16 +131,18 @@ class DecoderLayer(Module):
     def _parts(self) -> Parts:
         attention, mlp = self.self_attn, self.mlp
         return Parts(
-            self.input_layernorm,
-            attention.qkv_proj,
-            (attention.q_norm, attention.k_norm) if attention.qk_norm is not None else None,
-            attention.rotary_emb,
-            attention.attn,
-            attention.o_proj,
-            self.post_attention_layernorm,
-            mlp.gate_up_proj,
-            mlp.act_fn,
-            mlp.down_proj,
+            before_attention=self.input_layernorm,
+            after_attention=None,
+            before_mlp=self.post_attention_layernorm,
+            after_mlp=None,
+            qkv_proj=attention.qkv_proj,
+            head_norms=(attention.q_norm, attention.k_norm) if attention.qk_norm is not None else None,
+            rotary_emb=attention.rotary_emb,
+            attn=attention.attn,
+            o_proj=attention.o_proj,
+            up_proj=mlp.gate_up_proj,
+            activation=mlp.act_fn,
+            down_proj=mlp.down_proj,
         )
 
 

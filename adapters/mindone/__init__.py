@@ -5,18 +5,15 @@ Data only; nothing heavy is imported.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from mszoo.adapters.decoder import FUSED, INHERITED
+from mszoo.adapters.decoder import INHERITED
 from mszoo.adapters.mindone.architectures import Architecture, norms, read
+from mszoo.adapters.mindone.families import FAMILIES, MODELS, WHOLE, packed_modules, replacements
 from mszoo.registry import Capability, LayerAdapter, ModelAdapter, Suite, hookimpl
 
 _HERE = "mszoo.adapters.mindone"
 _CELLS = f"{_HERE}.cells"
-_MODELS = "mindone.transformers.models"
-
-#: Families whose decoder layers are replaced whole, by mszoo's own; what those support, the model does.
-_WHOLE = ("llama", "mistral", "qwen2", "qwen3")
 
 #: What replaces which cells, as ``module:Class``.
 _REPLACEMENTS = {
@@ -37,17 +34,28 @@ _REPLACEMENTS = {
     },
     "mindspore.nn.layer.activation:ReLU": "Activation",
     "mindspore.mint.nn.layer.activation:SiLU": "Activation",
-    "mindspore.nn.layer.normalization:LayerNorm": "LayerNorm",
-    "mindspore.nn.layer.normalization:LayerNormExt": "LayerNorm",
-    f"{_MODELS}.gemma3.modeling_gemma3:Gemma3TextScaledWordEmbedding": "ScaledEmbedding",
-    f"{_MODELS}.llama.modeling_llama:LlamaRotaryEmbedding": "Rotary",
-    f"{_MODELS}.mistral.modeling_mistral:MistralRotaryEmbedding": "Rotary",
-    f"{_MODELS}.qwen2.modeling_qwen2:Qwen2RotaryEmbedding": "Rotary",
-    f"{_MODELS}.qwen3.modeling_qwen3:Qwen3RotaryEmbedding": "Rotary",
-    f"{_MODELS}.llama.modeling_llama:LlamaDecoderLayer": "Layer",
-    f"{_MODELS}.mistral.modeling_mistral:MistralDecoderLayer": "TupleLayer",
-    f"{_MODELS}.qwen2.modeling_qwen2:Qwen2DecoderLayer": "TupleLayer",
-    f"{_MODELS}.qwen3.modeling_qwen3:Qwen3DecoderLayer": "TupleLayer",
+    "mindspore.nn.layer.normalization:LayerNorm": "RowNorm",
+    "mindspore.nn.layer.normalization:LayerNormExt": "RowNorm",
+    "mszoo.adapters.mindone.cpu_ops:LayerNorm": "RowNorm",
+    f"{MODELS}.gemma3.modeling_gemma3:Gemma3TextScaledWordEmbedding": "ScaledEmbedding",
+    f"{MODELS}.gemma.modeling_gemma:GemmaRMSNorm": "RowNorm",
+    f"{MODELS}.gemma2.modeling_gemma2:Gemma2RMSNorm": "RowNorm",
+    f"{MODELS}.gemma3.modeling_gemma3:Gemma3RMSNorm": "RowNorm",
+    f"{MODELS}.vaultgemma.modeling_vaultgemma:VaultGemmaRMSNorm": "RowNorm",
+    f"{MODELS}.helium.modeling_helium:HeliumRMSNorm": "RowNorm",
+    f"{MODELS}.cohere.modeling_cohere:CohereLayerNorm": "RowNorm",
+    f"{MODELS}.cohere2.modeling_cohere2:Cohere2LayerNorm": "RowNorm",
+    f"{MODELS}.nemotron.modeling_nemotron:NemotronLayerNorm1P": "RowNorm",
+    f"{MODELS}.olmo.modeling_olmo:OlmoLayerNorm": "RowNorm",
+    f"{MODELS}.llama.modeling_llama:LlamaRotaryEmbedding": "Rotary",
+    f"{MODELS}.mistral.modeling_mistral:MistralRotaryEmbedding": "Rotary",
+    f"{MODELS}.qwen2.modeling_qwen2:Qwen2RotaryEmbedding": "Rotary",
+    f"{MODELS}.qwen3.modeling_qwen3:Qwen3RotaryEmbedding": "Rotary",
+    f"{MODELS}.llama.modeling_llama:LlamaDecoderLayer": "Layer",
+    f"{MODELS}.mistral.modeling_mistral:MistralDecoderLayer": "TupleLayer",
+    f"{MODELS}.phi3.modeling_phi3:Phi3DecoderLayer": "TupleLayer",
+    f"{MODELS}.qwen2.modeling_qwen2:Qwen2DecoderLayer": "TupleLayer",
+    f"{MODELS}.qwen3.modeling_qwen3:Qwen3DecoderLayer": "TupleLayer",
 }
 #: Encoders whose layers and embeddings are BERT's: how their classes' names begin, by family.
 _BERTS = {
@@ -81,9 +89,10 @@ def mszoo_model_adapters() -> Iterable[ModelAdapter]:
 def mszoo_layer_adapters() -> Iterable[LayerAdapter]:
     """Give what replaces MindSpore One's cells on CPU."""
     targets = {cell: f"{_CELLS}:{name}" for cell, name in _REPLACEMENTS.items()}
-    targets |= dict.fromkeys(norms(), f"{_CELLS}:RMSNorm")
+    targets |= dict.fromkeys(norms(), f"{_CELLS}:RowNorm")
+    targets |= {cell: f"{_HERE}.decoder:{name}" for cell, name in replacements().items()}
     for family, name in _BERTS.items():
-        module = f"{_MODELS}.{family}.modeling_{family}"
+        module = f"{MODELS}.{family}.modeling_{family}"
         targets[f"{module}:{name}Layer"] = f"{_HERE}.encoder:EncoderLayer"
         targets[f"{module}:{name}Embeddings"] = f"{_HERE}.encoder:Embeddings"
     return [
@@ -93,14 +102,16 @@ def mszoo_layer_adapters() -> Iterable[LayerAdapter]:
 
 
 def _adapter(name: str, found: Architecture) -> ModelAdapter:
-    own = f"{_MODELS}.{found.family}.modeling_{found.family}:{name}"
+    own = f"{MODELS}.{found.family}.modeling_{found.family}:{name}"
     model = f"{_HERE}.encoder:EncoderModel" if found.pooling else f"{_HERE}.model:ModelForCausalLM"
     capabilities: frozenset[Capability] = frozenset()
-    fused: dict[str, tuple[str, ...]] = {}
+    fused: Mapping[str, tuple[str, ...]] = {}
     if found.pooling:
         capabilities, fused = frozenset({Capability.TENSOR_PARALLEL}), {"qkv_proj": ("query", "key", "value")}
-    elif found.family in _WHOLE:
-        capabilities, fused = INHERITED, FUSED
+    elif found.family in WHOLE or found.family in FAMILIES:
+        capabilities, fused = INHERITED, packed_modules(found.family)
+        if found.family in FAMILIES and FAMILIES[found.family].whole_norms:
+            capabilities -= {Capability.TENSOR_PARALLEL}
     return ModelAdapter(
         name,
         own if found.refused else model,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -44,33 +45,17 @@ class PagedAttention(Attention):
     def __init__(
         self, cell: ms.nn.Cell, config: Any, index: int, *, scale: float | None = None, prefix: str
     ) -> None:
-        heads = _first(cell, "num_heads", "num_attention_heads") or config.num_attention_heads
-        kv_heads = (
-            _first(cell, "num_key_value_heads", "num_kv_heads")
-            or getattr(config, "num_key_value_heads", None)
-            or heads
-        )
-        size = (
-            _first(cell, "qk_head_dim", "head_dim", "head_size")
-            or getattr(config, "head_dim", None)
-            or config.hidden_size // heads
-        )
-        if not all(isinstance(value, int) and value > 0 for value in (heads, kv_heads, size)):
-            raise RefusalError(type(cell).__name__, "its number and size of heads can't be told", "Report it")
-        declared = getattr(config, "head_dim", None) or size
-        if size != declared:
-            raise RefusalError(
-                type(cell).__name__,
-                f"config.json says head_dim={declared}, and MindSpore One's model makes heads of {size}",
-                "Serve it with another implementation",
-            )
-        scaling = scale or float(_first(cell, "scaling", "softmax_scale") or size**-0.5)
-        window = sliding_window(cell, config, index)
-        softcap = float(_first(cell, "attn_logit_softcapping", "softcap") or 0) or None
+        shape = shape_of(cell, config, index, scale)
         super().__init__(
-            heads, size, scaling, kv_heads, sliding_window=window, softcap=softcap, prefix=prefix
+            shape.heads,
+            shape.size,
+            shape.scale,
+            shape.kv_heads,
+            sliding_window=shape.window,
+            softcap=shape.softcap,
+            prefix=prefix,
         )
-        self.scaling, self.window, self.softcap = scaling, window, softcap
+        self.scaling, self.window, self.softcap = shape.scale, shape.window, shape.softcap
         self.cell_name = prefix
 
     def attend(self, query: ms.Tensor, key: ms.Tensor, value: ms.Tensor) -> ms.Tensor:
@@ -94,6 +79,59 @@ class PagedAttention(Attention):
             q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         attended = super(Attention, self).forward(q, k, v).view(1, tokens, self.num_heads, self.head_size)
         return to_mindspore(attended[..., :width].contiguous() if width < self.head_size else attended)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What vLLM's attention has to know of one of the suite's layers.
+
+    Attributes:
+        heads, kv_heads, size: query heads, key/value heads, and the size of each.
+        scale: multiplies the scores.
+        window: see :func:`sliding_window`.
+        softcap: bounds the scores; None leaves them.
+    """
+
+    heads: int
+    kv_heads: int
+    size: int
+    scale: float
+    window: int | None
+    softcap: float | None
+
+
+def shape_of(cell: ms.nn.Cell, config: Any, index: int, scale: float | None = None) -> Shape:
+    """Read a layer's shape off the suite's attention.
+
+    Args:
+        cell, config, index, scale: as of :class:`PagedAttention`.
+
+    Raises:
+        RefusalError: it can't be told.
+    """
+    heads = _first(cell, "num_heads", "num_attention_heads") or config.num_attention_heads
+    kv_heads = (
+        _first(cell, "num_key_value_heads", "num_kv_heads")
+        or getattr(config, "num_key_value_heads", None)
+        or heads
+    )
+    size = (
+        _first(cell, "qk_head_dim", "head_dim", "head_size")
+        or getattr(config, "head_dim", None)
+        or config.hidden_size // heads
+    )
+    if not all(isinstance(value, int) and value > 0 for value in (heads, kv_heads, size)):
+        raise RefusalError(type(cell).__name__, "its number and size of heads can't be told", "Report it")
+    declared = getattr(config, "head_dim", None) or size
+    if size != declared:
+        raise RefusalError(
+            type(cell).__name__,
+            f"config.json says head_dim={declared}, and MindSpore One's model makes heads of {size}",
+            "Serve it with another implementation",
+        )
+    scaling = scale or float(_first(cell, "scaling", "softmax_scale") or size**-0.5)
+    softcap = float(_first(cell, "attn_logit_softcapping", "softcap") or 0) or None
+    return Shape(heads, kv_heads, size, scaling, sliding_window(cell, config, index), softcap)
 
 
 def sliding_window(cell: ms.nn.Cell, config: Any, index: int) -> int | None:

@@ -10,12 +10,13 @@ import torch
 from torch.nn import functional
 
 from mszoo.layers import Module, TokenEmbedding, WholeLinear, current_model_config
-from mszoo.layers import RMSNorm as TokenRMSNorm
+from mszoo.layers import norm as norms
 from mszoo.layers.cells import CellStays
 from mszoo.models.config import DecoderConfig
 from mszoo.models.decoder import DecoderLayer
 from mszoo.models.llama import LlamaForCausalLM
 from mszoo.models.mistral import MistralForCausalLM
+from mszoo.models.phi3 import Phi3ForCausalLM
 from mszoo.models.qwen2 import Qwen2ForCausalLM
 from mszoo.models.qwen3 import Qwen3ForCausalLM
 
@@ -27,6 +28,7 @@ from mszoo.registry.errors import RefusalError  # isort: skip
 _READERS = {
     "llama": LlamaForCausalLM.read_config,
     "mistral": MistralForCausalLM.read_config,
+    "phi3": Phi3ForCausalLM.read_config,
     "qwen2": Qwen2ForCausalLM.read_config,
     "qwen3": Qwen3ForCausalLM.read_config,
 }
@@ -68,16 +70,53 @@ class ScaledEmbedding(Embedding):
         return to_mindspore(to_torch(super().forward(input)) * self.scale)
 
 
-class RMSNorm(TokenRMSNorm):
-    """The root mean square norm of a family: ``weight * x / sqrt(mean(x^2) + eps)`` over the last axis."""
+def norm_of(cell: ms.nn.Cell) -> norms.Norm:
+    """Build mszoo's norm of a family's norm: [T, N] -> [T, N].
+
+    Raises:
+        CellStays: it isn't one of the known ones.
+    """
+    kind = type(cell).__name__
+    if isinstance(cell, ms.nn.LayerNorm):
+        return norms.LayerNorm(_width(cell), float(cell.epsilon), bias=cell.beta is not None)
+    if isinstance(cell, ms.mint.nn.LayerNorm):
+        offset = 1.0 if kind == "NemotronLayerNorm1P" else 0.0
+        bias = cell.bias is not None
+        return norms.LayerNorm(_width(cell), float(cell.eps), bias=bias, offset=offset)
+    if kind == "OlmoLayerNorm":
+        return norms.LayerNorm(_width(cell), 1e-5, weight=False, bias=False)
+    if len(cell.weight.shape) > 1:
+        raise CellStays(f"a {kind} has a weight for each head")
+    (width,) = cell.weight.shape
+    if kind in ("CohereLayerNorm", "Cohere2LayerNorm"):
+        return norms.LayerNorm(width, float(cell.variance_epsilon), bias=False)
+    if kind.endswith("GemmaRMSNorm") or kind in ("Gemma2RMSNorm", "Gemma3RMSNorm"):
+        return norms.GemmaRMSNorm(width, float(cell.eps))
+    return norms.RMSNorm(width, float(cell.variance_epsilon))
+
+
+def _width(cell: ms.nn.Cell) -> int:
+    (width,) = cell.normalized_shape
+    return int(width)
+
+
+class RowNorm(Module):
+    """A norm of a family that stands alone, on tensors of any rank: [..., N] -> [..., N].
+
+    Raises:
+        CellStays: it isn't one of the known ones.
+    """
 
     def __init__(self, cell: ms.nn.Cell, *, prefix: str) -> None:
         del prefix
-        (width,) = cell.weight.shape
-        super().__init__(width, float(cell.variance_epsilon))
+        super().__init__()
+        norm = norm_of(cell)
+        self.__dict__["_norm"] = norm
+        for name, parameter in norm.named_parameters():
+            self.register_parameter(name, parameter)
 
-    def forward(self, hidden_states: ms.Tensor) -> ms.Tensor:  # type: ignore[override]  # the cell's own
-        """Normalise [..., N]."""
+    def forward(self, hidden_states: ms.Tensor) -> ms.Tensor:
+        """Normalise."""
         x = to_torch(hidden_states)
         if x.is_contiguous():
             return to_mindspore(self._rows(x))
@@ -87,32 +126,7 @@ class RMSNorm(TokenRMSNorm):
         return to_mindspore(self._rows(x.permute(*leading, -1)).permute(*back, -1))
 
     def _rows(self, x: torch.Tensor) -> torch.Tensor:
-        flat = to_mindspore(x.reshape(-1, x.shape[-1]))
-        return to_torch(super().forward(flat)).view(x.shape)
-
-
-class LayerNorm(torch.nn.LayerNorm):
-    """The norm of mean and variance by torch, for MindSpore's two: [..., N] -> [..., N].
-
-    Raises:
-        CellStays: all math is to be MindSpore's.
-    """
-
-    def __init__(self, cell: ms.nn.Cell, *, prefix: str) -> None:
-        stay_where_mindspore_computes()
-        del prefix
-        own = isinstance(cell, ms.nn.LayerNorm)
-        has_bias = (cell.beta if own else cell.bias) is not None
-        eps = float(cell.epsilon if own else cell.eps)
-        super().__init__(tuple(cell.normalized_shape), eps, bias=has_bias)
-
-    def of(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise a tensor of torch's."""
-        return super().forward(x)
-
-    def forward(self, input: ms.Tensor) -> ms.Tensor:
-        """Normalise."""
-        return to_mindspore(self.of(to_torch(input)))
+        return to_torch(self._norm(to_mindspore(x.reshape(-1, x.shape[-1])))).view(x.shape)
 
 
 #: By class of the cell.
@@ -146,6 +160,14 @@ class Activation(Module):
     def forward(self, input: ms.Tensor) -> ms.Tensor:
         """Apply it."""
         return to_mindspore(self.of(to_torch(input)))
+
+
+def activation(cell: ms.nn.Cell) -> Callable[[ms.Tensor], ms.Tensor]:
+    """Return what computes an activation: torch, or the cell itself where MindSpore is to compute it."""
+    try:
+        return Activation(cell, prefix="")
+    except CellStays:
+        return cell  # type: ignore[no-any-return]
 
 
 def stay_where_mindspore_computes() -> None:
@@ -183,7 +205,7 @@ class _Angles:
 
 
 class Layer(DecoderLayer):
-    """A whole decoder layer of Llama, Mistral, Qwen2 or Qwen3, as mszoo's own models run it.
+    """A whole decoder layer of Llama, Mistral, Phi-3, Qwen2 or Qwen3, as mszoo's own models run it.
 
     Raises:
         CellStays: the config has something that the layer doesn't know.
@@ -205,8 +227,8 @@ class Layer(DecoderLayer):
 
         ``hidden_states`` may be overwritten, and then it is what is returned.
         """
-        tokens = _without_batch(hidden_states)
-        x, residual = super().forward(_without_batch(position_ids), tokens, None)
+        tokens = without_batch(hidden_states)
+        x, residual = super().forward(without_batch(position_ids), tokens, None)
         if not self._by_torch:
             return ms.mint.add(x, residual).view(hidden_states.shape)
         to_torch(x).add_(to_torch(residual))
@@ -223,7 +245,7 @@ class TupleLayer(Layer):
         return (super().forward(hidden_states, position_ids),)
 
 
-def _without_batch(tensor: ms.Tensor) -> ms.Tensor:
+def without_batch(tensor: ms.Tensor) -> ms.Tensor:
     """Return a view without the first axis, of size 1; it is made once for all layers of a step."""
     view = getattr(tensor, "_mszoo_without_batch", None)
     if view is None:

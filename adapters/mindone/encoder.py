@@ -9,7 +9,7 @@ import torch
 
 from mszoo.adapters.mindone import importer
 from mszoo.adapters.mindone.architectures import read
-from mszoo.adapters.mindone.cells import Activation, LayerNorm
+from mszoo.adapters.mindone.cells import Activation, norm_of
 from mszoo.adapters.mindone.network import build
 from mszoo.layers import (
     Encoder,
@@ -120,7 +120,7 @@ class Embeddings(Module):
         self.word_embeddings = TokenEmbedding(tokens, width, prefix=f"{prefix}.word_embeddings")
         self.position_embeddings = torch.nn.Embedding(cell.position_embeddings.weight.shape[0], width)
         self.token_type_embeddings = torch.nn.Embedding(cell.token_type_embeddings.weight.shape[0], width)
-        self.LayerNorm = LayerNorm(cell.LayerNorm, prefix="")
+        self.LayerNorm = norm_of(cell.LayerNorm)
 
     def forward(
         self,
@@ -168,13 +168,13 @@ class EncoderLayer(Module):
         )
         attend.attn = EncoderAttention(on_rank, size, size**-0.5, prefix=f"{prefix}.attention.self.attn")
         project.dense = row_linear(hidden, hidden, bias=True, prefix=f"{prefix}.attention.output.dense")
-        project.LayerNorm = LayerNorm(cell.attention.output.LayerNorm, prefix="")
+        project.LayerNorm = norm_of(cell.attention.output.LayerNorm)
         self.intermediate.dense = column_linear(
             hidden, inner, bias=True, prefix=f"{prefix}.intermediate.dense"
         )
         self.intermediate.activation = Activation(cell.intermediate.intermediate_act_fn, prefix="")
         self.output.dense = row_linear(inner, hidden, bias=True, prefix=f"{prefix}.output.dense")
-        self.output.LayerNorm = LayerNorm(cell.output.LayerNorm, prefix="")
+        self.output.LayerNorm = norm_of(cell.output.LayerNorm)
 
     def forward(self, hidden_states: ms.Tensor, *_: Any, **__: Any) -> tuple[ms.Tensor]:
         """Return the layer's output alone in a tuple, as the suite's layers do: [1, T, hidden]."""

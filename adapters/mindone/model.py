@@ -7,6 +7,7 @@ from typing import Any
 
 from mszoo.adapters.mindone import eager, importer
 from mszoo.adapters.mindone.architectures import read
+from mszoo.adapters.mindone.families import packed_modules
 from mszoo.adapters.mindone.network import adopt_buffers, build
 from mszoo.layers import Attention, CausalLM, LogitsProcessor, Module, lm_head
 from mszoo.layers.cells import replace_cells
@@ -38,6 +39,7 @@ class ModelForCausalLM(CausalLM):
         super().__init__()
         self.config = config
         self.architecture = architecture
+        self.packed_modules_mapping = packed_modules(architecture.family)
         dot = f"{prefix}." if prefix else ""
         tree = Module()
         self.add_module(architecture.base_prefix, tree)

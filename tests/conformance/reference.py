@@ -47,12 +47,16 @@ class Reference:
         return heads.view(qkv.shape)
 
     @staticmethod
-    def rotary_embedding(positions, qkv, cos_sin_cache, num_heads, num_kv_heads):
+    def rotary_embedding(positions, qkv, cos_sin_cache, num_heads, num_kv_heads, interleaved=False):
         heads = qkv.clone().view(len(qkv), num_heads + 2 * num_kv_heads, -1)
         cos, sin = cos_sin_cache[positions][:, None].chunk(2, -1)
         turned = heads[:, : num_heads + num_kv_heads, : 2 * cos.shape[-1]]
-        first, second = turned.chunk(2, -1)
-        turned.copy_(torch.cat([first * cos - second * sin, second * cos + first * sin], -1))
+        if interleaved:
+            first, second = turned[..., ::2].clone(), turned[..., 1::2].clone()
+            turned[..., ::2], turned[..., 1::2] = first * cos - second * sin, second * cos + first * sin
+        else:
+            first, second = turned.chunk(2, -1)
+            turned.copy_(torch.cat([first * cos - second * sin, second * cos + first * sin], -1))
         return heads.view(qkv.shape)
 
     @staticmethod

@@ -14,7 +14,7 @@ from ..bad_plugins import BAD, install_bad_plugins
 
 #: mszoo's other suites, which say elsewhere what they have.
 APART = {"mindformers", "mindone"}
-NATIVE = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+NATIVE = ("LlamaForCausalLM", "MistralForCausalLM", "Phi3ForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,351 @@
+"""Decoder layers of MindSpore One's dense families, computed by mszoo's layers.
+
+Sizes, biases and scales are read off the suite's cells, and how families differ beyond that is declared in
+:mod:`mszoo.adapters.mindone.families`. The rotary embedding stays the suite's: its cosines and sines become the
+table of a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from mszoo.adapters.mindone.attention import shape_of
+from mszoo.adapters.mindone.cells import activation, norm_of, without_batch
+from mszoo.adapters.mindone.families import Family, family_of
+from mszoo.layers import (
+    Attention,
+    FusedDecoderLayer,
+    GatedActivation,
+    Module,
+    Parts,
+    QKNorm,
+    RMSNorm,
+    apply_linear,
+    column_linear,
+    gate_up_linear,
+    heads_on_this_rank,
+    qkv_linear,
+    row_linear,
+)
+from mszoo.layers.cells import CellStays
+from mszoo.layers.norm import Norm
+from mszoo.layers.residual import stream_sum
+
+import mindspore as ms  # isort: skip
+from mszoo.kernels import dispatch  # isort: skip
+from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
+
+#: What turns queries and keys in a step: rows [T] of a table, and the table [T, R], R/2 cosines and as many sines.
+Rotation = tuple[ms.Tensor, ms.Tensor]
+
+#: Activations as :class:`mszoo.layers.Parts` names them, by class of the suite's.
+_ACTIVATIONS = {
+    "FastGELUActivation": "gelu_tanh",
+    "GELUActivation": "gelu",
+    "GELUTanh": "gelu_tanh",
+    "NewGELUActivation": "gelu_tanh",
+    "ReLU": "relu",
+    "ReLUSquaredActivation": "relu2",
+    "SiLU": "silu",
+    "SiLUActivation": "silu",
+}
+#: Those of a gated MLP, and what Hugging Face's configs call them.
+_GATED = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
+
+# What families call the same thing.
+_OUTPUT = ("o_proj", "dense")
+_NORMED_LATE = "query_layernorm"
+_HEAD_NORMS = (("q_norm", "k_norm"), (_NORMED_LATE, "key_layernorm"), ("q_layernorm", "k_layernorm"))
+_UP_AND_DOWN = (("up_proj", "down_proj"), ("c_fc", "c_proj"), ("fc1", "fc2"))
+_ACTIVATION = ("act_fn", "activation_fn", "act")
+
+
+class DecoderLayer(Module):
+    """A family's decoder layer: attention and MLP on a residual stream, one after the other or side by side.
+
+    Args:
+        cell: the suite's decoder layer.
+        prefix: its name.
+
+    Raises:
+        CellStays: it does something else too.
+        RefusalError: as :class:`mszoo.layers.Attention`.
+    """
+
+    def __init__(self, cell: ms.nn.Cell, *, prefix: str) -> None:
+        super().__init__()
+        self._family = family_of(type(cell).__module__)
+        self._parallel = self._family.parallel or getattr(cell, "use_parallel_residual", False)
+        self.self_attn = SelfAttention(cell.self_attn, self._family, f"{prefix}.self_attn")
+        self.mlp = MLP(cell.mlp, self._family, f"{prefix}.mlp")
+        names = [None if name is None or not _has(cell, name) else name for name in self._family.norms]
+        for name in filter(None, names):
+            self.add_module(name, norm_of(getattr(cell, name)))
+        self._norm_names = names
+        self._multiplier = float(getattr(cell, "residual_multiplier", 1.0))
+        self._sum = stream_sum()
+        # Gemma 3 has a rotary embedding for each kind of layer.
+        kind = "local" if getattr(cell.self_attn, "is_sliding", False) else "global"
+        self._own_embeddings = f"position_embeddings_{kind}"
+        self.fused = FusedDecoderLayer(self._parts, carries=False)
+
+    def forward(
+        self,
+        hidden_states: ms.Tensor,
+        position_embeddings: tuple[ms.Tensor, ms.Tensor] | None = None,
+        **others: Any,
+    ) -> ms.Tensor | tuple[ms.Tensor]:
+        """Compute what the cell does: [1, T, hidden] -> the same; ``hidden_states`` may be overwritten."""
+        given = others[self._own_embeddings] if position_embeddings is None else position_embeddings
+        x = without_batch(hidden_states)
+        turned = rotation(given, self._family, to_torch(x).dtype)
+        fused = self.fused(turned[0], x, table=to_torch(turned[1]))
+        output = _with_batch(self._by_parts(x, turned) if fused is None else fused[0])
+        return (output,) if self._family.returns_tuple else output
+
+    def _by_parts(self, x: ms.Tensor, turned: Rotation) -> ms.Tensor:
+        """[T, hidden] -> [T, hidden], as decoder_layer.cpp does it."""
+        before_attention, after_attention, before_mlp, after_mlp = self._norms()
+        multiplier = self._multiplier
+        residual = x
+        normed = residual if before_attention is None else before_attention(residual)
+        x = self.self_attn(normed, turned)
+        if self._parallel:
+            beside = self.mlp(normed)
+            return self._sum(self._sum(residual, x, multiplier), beside, multiplier)
+        if after_attention is not None:
+            x = after_attention(x)
+        if type(before_mlp) is RMSNorm and multiplier == 1.0:
+            x, residual = before_mlp(x, residual)
+        else:
+            residual = self._sum(residual, x, multiplier)
+            x = residual if before_mlp is None else before_mlp(residual)
+        x = self.mlp(x)
+        if after_mlp is not None:
+            x = after_mlp(x)
+        return self._sum(residual, x, multiplier)
+
+    def _norms(self) -> list[Norm | None]:
+        return [None if name is None else getattr(self, name) for name in self._norm_names]
+
+    def _parts(self) -> Parts:
+        before_attention, after_attention, before_mlp, after_mlp = self._norms()
+        attention, mlp = self.self_attn, self.mlp
+        return Parts(
+            before_attention=before_attention,
+            after_attention=after_attention,
+            before_mlp=before_mlp,
+            after_mlp=after_mlp,
+            qkv_proj=attention.qkv_proj,
+            head_norms=attention.head_norms,
+            attn=attention.attn,
+            o_proj=attention.output,
+            up_proj=mlp.up,
+            activation=mlp.activation,
+            down_proj=mlp.down,
+            rotation=attention.rotation,
+            norms_late=attention.norms_late,
+            parallel=self._parallel,
+            multiplier=self._multiplier,
+        )
+
+
+class SelfAttention(Module):
+    """The attention of a family: fused projection, norms of heads, rotation, paged attention, output projection.
+
+    Args:
+        cell: the suite's attention.
+        family: its family.
+        prefix: its name.
+
+    Raises:
+        CellStays: it does something else too.
+        RefusalError: as :class:`mszoo.layers.Attention`.
+    """
+
+    def __init__(self, cell: ms.nn.Cell, family: Family, prefix: str) -> None:
+        super().__init__()
+        if getattr(cell.config, "clip_qkv", None) is not None:
+            raise CellStays(f"{prefix} clips queries, keys and values")
+        shape = shape_of(cell, cell.config, cell.layer_idx)
+        self._heads = heads, kv_heads = heads_on_this_rank(shape.heads, shape.kv_heads)
+        self._sizes = [heads * shape.size, kv_heads * shape.size, kv_heads * shape.size]
+        self.qkv_proj = qkv_linear(
+            cell.q_proj.weight.shape[1],
+            shape.size,
+            shape.heads,
+            shape.kv_heads,
+            bias=_has_bias(cell.q_proj),
+            prefix=f"{prefix}.qkv_proj",
+        )
+        self._norm_names = next((pair for pair in _HEAD_NORMS if _has(cell, pair[0])), None)
+        for name in self._norm_names or ():
+            self.add_module(name, norm_of(getattr(cell, name)))
+        self.norms_late = self._norm_names is not None and self._norm_names[0] == _NORMED_LATE
+        self.__dict__["_norm_heads"] = self._norms_of_heads(shape.size)
+        self.rotation = ("pairs" if family.pairs else "halves") if _rotates(cell) else ""
+        self._rotate = dispatch.current().function("rotary_embedding")
+        self.attn = Attention(
+            heads,
+            shape.size,
+            shape.scale,
+            kv_heads,
+            sliding_window=shape.window,
+            softcap=shape.softcap,
+            prefix=f"{prefix}.attn",
+        )
+        self._output_name = _first(cell, _OUTPUT)
+        output = getattr(cell, self._output_name)
+        projection = row_linear(
+            shape.heads * shape.size,
+            output.weight.shape[0],
+            bias=_has_bias(output),
+            prefix=f"{prefix}.{self._output_name}",
+        )
+        self.add_module(self._output_name, projection)
+
+    def forward(self, x: ms.Tensor, turned: Rotation) -> ms.Tensor:
+        """[T, hidden] -> [T, hidden]."""
+        qkv = apply_linear(self.qkv_proj, x)
+        if not self.norms_late:
+            qkv = self._norm_heads(qkv)
+        if self.rotation:
+            qkv = self._rotate(turned[0], qkv, turned[1], *self._heads, self.rotation == "pairs")
+        if self.norms_late:
+            qkv = self._norm_heads(qkv)
+        return apply_linear(self.output, self.attn(qkv))
+
+    @property
+    def output(self) -> torch.nn.Module:
+        """The output projection."""
+        return self.get_submodule(self._output_name)
+
+    @property
+    def head_norms(self) -> tuple[Norm, Norm] | None:
+        """The norms of queries and keys."""
+        if self._norm_names is None:
+            return None
+        q_norm, k_norm = (getattr(self, name) for name in self._norm_names)
+        return q_norm, k_norm
+
+    def _norms_of_heads(self, head_size: int) -> Callable[[ms.Tensor], ms.Tensor]:
+        """Return what norms queries and keys inside ``qkv``."""
+        if self.head_norms is None:
+            return lambda qkv: qkv
+        q_norm, k_norm = self.head_norms
+        if all(type(norm) is RMSNorm and norm.weight.shape == (head_size,) for norm in (q_norm, k_norm)):
+            return QKNorm(q_norm, k_norm, *self._heads)
+        return self._norm_parts
+
+    def _norm_parts(self, qkv: ms.Tensor) -> ms.Tensor:
+        assert self.head_norms is not None
+        query, key, _ = to_torch(qkv).split(self._sizes, -1)
+        for part, norm in zip((query, key), self.head_norms, strict=True):
+            # The norm's width says whether each head is normed, or all together.
+            rows = part.reshape(-1, norm.width).contiguous()
+            part.copy_(to_torch(norm(to_mindspore(rows))).view(part.shape))
+        return qkv
+
+
+class MLP(Module):
+    """A family's MLP: two products with an activation between, or the gated one.
+
+    Args:
+        cell: the suite's MLP.
+        family: its family.
+        prefix: its name.
+
+    Raises:
+        CellStays: there is no gated op for its activation.
+    """
+
+    def __init__(self, cell: ms.nn.Cell, family: Family, prefix: str) -> None:
+        super().__init__()
+        act = getattr(cell, _first(cell, _ACTIVATION))
+        kind = _ACTIVATIONS.get(type(act).__name__, type(act).__name__)
+        up_name, down_name = next(pair for pair in _UP_AND_DOWN if _has(cell, pair[1]))
+        down = getattr(cell, down_name)
+        hidden_size, width = down.weight.shape
+        #: What lies between the products; a name where there is no gate.
+        self.activation: GatedActivation | str = kind
+        if family.gated:
+            if kind not in _GATED:
+                raise CellStays(f"{prefix} has {kind} for its gate")
+            up = cell.gate_up_proj if _has(cell, "gate_up_proj") else cell.up_proj
+            self._names = "gate_up_proj", down_name
+            first = gate_up_linear(hidden_size, width, bias=_has_bias(up), prefix=f"{prefix}.gate_up_proj")
+            self.__dict__["activation"] = self.__dict__["_act"] = GatedActivation(_GATED[kind])
+        else:
+            up = getattr(cell, up_name)
+            self._names = up_name, down_name
+            first = column_linear(hidden_size, width, bias=_has_bias(up), prefix=f"{prefix}.{up_name}")
+            self.__dict__["_act"] = activation(act)
+        self.add_module(self._names[0], first)
+        self.add_module(
+            down_name, row_linear(width, hidden_size, bias=_has_bias(down), prefix=f"{prefix}.{down_name}")
+        )
+
+    def forward(self, x: ms.Tensor) -> ms.Tensor:
+        """[T, hidden] -> [T, hidden]."""
+        return apply_linear(self.down, self._act(apply_linear(self.up, x)))
+
+    @property
+    def up(self) -> torch.nn.Module:
+        """The first product; of a gated MLP, gate and up."""
+        return self.get_submodule(self._names[0])
+
+    @property
+    def down(self) -> torch.nn.Module:
+        """The second product."""
+        return self.get_submodule(self._names[1])
+
+
+def rotation(embeddings: tuple[ms.Tensor, ms.Tensor], family: Family, dtype: torch.dtype) -> Rotation:
+    """Return what turns queries and keys, made once for all layers of a step.
+
+    Args:
+        embeddings: the suite's cosines and sines, [1, T, R] each, where each angle comes twice.
+        family: says how they repeat.
+        dtype: of queries and keys.
+    """
+    cos, sin = embeddings
+    made: Rotation | None = getattr(cos, "_mszoo_rotation", None)
+    if made is None:
+        both = to_torch(cos)[0], to_torch(sin)[0]
+        once = slice(0, None, 2) if family.repeated else slice(both[0].shape[-1] // 2)
+        table = torch.cat([angles[:, once] for angles in both], -1).to(dtype)
+        made = cos._mszoo_rotation = to_mindspore(torch.arange(len(table))), to_mindspore(table)
+    return made
+
+
+def _rotates(cell: ms.nn.Cell) -> bool:
+    """Return whether a layer's queries and keys are turned: some families leave out layers that see everything."""
+    if hasattr(cell, "use_rope"):
+        return bool(cell.use_rope)
+    kind = type(cell).__name__
+    if kind == "Cohere2Attention":
+        return cell.sliding_window is not None
+    if kind == "Exaone4Attention":
+        return cell.sliding_window is None or bool(cell.is_sliding)
+    return True
+
+
+def _with_batch(x: ms.Tensor) -> ms.Tensor:
+    batched = to_mindspore(to_torch(x)[None])
+    batched._mszoo_without_batch = x
+    return batched
+
+
+def _has(cell: ms.nn.Cell, name: str) -> bool:
+    return getattr(cell, name, None) is not None
+
+
+def _has_bias(cell: ms.nn.Cell) -> bool:
+    return isinstance(getattr(cell, "bias", None), ms.Parameter)
+
+
+def _first(cell: ms.nn.Cell, names: tuple[str, ...]) -> str:
+    return next(name for name in names if _has(cell, name))

@@ -1,0 +1,129 @@
+"""The dense decoders of MindSpore One whose layers mszoo's own layers compute: how each differs from the others.
+
+Data only; nothing heavy is imported. :mod:`mszoo.adapters.mindone.decoder` has the classes that are named here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from mszoo.adapters.decoder import FUSED, FUSED_TOO
+
+MODELS = "mindone.transformers.models"
+
+#: Where most families norm; those with one norm a layer; those that norm what attention and MLP return; and both.
+_PRE = ("input_layernorm", None, "post_attention_layernorm", None)
+_ONE = ("input_layernorm", None, None, None)
+_POST = (None, "post_attention_layernorm", None, "post_feedforward_layernorm")
+_BOTH = (
+    "input_layernorm",
+    "post_attention_layernorm",
+    "pre_feedforward_layernorm",
+    "post_feedforward_layernorm",
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family's decoder layer.
+
+    Attributes:
+        name: how the names of its classes begin.
+        norms: the layer's norms before and after attention, before and after the MLP; None where there is none.
+        returns_tuple: whether its decoder layer returns a tuple, the output first.
+        pairs: rotates pairs of neighbours instead of halves of a head.
+        repeated: the rotary embedding gives each angle twice in a row, not all angles twice.
+        parallel: attention and MLP see the same normed stream.
+        gated: its MLP is gated.
+        fused_mlp: the checkpoint has the gate and up projection of its MLP in one tensor.
+        whole_norms: norms queries and keys of all heads together, so ranks can't share the heads out.
+    """
+
+    name: str
+    norms: tuple[str | None, str | None, str | None, str | None] = _PRE
+    returns_tuple: bool = False
+    pairs: bool = False
+    repeated: bool = False
+    parallel: bool = False
+    gated: bool = True
+    fused_mlp: bool = False
+    whole_norms: bool = False
+
+
+#: Families whose decoder layers are those of mszoo's own models, and what their checkpoints have fused.
+WHOLE: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {"llama": FUSED, "mistral": FUSED, "phi3": FUSED_TOO, "qwen2": FUSED, "qwen3": FUSED}
+)
+
+#: By folder in MindSpore One.
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "arcee": Family("Arcee", gated=False),
+        "cohere": Family("Cohere", norms=_ONE, parallel=True, pairs=True, repeated=True),
+        "cohere2": Family("Cohere2", norms=_ONE, parallel=True, pairs=True, repeated=True),
+        "ernie4_5": Family("Ernie4_5", pairs=True),
+        "exaone4": Family("Exaone4", norms=_POST),
+        "gemma": Family("Gemma", returns_tuple=True),
+        "gemma2": Family("Gemma2", norms=_BOTH, returns_tuple=True),
+        "gemma3": Family("Gemma3", norms=_BOTH, returns_tuple=True),
+        "glm": Family("Glm", returns_tuple=True, pairs=True, fused_mlp=True),
+        "glm4": Family(
+            "Glm4",
+            norms=(
+                "input_layernorm",
+                "post_self_attn_layernorm",
+                "post_attention_layernorm",
+                "post_mlp_layernorm",
+            ),
+            returns_tuple=True,
+            pairs=True,
+            fused_mlp=True,
+        ),
+        "granite": Family("Granite", returns_tuple=True),
+        "helium": Family("Helium", returns_tuple=True, pairs=True),
+        "hunyuan_v1_dense": Family("HunYuanDenseV1"),
+        "ministral": Family("Ministral"),
+        "nemotron": Family("Nemotron", returns_tuple=True, gated=False),
+        "olmo": Family("Olmo", returns_tuple=True),
+        "olmo2": Family("Olmo2", norms=_POST, returns_tuple=True, whole_norms=True),
+        "olmo3": Family("Olmo3", norms=_POST, whole_norms=True),
+        "phi": Family("Phi", norms=_ONE, parallel=True, returns_tuple=True, gated=False),
+        "seed_oss": Family("SeedOss"),
+        "smollm3": Family("SmolLM3"),
+        "stablelm": Family("StableLm", returns_tuple=True),
+        "starcoder2": Family("Starcoder2", returns_tuple=True, gated=False),
+        "vaultgemma": Family(
+            "VaultGemma",
+            norms=("input_layernorm", None, "pre_feedforward_layernorm", None),
+            returns_tuple=True,
+        ),
+    }
+)
+
+
+def replacements() -> dict[str, str]:
+    """Return the class that takes the place of each family's decoder layer, by ``module:Class``."""
+    return {
+        f"{MODELS}.{folder}.modeling_{folder}:{family.name}DecoderLayer": "DecoderLayer"
+        for folder, family in FAMILIES.items()
+    }
+
+
+def packed_modules(folder: str) -> Mapping[str, tuple[str, ...]]:
+    """Return, by layer of vLLM's that holds several, the checkpoint's modules; of the family in ``folder``."""
+    if folder in WHOLE:
+        return WHOLE[folder]
+    family = FAMILIES.get(folder)
+    if family is None:
+        return {}
+    fused = FUSED_TOO if family.fused_mlp else FUSED
+    return {"qkv_proj": FUSED["qkv_proj"]} | {
+        name: parts for name, parts in fused.items() if name == "gate_up_proj" and family.gated
+    }
+
+
+def family_of(module: str) -> Family:
+    """Return the family whose modeling file is ``module``."""
+    return FAMILIES[module.split(".")[-2]]
