@@ -16,6 +16,8 @@ FUSED: Mapping[str, tuple[str, ...]] = {
 }
 #: The same, of families whose checkpoints have them fused too.
 FUSED_TOO: Mapping[str, tuple[str, ...]] = {"qkv_proj": ("qkv_proj",), "gate_up_proj": ("gate_up_proj",)}
+#: The same where gate and up are fused in the checkpoint too.
+FUSED_MLP: Mapping[str, tuple[str, ...]] = {**FUSED, "gate_up_proj": ("gate_up_proj",)}
 #: The fields of a tiny config.json beside the architecture's own; vLLM's CPU attention has this head size, and
 #: some of Hugging Face's default padding tokens are beyond this vocabulary.
 TINY: Mapping[str, Any] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mszoo.adapters.decoder import FUSED, FUSED_TOO, INHERITED, TINY
+from mszoo.adapters.decoder import FUSED, FUSED_MLP, FUSED_TOO, INHERITED, TINY
 from mszoo.registry import ModelAdapter, Suite, hookimpl
 
 
@@ -19,6 +19,8 @@ def mszoo_suite() -> Suite:
 def mszoo_model_adapters() -> Iterable[ModelAdapter]:
     """Give the native models."""
     return [
+        _decoder("Glm4ForCausalLM", "mszoo.models.glm4", FUSED_MLP, model_type="glm4"),
+        _decoder("GlmForCausalLM", "mszoo.models.glm", FUSED_MLP, model_type="glm"),
         _decoder("LlamaForCausalLM", "mszoo.models.llama", model_type="llama"),
         _decoder("MistralForCausalLM", "mszoo.models.mistral", model_type="mistral"),
         _decoder("Phi3ForCausalLM", "mszoo.models.phi3", FUSED_TOO, model_type="phi3"),

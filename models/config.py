@@ -96,6 +96,10 @@ class DecoderConfig:
     qk_norm: bool
     #: Per layer: the sliding window, or None where the layer sees everything.
     sliding_windows: tuple[int | None, ...]
+    #: Whether pairs of neighbours turn instead of halves of a head.
+    interleaved_rotary: bool = False
+    #: Norms of what attention and MLP return, beside those of what they get.
+    sandwich_norms: bool = False
 
 
 class ConfigReader:
@@ -157,6 +161,8 @@ def read_decoder(
     output_bias: bool | None = None,
     mlp_bias: bool = False,
     qk_norm: bool = False,
+    interleaved_rotary: bool = False,
+    sandwich_norms: bool = False,
     unused: tuple[str, ...] = (),
 ) -> DecoderConfig:
     """Read the config of a Llama-like decoder.
@@ -166,7 +172,7 @@ def read_decoder(
         who: the adapter's name, for messages.
         qkv_bias, output_bias: the architecture's own; None takes the config's ``attention_bias``.
         mlp_bias: whether the architecture reads ``mlp_bias``.
-        qk_norm: whether the architecture has them.
+        qk_norm, interleaved_rotary, sandwich_norms: whether the architecture has them.
         unused: fields that mean something only with values of others that are refused.
 
     Raises:
@@ -199,6 +205,8 @@ def read_decoder(
         mlp_bias=bool(reader.optional("mlp_bias", False)) if mlp_bias else False,
         qk_norm=qk_norm,
         sliding_windows=_sliding_windows(reader, layers),
+        interleaved_rotary=interleaved_rotary,
+        sandwich_norms=sandwich_norms,
     )
     if "rope_theta" not in decoder.rope_parameters:
         raise RefusalError(who, "config.json gives no rope_theta", "Add rope_theta to config.json")

@@ -10,6 +10,7 @@ from mszoo.layers import (
     FusedDecoder,
     FusedDecoderLayer,
     GatedActivation,
+    InterleavedRotaryEmbedding,
     LogitsProcessor,
     Module,
     ModuleList,
@@ -50,7 +51,8 @@ class SelfAttention(Module):
             self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
             self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
             self.qk_norm = QKNorm(self.q_norm, self.k_norm, heads, kv_heads)
-        self.rotary_emb = RotaryEmbedding(
+        rotary = InterleavedRotaryEmbedding if config.interleaved_rotary else RotaryEmbedding
+        self.rotary_emb = rotary(
             config.head_dim,
             heads,
             kv_heads,
@@ -111,6 +113,10 @@ class DecoderLayer(Module):
         self.mlp = MLP(config, f"{prefix}.mlp")
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_self_attn_layernorm = self.post_mlp_layernorm = None
+        if config.sandwich_norms:
+            self.post_self_attn_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+            self.post_mlp_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.fused = FusedDecoderLayer(self._parts)
 
     def forward(
@@ -125,19 +131,25 @@ class DecoderLayer(Module):
         else:
             x, residual = self.input_layernorm(x, residual)
         x = self.self_attn(positions, x)
+        if self.post_self_attn_layernorm is not None:
+            x = self.post_self_attn_layernorm(x)
         x, residual = self.post_attention_layernorm(x, residual)
-        return self.mlp(x), residual
+        x = self.mlp(x)
+        if self.post_mlp_layernorm is not None:
+            x = self.post_mlp_layernorm(x)
+        return x, residual
 
     def _parts(self) -> Parts:
         attention, mlp = self.self_attn, self.mlp
         return Parts(
             before_attention=self.input_layernorm,
-            after_attention=None,
+            after_attention=self.post_self_attn_layernorm,
             before_mlp=self.post_attention_layernorm,
-            after_mlp=None,
+            after_mlp=self.post_mlp_layernorm,
             qkv_proj=attention.qkv_proj,
             head_norms=(attention.q_norm, attention.k_norm) if attention.qk_norm is not None else None,
             rotary_emb=attention.rotary_emb,
+            rotation="pairs" if attention.rotary_emb.interleaved else "halves",
             attn=attention.attn,
             o_proj=attention.o_proj,
             up_proj=mlp.gate_up_proj,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import mindspore as ms  # isort: skip
@@ -10,7 +11,6 @@ from mszoo.adapters.mindformers.positions import positions  # isort: skip
 from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
 from mszoo.layers import (  # isort: skip
     GatedActivation,
-    InterleavedRotaryEmbedding,
     Module,
     RMSNorm,
     apply_linear,
@@ -42,13 +42,13 @@ class TransformerLayer(decoder.DecoderLayer):
         _require(cell, "mlp", "MLP")
         _require(cell, "input_layernorm", "RMSNorm")
         _require(cell, "pre_mlp_layernorm", "RMSNorm")
-        _require(cell, "post_self_attn_layernorm", "IdentityOp")
-        _require(cell, "post_mlp_layernorm", "IdentityOp")
+        after = [_kind(cell.post_self_attn_layernorm), _kind(cell.post_mlp_layernorm)]
+        if after not in (["IdentityOp"] * 2, ["RMSNorm"] * 2):
+            raise _unusual(f"what attention and MLP return goes through {after[0]} and {after[1]}")
         if cell.apply_residual_connection_post_norm:
             raise _unusual("the residual stream is taken after the norms")
-        if _is_interleaved(cell.config):
-            raise _unusual("its rotary embedding is interleaved")
-        super().__init__(decoder_config(cell.self_attention), None, prefix)
+        config = decoder_config(cell.self_attention)
+        super().__init__(replace(config, sandwich_norms=after[0] == "RMSNorm"), None, prefix)
         self.mlp = MLP(cell.mlp, prefix=f"{prefix}.mlp")
         #: Whether the next layer takes the stream; the model decides it.
         self.keeps_residual = False
@@ -66,16 +66,7 @@ class SelfAttention(decoder.SelfAttention):
     """The suite's ``SelfAttention``: projections, norms of heads, rotation, and vLLM's paged attention."""
 
     def __init__(self, cell: Any, *, prefix: str) -> None:
-        config = decoder_config(cell)
-        super().__init__(config, None, prefix)
-        if _is_interleaved(cell.config):
-            self.rotary_emb = InterleavedRotaryEmbedding(
-                config.head_dim,
-                self.attn.num_heads,
-                self.attn.num_kv_heads,
-                config.max_position_embeddings,
-                dict(config.rope_parameters),
-            )
+        super().__init__(decoder_config(cell), None, prefix)
 
     def forward(self, hidden_states: ms.Tensor, **_: Any) -> ms.Tensor:  # type: ignore[override]
         """[T, hidden] -> [T, hidden]."""
@@ -166,6 +157,7 @@ def decoder_config(attention: Any) -> DecoderConfig:
         mlp_bias=False,
         qk_norm=_kind(attention.q_layernorm) == "RMSNorm",
         sliding_windows=(None,) * config.num_layers,
+        interleaved_rotary=config.rotary_cos_format == "interleaved",
     )
 
 
@@ -181,10 +173,6 @@ def _require(cell: Any, part: str, kind: str) -> None:
 
 def _unusual(what: str) -> CellStays:
     return CellStays(f"{what}; its parts are replaced one by one")
-
-
-def _is_interleaved(config: Any) -> bool:
-    return bool(config.rotary_cos_format == "interleaved")
 
 
 def _bias(config: Any, name: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from mszoo.adapters.decoder import FUSED, FUSED_TOO
+from mszoo.adapters.decoder import FUSED, FUSED_MLP, FUSED_TOO
 
 MODELS = "mindone.transformers.models"
 
@@ -118,10 +118,8 @@ def packed_modules(folder: str) -> Mapping[str, tuple[str, ...]]:
     family = FAMILIES.get(folder)
     if family is None:
         return {}
-    fused = FUSED_TOO if family.fused_mlp else FUSED
-    return {"qkv_proj": FUSED["qkv_proj"]} | {
-        name: parts for name, parts in fused.items() if name == "gate_up_proj" and family.gated
-    }
+    fused = FUSED_MLP if family.fused_mlp else FUSED
+    return fused if family.gated else {"qkv_proj": fused["qkv_proj"]}
 
 
 def family_of(module: str) -> Family:

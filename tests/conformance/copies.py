@@ -18,6 +18,8 @@ _MAY_COPY = frozenset({"aten::to", "aten::reshape", "aten::contiguous", "aten::f
 _METHODS = frozenset({"asnumpy", "copy", "clone", "numpy", "tolist", "contiguous", "from_numpy", "array"})
 #: They call a decoder layer that is one kernel; its working copies are its own.
 _WHOLE_LAYERS = ("mszoo.layers.compiled_layer", "mszoo.layers.graph_decoder")
+#: Its way to MindSpore is through numpy, without a copy.
+_EXCHANGE = "mszoo.kernels.exchange"
 _ASKED = ("torch", "mindspore", "numpy")
 _LIBRARIES = (*_ASKED, "vllm")
 
@@ -94,7 +96,8 @@ class CopyCounter(TorchDispatchMode):
         # Out of torch, MindSpore, numpy and this file, to whoever asked for the copy.
         while frame is not None and (_library(frame) in _ASKED or _file(frame) == __file__):
             frame = frame.f_back
-        if frame is not None and not _is_kernel(frame):
+        shares = frame is not None and _module(frame) == _EXCHANGE and what.endswith("numpy")
+        if frame is not None and not shares and not _is_kernel(frame):
             line = f"{Path(_file(frame)).name}:{frame.f_lineno}"
             self.places[Place(what, _module(frame), line)] += 1
 
@@ -114,5 +117,5 @@ def _library(frame: FrameType) -> str | None:
 
 def _is_kernel(frame: FrameType) -> bool:
     module = _module(frame)
-    kernels = module.startswith("mszoo.kernels.") and module != "mszoo.kernels.exchange"
+    kernels = module.startswith("mszoo.kernels.") and module != _EXCHANGE
     return kernels or module in _WHOLE_LAYERS or _library(frame) == "vllm"

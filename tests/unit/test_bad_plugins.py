@@ -14,7 +14,7 @@ from ..bad_plugins import BAD, install_bad_plugins
 
 #: mszoo's other suites, which say elsewhere what they have.
 APART = {"mindformers", "mindone"}
-NATIVE = ("LlamaForCausalLM", "MistralForCausalLM", "Phi3ForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+NATIVE = tuple(f"{name}ForCausalLM" for name in ("Glm4", "Glm", "Llama", "Mistral", "Phi3", "Qwen2", "Qwen3"))
 
 
 @pytest.fixture(scope="module")
