@@ -19,7 +19,10 @@ def mszoo_suite() -> Suite:
 def mszoo_model_adapters() -> Iterable[ModelAdapter]:
     """Give the native models."""
     return [
-        _decoder("Glm4ForCausalLM", "mszoo.models.glm4", FUSED_MLP, model_type="glm4"),
+        # vLLM refuses GLM-4 in float16.
+        _decoder(
+            "Glm4ForCausalLM", "mszoo.models.glm4", FUSED_MLP, ("float32", "bfloat16"), model_type="glm4"
+        ),
         _decoder("GlmForCausalLM", "mszoo.models.glm", FUSED_MLP, model_type="glm"),
         _decoder("LlamaForCausalLM", "mszoo.models.llama", model_type="llama"),
         _decoder("MistralForCausalLM", "mszoo.models.mistral", model_type="mistral"),
@@ -30,12 +33,17 @@ def mszoo_model_adapters() -> Iterable[ModelAdapter]:
 
 
 def _decoder(
-    architecture: str, module: str, fused: Mapping[str, tuple[str, ...]] = FUSED, **config: Any
+    architecture: str,
+    module: str,
+    fused: Mapping[str, tuple[str, ...]] = FUSED,
+    dtypes: tuple[str, ...] = ("float32", "bfloat16", "float16"),
+    **config: Any,
 ) -> ModelAdapter:
     return ModelAdapter(
         architecture,
         f"{module}:{architecture}",
         capabilities=INHERITED,
+        dtypes=dtypes,
         packed_modules_mapping=fused,
         example_config={**TINY, **config} | {"architectures": [architecture]},
     )

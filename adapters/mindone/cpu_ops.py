@@ -420,6 +420,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     "argmax": argmax,
     "argsort": argsort,
     "bitwise_or": either,
+    "clamp_": lambda tensor, **bounds: to_mindspore(to_torch(tensor).clamp_(**bounds)),
     "clone": lambda tensor: tensor.copy(),
     "cumsum": cumsum,
     "div": _div,

@@ -109,6 +109,7 @@ METHODS_WITHOUT_CPU_KERNEL = (
     "argmax",
     "argsort",
     "bitwise_or",
+    "clamp_",
     "clone",
     "cumsum",
     "div",

@@ -130,3 +130,32 @@ def assert_mindspore(llm: Any, adapter: str, kernel_set: str) -> int:
     assert seen["adapter"] == adapter
     assert set(seen["kernels"].values()) == {kernel_set}
     return seen["forwards"]
+
+
+#: Options of an engine whose logits :func:`worst_logit` compares.
+RAW_LOGITS = {"max_logprobs": -1, "logprobs_mode": "raw_logits"}
+_PROMPTS = [[5, 17, 99, 201, 3, 44, 180], list(range(3, 100)), [7]]
+
+
+def worst_logit(llm: Any, folder: Path) -> float:
+    """Return the largest difference of logits, of prompts and answers, from Hugging Face in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from vllm import SamplingParams
+
+    sampling = SamplingParams(
+        temperature=0, max_tokens=4, ignore_eos=True, detokenize=False, logprobs=-1, prompt_logprobs=-1
+    )
+    outputs = llm.generate([{"prompt_token_ids": p} for p in _PROMPTS], sampling, use_tqdm=False)
+    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    worst = 0.0
+    for prompt, output in zip(_PROMPTS, outputs, strict=True):
+        completion = output.outputs[0]
+        tokens = [*prompt, *completion.token_ids]
+        with torch.no_grad():
+            expected = reference(torch.tensor([tokens])).logits[0]
+        ours = [row for row in output.prompt_logprobs if row] + list(completion.logprobs)
+        logits = torch.tensor([[row[token].logprob for token in range(len(row))] for row in ours])
+        assert logits.shape == expected[:-1].shape
+        worst = max(worst, (logits - expected[:-1]).abs().max().item())
+    return worst

@@ -49,6 +49,26 @@ def test_torch_to_mindspore_shares_memory(dtype: torch.dtype) -> None:
     assert to_torch(view) is tensor
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool])
+@pytest.mark.parametrize("rows", [1, 300])
+def test_a_view_of_any_size_sees_what_torch_writes(dtype: torch.dtype, rows: int) -> None:
+    """Small and large tensors of bfloat16 take different ways."""
+    tensor = torch.zeros(rows, 256).to(dtype)
+    view = to_mindspore(tensor)
+    assert (view.shape, view.data_ptr()) == ((rows, 256), tensor.data_ptr())
+    assert float(view.astype(ms.float32).sum()) == 0
+    tensor.fill_(1)
+    assert float(view.astype(ms.float32).sum()) == rows * 256
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_large_view_keeps_torchs_memory(dtype: torch.dtype) -> None:
+    view = to_mindspore(torch.full((300, 256), 3.0, dtype=dtype))
+    gc.collect()
+    others = [torch.zeros(300, 256, dtype=dtype) for _ in range(8)]
+    assert float(view.astype(ms.float32).sum()) == 3.0 * 300 * 256, len(others)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_mindspore_to_torch_shares_memory(dtype: torch.dtype) -> None:
     owned = to_mindspore(sample(dtype)).copy()  # memory of MindSpore's own
@@ -115,8 +135,10 @@ def test_exchange_leaves_no_garbage_behind() -> None:
         gc.enable()
 
 
-def test_bool_is_copied() -> None:
-    tensor = torch.tensor([True, False, True])
+@pytest.mark.parametrize("step", [1, 2])
+def test_bool(step: int) -> None:
+    """A part of a tensor is copied."""
+    tensor = torch.tensor([True, False, True] if step == 1 else [True, True, False, True, True])[::step]
     view = to_mindspore(tensor)
     assert view.dtype == ms.bool_
     assert to_torch(ms.ops.logical_not(view)).tolist() == [False, True, False]
@@ -163,7 +185,7 @@ def test_prepare_says_nothing_and_leaves_the_cores_alone() -> None:
 
 
 def test_checked_mode_finds_memory_that_moved() -> None:
-    tensor = torch.ones(4)
+    tensor = torch.ones(4, dtype=torch.bfloat16)
     view = to_mindspore(tensor)
     with checked():
         assert to_torch(view) is tensor
@@ -171,6 +193,10 @@ def test_checked_mode_finds_memory_that_moved() -> None:
         with pytest.raises(ExchangeError, match=r"exchange: a tensor of shape .* no longer share memory"):
             to_torch(view)
     to_torch(view)  # unchecked, nobody notices
+    shared = torch.ones(4)
+    to_mindspore(shared)
+    with pytest.raises(RuntimeError, match="not resizable"):  # torch itself knows that numpy reads it
+        shared.resize_(1 << 20)
 
 
 def test_checked_mode_finds_asynchronous_mindspore() -> None:

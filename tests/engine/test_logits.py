@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 
-from .conftest import assert_mindspore, running_engine
+from .conftest import RAW_LOGITS, assert_mindspore, running_engine, worst_logit
 
 TOLERANCE = 2e-5
 ROPE = {"rope_theta": 10000.0}
@@ -39,6 +38,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "llama",
         {"rope_parameters": ROPE | YARN | {"attention_factor": 0.7, "beta_fast": 16.0, "beta_slow": 2.0}},
     ),
+    "glm": ("glm", {"attention_bias": True}),
+    "glm4": ("glm4", {"attention_bias": True}),
+    "phi3": ("phi3", {"rope_parameters": ROPE | {"rope_type": "default", "partial_rotary_factor": 0.5}}),
     "mistral": ("mistral", {"sliding_window": None}),
     "mistral-sliding": ("mistral", {"sliding_window": 16}),
     "qwen2": ("qwen2", {}),
@@ -50,18 +52,27 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3-bias": ("qwen3", {"attention_bias": True, "head_dim": 64}),
 }
 ADAPTER = {
+    "glm": "native.GlmForCausalLM",
+    "glm4": "native.Glm4ForCausalLM",
     "llama": "native.LlamaForCausalLM",
     "mistral": "native.MistralForCausalLM",
+    "phi3": "native.Phi3ForCausalLM",
     "qwen2": "native.Qwen2ForCausalLM",
     "qwen3": "native.Qwen3ForCausalLM",
 }
-PROMPTS = [[5, 17, 99, 201, 3, 44, 180], list(range(3, 100)), [7]]
-
 
 # The rope types differ in one table, which all paths share.
-MINDSPORE = ("llama", "llama-gelu-tanh", "rope-llama3", "mistral-sliding")
+MINDSPORE = ("glm4", "phi3", "llama", "llama-gelu-tanh", "rope-llama3", "mistral-sliding")
 MINDSPORE += ("qwen2-some-layers-slide", "qwen3-bias")
-COMPILED = ("llama-biases", "llama-gelu-tanh", "llama-mqa-odd-vocab", "mistral-sliding")
+COMPILED = (
+    "glm",
+    "glm4",
+    "phi3",
+    "llama-biases",
+    "llama-gelu-tanh",
+    "llama-mqa-odd-vocab",
+    "mistral-sliding",
+)
 COMPILED += ("qwen2-some-layers-slide", "qwen3-bias", "rope-yarn-attention-factor")
 GRAPHS = ("llama-biases", "llama-tied-gelu", "mistral-sliding", "qwen3-bias")
 RUNS = [("cpu", "eager", case) for case in CASES if case not in COMPILED or case in GRAPHS]
@@ -78,17 +89,10 @@ def runs_fused(model: Any) -> tuple[list[bool], list[bool]]:
 
 def worst_difference(case: str, kernel_set: str, mode: str, dtype: str, checkpoint) -> float:
     """Serve a case and return the largest difference of its logits from Hugging Face in float32."""
-    from transformers import AutoModelForCausalLM
-    from vllm import SamplingParams
-
     model_type, fields = CASES[case]
     folder = checkpoint(model_type, **fields)
-    sampling = SamplingParams(
-        temperature=0, max_tokens=4, ignore_eos=True, detokenize=False, logprobs=-1, prompt_logprobs=-1
-    )
-    options = {"max_logprobs": -1, "logprobs_mode": "raw_logits", "dtype": dtype}
-    with running_engine(folder, enforce_eager=mode == "eager", **options) as llm:
-        outputs = llm.generate([{"prompt_token_ids": p} for p in PROMPTS], sampling, use_tqdm=False)
+    with running_engine(folder, enforce_eager=mode == "eager", dtype=dtype, **RAW_LOGITS) as llm:
+        worst = worst_logit(llm, folder)
         assert assert_mindspore(llm, ADAPTER[model_type], kernel_set) > 0
         (fused,) = llm.apply_model(runs_fused)
         whole = mode == "compiled"
@@ -96,18 +100,6 @@ def worst_difference(case: str, kernel_set: str, mode: str, dtype: str, checkpoi
             [whole and kernel_set == "mindspore"],
             [whole and kernel_set == "cpu"] * len(fused[1]),
         )
-
-    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-    worst = 0.0
-    for prompt, output in zip(PROMPTS, outputs, strict=True):
-        completion = output.outputs[0]
-        tokens = [*prompt, *completion.token_ids]
-        with torch.no_grad():
-            expected = reference(torch.tensor([tokens])).logits[0]
-        ours = [row for row in output.prompt_logprobs if row] + list(completion.logprobs)
-        logits = torch.tensor([[row[token].logprob for token in range(len(row))] for row in ours])
-        assert logits.shape == expected[:-1].shape
-        worst = max(worst, (logits - expected[:-1]).abs().max().item())
     return worst
 
 

@@ -30,6 +30,7 @@ except importlib.metadata.PackageNotFoundError:
 
 MODELS = "mindone.transformers.models"
 DENSE, TABLE = "mindspore.nn.layer.basic:Dense", "mszoo.adapters.mindone.cpu_ops:Embedding"
+NORM = "mszoo.adapters.mindone.cpu_ops:LayerNorm"
 LINEAR = "mindspore.nn.layer.basic:Linear"
 #: One of each kind: whole layers replaced, norms of 1 + w and caps, parallel residual, experts, learned positions.
 REPRESENTATIVES = (
@@ -110,12 +111,12 @@ def serve_native(folder: Path) -> tuple[dict[str, Any], None, list[int]]:
 
 
 def test_other_families_are_replaced_leaf_by_leaf(tmp_path: Path) -> None:
-    folder = make_checkpoint(tmp_path, "glm", hidden_size=128)
-    seen, cells, _ = serve(folder, "mindone.GlmForCausalLM")
-    assert seen["adapter"] == "mindone.GlmForCausalLM"
-    assert cells[f"{MODELS}.glm.modeling_glm:GlmRMSNorm"] == 7
+    folder = make_checkpoint(tmp_path, "gpt_neox", hidden_size=128)
+    seen, cells, _ = serve(folder, "mindone.GPTNeoXForCausalLM")
+    assert seen["adapter"] == "mindone.GPTNeoXForCausalLM"
+    assert cells[NORM] + cells["mindspore.nn.layer.normalization:LayerNorm"] == 7
     assert cells[TABLE] + cells["mindspore.nn.layer.embedding:Embedding"] == 1
-    assert cells[LINEAR] + cells[DENSE] == 3 * 6
+    assert cells[LINEAR] + cells[DENSE] == 3 * 4
 
 
 def test_preferring_the_suite_chooses_it(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:

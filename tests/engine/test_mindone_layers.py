@@ -1,0 +1,128 @@
+"""Decoder layers of MindSpore One's families that mszoo's layers compute: right in every way they run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mszoo.adapters.mindone import architectures, families
+from mszoo.conformance.checkpoints import make_checkpoint as make_tiny
+
+from .conftest import RAW_LOGITS, assert_mindspore, make_checkpoint, running_engine, worst_logit
+
+try:
+    importlib.metadata.version("mindone")
+except importlib.metadata.PackageNotFoundError:
+    pytest.skip("mindone is not installed: make suites", allow_module_level=True)
+
+#: What each has that the others lack; largest difference of logits.
+FAMILIES = {
+    "Cohere2": 2e-5,  # attention and MLP side by side, pairs turn, some layers don't
+    "Exaone4": 2e-5,  # norms of what attention and MLP return, and of heads
+    "Gemma3": 1e-3,  # norms on all sides by 1 + w, two rotary embeddings, large logits
+    "Glm4": 2e-5,  # a part of each head turns by pairs, gate and up in one tensor
+    "Granite": 1e-4,  # factors of scores and of what layers add
+    "HunYuanDenseV1": 2e-5,  # heads are normed after they turned
+    "Nemotron": 2e-5,  # norms of mean and variance by 1 + w, an MLP without a gate
+    "Olmo2": 2e-5,  # all heads are normed together
+    "Phi": 2e-5,  # side by side, biases everywhere, an MLP without a gate
+    "Phi3": 2e-5,  # all projections fused in the checkpoint
+}
+
+
+def layers_of(model: Any) -> list[tuple[str, bool]]:
+    """Return the class of each decoder layer, and whether it runs as one call."""
+    return [(type(layer).__name__, layer.fused.runs_fused) for layer in model.model.layers.children()]
+
+
+@pytest.mark.parametrize("mode", ["compiled", "eager"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_equal_hugging_face(family: str, mode: str, tmp_path: Path) -> None:
+    architecture = f"{family}ForCausalLM"
+    folder = make_tiny(
+        architectures.read()[architecture].example_config or {}, architecture, tmp_path, lambda _: {}
+    ).folder
+    pinned = {"architectures": [f"mindone.{architecture}"]}
+    with running_engine(folder, hf_overrides=pinned, enforce_eager=mode == "eager", **RAW_LOGITS) as llm:
+        worst = worst_logit(llm, folder)
+        assert assert_mindspore(llm, f"mindone.{architecture}", "cpu") > 0
+        (layers,) = llm.apply_model(layers_of)
+    whole = "TupleLayer" if family == "Phi3" else "DecoderLayer"
+    assert set(layers) == {(whole, mode == "compiled")}
+    assert worst <= FAMILIES[family], f"logits differ by {worst:.2e}"
+
+
+@pytest.mark.parametrize("family", ["Cohere", "Exaone4", "Gemma2", "Glm", "Nemotron"])
+def test_mindspores_own_kernels_compute_the_same(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MSZOO_KERNELS", "mindspore")
+    architecture = f"{family}ForCausalLM"
+    config = architectures.read()[architecture].example_config or {}
+    folder = make_tiny(config, architecture, tmp_path, lambda _: {}).folder
+    pinned = {"architectures": [f"mindone.{architecture}"]}
+    with running_engine(folder, hf_overrides=pinned, **RAW_LOGITS) as llm:
+        worst = worst_logit(llm, folder)
+        assert assert_mindspore(llm, f"mindone.{architecture}", "mindspore") > 0
+        (layers,) = llm.apply_model(layers_of)
+    assert set(layers) == {("DecoderLayer", False)}
+    assert worst <= 5e-4, f"logits differ by {worst:.2e}"
+
+
+def test_a_config_that_the_layer_does_not_know_keeps_the_suites_own(tmp_path: Path) -> None:
+    """OLMo may clip queries, keys and values: its layers then stay MindSpore One's, and are right."""
+    folder = make_checkpoint(tmp_path, "olmo", clip_qkv=0.05, hidden_size=128)
+    pinned = {"architectures": ["mindone.OlmoForCausalLM"]}
+    with running_engine(folder, hf_overrides=pinned, **RAW_LOGITS) as llm:
+        worst = worst_logit(llm, folder)
+        assert assert_mindspore(llm, "mindone.OlmoForCausalLM", "cpu") > 0
+        (kinds,) = llm.apply_model(
+            lambda model: {item.cell.rpartition(":")[2] for item in model.network.replaced}
+        )
+    assert "OlmoDecoderLayer" not in kinds
+    assert kinds >= {"OlmoLayerNorm", "Linear"}
+    assert worst <= 2e-5, f"logits differ by {worst:.2e}"
+
+
+def test_every_family_is_one_that_is_served() -> None:
+    served = {found.family for found in architectures.read().values() if not found.refused}
+    assert set(families.FAMILIES) | set(families.WHOLE) <= served
+    assert not set(families.FAMILIES) & set(families.WHOLE)
+
+
+@pytest.mark.parametrize("kernel_set", ["cpu", "mindspore"])
+@pytest.mark.parametrize("kind", ["gemma", "plain", "bias", "nothing", "offset"])
+def test_norms(kind: str, kernel_set: str) -> None:
+    from mszoo.kernels import dispatch, runtime
+    from mszoo.kernels.exchange import to_mindspore, to_torch
+    from mszoo.layers.norm import GemmaRMSNorm, LayerNorm
+
+    runtime.prepare("cpu")
+    with dispatch.building_with(dispatch.choose(kernel_set, "cpu", "float32", {})):
+        norm: Any = {
+            "gemma": lambda: GemmaRMSNorm(48, 1e-6),
+            "plain": lambda: LayerNorm(48, 1e-5, bias=False),
+            "bias": lambda: LayerNorm(48, 1e-5),
+            "nothing": lambda: LayerNorm(48, 1e-5, weight=False, bias=False),
+            "offset": lambda: LayerNorm(48, 1e-5, offset=1.0),
+        }[kind]()
+    for parameter in norm.parameters():
+        parameter.data.normal_()
+    x = torch.randn(5, 48, dtype=torch.float64) + 0.5
+    weight = norm.weight.double() if norm.weight is not None else torch.ones(48, dtype=torch.float64)
+    if kind == "gemma":
+        expected = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * (1 + weight)
+    else:
+        centred = x - x.mean(-1, keepdim=True)
+        expected = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        expected = expected * (weight + (kind == "offset"))
+        if norm.bias is not None:
+            expected = expected + norm.bias.double()
+    given = x.float()
+    result = to_torch(norm(to_mindspore(given)))
+    torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(given, x.float()), "the input is the residual stream, which goes on"
