@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,8 +102,14 @@ def write_tokenizer(folder: Path, vocab_size: int) -> None:
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="t0").save_pretrained(folder)
 
 
-def with_weights(checkpoint: Checkpoint, weights: dict[str, Any]) -> Any:
-    """Return Hugging Face's class with other weights; None where the checkpoint has no such class."""
+def with_weights(checkpoint: Checkpoint, weights: dict[str, Any], *, int8_activations: bool = False) -> Any:
+    """Return Hugging Face's class with other weights; None where the checkpoint has no such class.
+
+    Args:
+        checkpoint: has the class.
+        weights: torch tensors by name.
+        int8_activations: round what goes into each projection as W8A8 does: to 8 bits, by token, symmetrically.
+    """
     import copy
 
     if checkpoint.model is None:
@@ -110,11 +117,23 @@ def with_weights(checkpoint: Checkpoint, weights: dict[str, Any]) -> Any:
     model = copy.deepcopy(checkpoint.model)
     model.load_state_dict(weights, strict=False)  # tied weights are stored once
     model.tie_weights()
+    for name in projections(checkpoint) if int8_activations else ():
+        model.get_submodule(name).register_forward_pre_hook(lambda _, args: (_in_8_bits(args[0]), *args[1:]))
     return model
+
+
+def _in_8_bits(x: Any) -> Any:
+    scale = x.abs().amax(-1, keepdim=True).clamp(min=1e-12) / 127
+    return (x / scale).round() * scale
 
 
 def projections(checkpoint: Checkpoint) -> list[str]:
     """Return the names of the linear layers inside the model's layers, without ``.weight``."""
+    if checkpoint.model is not None:
+        import torch
+
+        linear = [name for name, m in checkpoint.model.named_modules() if isinstance(m, torch.nn.Linear)]
+        return [name for name in linear if re.search(r"\.\d+\.", name)]
     return [
         name.removesuffix(".weight")
         for name, value in checkpoint.weights.items()

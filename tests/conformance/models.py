@@ -40,6 +40,7 @@ PROMPT_LENGTHS = (1, 7, BLOCK + 1, 3 * BLOCK + 1)
 GENERATED = 8
 LONG_PROMPT, LONG_ANSWER = 100, 40  # six of them need more blocks than the tight engine has
 SIX = 6
+_EXACT = 1e-4  # of int8 arithmetic, where nothing was rounded the other way
 
 
 class LibraryCopiesError(AssertionError):
@@ -179,13 +180,17 @@ class ModelConformance(ArchitectureConformance):
         """Return prompts that fill several blocks."""
         return [random_tokens(checkpoint, LONG_PROMPT + index, seed=1000 + index) for index in range(SIX)]
 
-    def expected_logits(self, checkpoint: Checkpoint, tokens: list[int], weights: Any = None) -> Any:
+    def expected_logits(
+        self, checkpoint: Checkpoint, tokens: list[int], weights: Any = None, int8_activations: bool = False
+    ) -> Any:
         """Return the reference's logits [len(tokens), vocab], with other weights if they are given."""
         import torch
 
         if self._has_own_reference(checkpoint):
             return self.reference(checkpoint.config, weights or checkpoint.weights, tokens)
-        model = checkpoint.model if weights is None else with_weights(checkpoint, weights)
+        model = checkpoint.model
+        if weights is not None:
+            model = with_weights(checkpoint, weights, int8_activations=int8_activations)
         with torch.no_grad():
             return model(torch.tensor([tokens])).logits[0]
 
@@ -197,10 +202,13 @@ class ModelConformance(ArchitectureConformance):
         llm: Any = None,
         weights: Any = None,
         dtype: str = "float32",
+        int8_activations: bool = False,
     ) -> None:
         """Fail if logits differ from the reference's; with the engine, say where the models part."""
         prompts = [[*answer.prompt, *answer.tokens] for answer in answers]
-        expected = [self.expected_logits(checkpoint, tokens, weights)[:-1] for tokens in prompts]
+        expected = [
+            self.expected_logits(checkpoint, tokens, weights, int8_activations)[:-1] for tokens in prompts
+        ]
         for answer, logits in zip(answers, expected, strict=True):
             assert answer.logits.shape == logits.shape
         errors = [
@@ -220,6 +228,11 @@ class ModelConformance(ArchitectureConformance):
                 f"of the largest, {allowed:.0e} is allowed{where}",
                 pytrace=False,
             )
+
+    def _errors(self, checkpoint: Checkpoint, answer: Answer, weights: Any) -> Any:
+        tokens = [*answer.prompt, *answer.tokens]
+        expected = self.expected_logits(checkpoint, tokens, weights, int8_activations=True)[:-1]
+        return relative_errors(answer.logits, expected)
 
     def _has_own_reference(self, checkpoint: Checkpoint) -> bool:
         return checkpoint.model is None or type(self).reference is not ModelConformance.reference
@@ -363,8 +376,15 @@ class ModelConformance(ArchitectureConformance):
         self.write_files(tmp_path / "w8a8")
         llm = engines.get(tmp_path / "w8a8", **RAW)
         answers = generate(llm, self.prompts(checkpoint), GENERATED, logits=True)
-        # The activations are rounded to 8 bits too, in every projection.
-        self.compare(checkpoint, answers, 0.1, weights=rounded)
+        self.compare(checkpoint, answers, 0.1, weights=rounded, int8_activations=True)
+        if self._has_own_reference(checkpoint):
+            return  # it doesn't round what goes into the projections
+        # A value halfway between two steps may be rounded the other way than in the reference, and moves what
+        # follows; not everywhere.
+        worst = [float(self._errors(checkpoint, answer, rounded).max()) for answer in answers]
+        assert min(worst) <= _EXACT, (
+            f"logits differ by {min(worst):.1e} of the largest, {_EXACT:.0e} is allowed"
+        )
 
     @engine
     @pytest.mark.parametrize("feature", [Capability.TENSOR_PARALLEL, Capability.PIPELINE_PARALLEL])
