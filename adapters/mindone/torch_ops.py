@@ -95,39 +95,44 @@ def _dropout(input: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
     return input
 
 
+#: Functions that are methods of tensors too.
+_BOTH = (
+    "abs",
+    "broadcast_to",
+    "chunk",
+    "clamp",
+    "cos",
+    "exp",
+    "matmul",
+    "mean",
+    "permute",
+    "pow",
+    "rsqrt",
+    "sigmoid",
+    "sin",
+    "split",
+    "sqrt",
+    "square",
+    "squeeze",
+    "sum",
+    "swapaxes",
+    "tanh",
+    "unsqueeze",
+)
+
 #: By name: functions of ``mint``, ``mint.nn.functional`` and, but for those of DIFFERENT, ``ops``.
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     name: _of(getattr(torch, name))
     for name in (
-        "abs",
+        *_BOTH,
         "add",
-        "broadcast_to",
         "cat",
-        "chunk",
-        "clamp",
         "concat",
-        "cos",
-        "exp",
         "gather",
-        "matmul",
-        "mean",
         "mul",
         "narrow",
         "neg",
-        "permute",
-        "pow",
-        "rsqrt",
-        "sigmoid",
-        "sin",
-        "split",
-        "sqrt",
-        "square",
-        "squeeze",
         "stack",
-        "sum",
-        "swapaxes",
-        "tanh",
-        "unsqueeze",
     )
 } | {
     "transpose": _of(_transpose),
@@ -144,32 +149,12 @@ DIFFERENT = frozenset({"gather"})
 METHODS: dict[str, Callable[..., Any]] = {
     name: _of(getattr(torch.Tensor, name))
     for name in (
-        "abs",
-        "broadcast_to",
-        "chunk",
-        "clamp",
+        *_BOTH,
         "contiguous",
-        "cos",
-        "exp",
         "expand",
         "flatten",
         "float",
-        "matmul",
-        "mean",
-        "permute",
-        "pow",
-        "rsqrt",
-        "sigmoid",
-        "sin",
-        "split",
-        "sqrt",
-        "square",
-        "squeeze",
-        "sum",
-        "swapaxes",
-        "tanh",
         "type_as",
-        "unsqueeze",
     )
 } | {"reshape": _of(_reshape), "transpose": _of(_transpose), "view": _of(_reshape)}
 
