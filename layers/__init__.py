@@ -26,7 +26,7 @@ from mszoo.layers.linear import (
 )
 from mszoo.layers.mla import LatentAttention
 from mszoo.layers.model import CausalLM, Encoder, Module, ModuleList, current_model_config
-from mszoo.layers.norm import QKNorm, RMSNorm
+from mszoo.layers.norm import GemmaRMSNorm, LayerNorm, QKNorm, RMSNorm
 from mszoo.layers.parts import Parts
 from mszoo.layers.rotary import InterleavedRotaryEmbedding, RotaryEmbedding
 
@@ -38,8 +38,10 @@ __all__ = [
     "FusedDecoder",
     "FusedDecoderLayer",
     "GatedActivation",
+    "GemmaRMSNorm",
     "InterleavedRotaryEmbedding",
     "LatentAttention",
+    "LayerNorm",
     "LogitsProcessor",
     "Module",
     "ModuleList",

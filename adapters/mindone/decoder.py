@@ -266,27 +266,23 @@ class MLP(Module):
         super().__init__()
         act = getattr(cell, _first(cell, _ACTIVATION))
         kind = _ACTIVATIONS.get(type(act).__name__, type(act).__name__)
-        up_name, down_name = next(pair for pair in _UP_AND_DOWN if _has(cell, pair[1]))
-        down = getattr(cell, down_name)
-        hidden_size, width = down.weight.shape
+        if family.gated and kind not in _GATED:
+            raise CellStays(f"{prefix} has {kind} for its gate")
+        gate = GatedActivation(_GATED[kind]) if family.gated else None
         #: What lies between the products; a name where there is no gate.
-        self.activation: GatedActivation | str = kind
+        self.activation: GatedActivation | str = gate or kind
+        self.__dict__["_act"] = gate or activation(act)
+        up_name, down_name = next(pair for pair in _UP_AND_DOWN if _has(cell, pair[1]))
+        up, down = getattr(cell, up_name, None), getattr(cell, down_name)
+        hidden_size, width = down.weight.shape
+        make_up: Callable[..., torch.nn.Module] = column_linear
         if family.gated:
-            if kind not in _GATED:
-                raise CellStays(f"{prefix} has {kind} for its gate")
-            up = cell.gate_up_proj if _has(cell, "gate_up_proj") else cell.up_proj
-            self._names = "gate_up_proj", down_name
-            first = gate_up_linear(hidden_size, width, bias=_has_bias(up), prefix=f"{prefix}.gate_up_proj")
-            self.__dict__["activation"] = self.__dict__["_act"] = GatedActivation(_GATED[kind])
-        else:
-            up = getattr(cell, up_name)
-            self._names = up_name, down_name
-            first = column_linear(hidden_size, width, bias=_has_bias(up), prefix=f"{prefix}.{up_name}")
-            self.__dict__["_act"] = activation(act)
-        self.add_module(self._names[0], first)
-        self.add_module(
-            down_name, row_linear(width, hidden_size, bias=_has_bias(down), prefix=f"{prefix}.{down_name}")
-        )
+            make_up, up_name, up = gate_up_linear, "gate_up_proj", getattr(cell, "gate_up_proj", up)
+        self._names = up_name, down_name
+        first = make_up(hidden_size, width, bias=_has_bias(up), prefix=f"{prefix}.{up_name}")
+        second = row_linear(width, hidden_size, bias=_has_bias(down), prefix=f"{prefix}.{down_name}")
+        self.add_module(up_name, first)
+        self.add_module(down_name, second)
 
     def forward(self, x: ms.Tensor) -> ms.Tensor:
         """[T, hidden] -> [T, hidden]."""
