@@ -83,9 +83,6 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
 NORMS = ("input_layernorm", "post_attention_layernorm")
 DENSE = {"": "TransformerLayer"}
 SPARSE = {"self_attn": "SelfAttention", "mlp": "MoELayer"} | dict.fromkeys(NORMS, "RMSNorm")
-SANDWICH = {"self_attn": "SelfAttention", "mlp": "MLP"} | dict.fromkeys(
-    (*NORMS, "post_self_attn_layernorm", "post_mlp_layernorm"), "RMSNorm"
-)
 #: The cells that are replaced in the first layer and in the others.
 REPLACED = {
     "Qwen2ForCausalLM": (DENSE, DENSE),
@@ -93,7 +90,7 @@ REPLACED = {
     "TeleChat2ForCausalLM": (DENSE, DENSE),
     "TeleChat3ForCausalLM": (DENSE, DENSE),
     "Qwen3MoeForCausalLM": (SPARSE, SPARSE),
-    "Glm4ForCausalLM": (SANDWICH, SANDWICH),
+    "Glm4ForCausalLM": (DENSE, DENSE),
     "Glm4MoeForCausalLM": (DENSE, SPARSE),
     "DeepseekV3ForCausalLM": (
         SPARSE | {"self_attn": "MLASelfAttention", "mlp": "MLP"},
@@ -190,7 +187,7 @@ def hugging_face(folder: Path) -> Any:
 
 
 RUNS = [("cpu", "eager", case) for case in CASES]
-RUNS += [("cpu", "compiled", case) for case in ("qwen2", "qwen3-theta-tied", "telechat3", "glm4-moe")]
+RUNS += [("cpu", "compiled", case) for case in ("qwen2", "qwen3-theta-tied", "telechat3", "glm4", "glm4-moe")]
 RUNS += [("mindspore", "eager", case) for case in ("qwen3", "glm4", "glm4-moe")]
 RUNS += [("mindspore", "compiled", "qwen2")]
 
@@ -205,7 +202,7 @@ def test_logits_equal_hugging_face(kernel_set: str, mode: str, case: str, model_
 
 
 @pytest.mark.parametrize(
-    ("case", "mode"), [("qwen2", "compiled"), ("qwen3", "compiled"), ("glm4", "eager"), ("deepseek", "eager")]
+    ("case", "mode"), [("qwen2", "compiled"), ("qwen3", "compiled"), ("glm4", "compiled"), ("deepseek", "eager")]
 )
 def test_bfloat16(case: str, mode: str, model_folder) -> None:
     """The logits reach 3, and bfloat16 keeps 8 bits of each number in 3 layers."""
