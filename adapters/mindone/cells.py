@@ -245,6 +245,13 @@ class TupleLayer(Layer):
         return (super().forward(hidden_states, position_ids),)
 
 
+def with_batch(tensor: ms.Tensor) -> ms.Tensor:
+    """Return a view with a first axis of size 1, and remember the tensor for :func:`without_batch`."""
+    batched = to_mindspore(to_torch(tensor)[None])
+    batched._mszoo_without_batch = tensor
+    return batched
+
+
 def without_batch(tensor: ms.Tensor) -> ms.Tensor:
     """Return a view without the first axis, of size 1; it is made once for all layers of a step."""
     view = getattr(tensor, "_mszoo_without_batch", None)

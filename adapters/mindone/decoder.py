@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from mszoo.adapters.mindone.attention import shape_of
-from mszoo.adapters.mindone.cells import activation, norm_of, without_batch
+from mszoo.adapters.mindone.cells import activation, norm_of, with_batch, without_batch
 from mszoo.adapters.mindone.families import Family, family_of
 from mszoo.layers import (
     Attention,
@@ -103,7 +103,7 @@ class DecoderLayer(Module):
         x = without_batch(hidden_states)
         turned = rotation(given, self._family, to_torch(x).dtype)
         fused = self.fused(turned[0], x, table=to_torch(turned[1]))
-        output = _with_batch(self._by_parts(x, turned) if fused is None else fused[0])
+        output = with_batch(self._by_parts(x, turned) if fused is None else fused[0])
         return (output,) if self._family.returns_tuple else output
 
     def _by_parts(self, x: ms.Tensor, turned: Rotation) -> ms.Tensor:
@@ -327,12 +327,6 @@ def _rotates(cell: ms.nn.Cell) -> bool:
     if kind == "Exaone4Attention":
         return cell.sliding_window is None or bool(cell.is_sliding)
     return True
-
-
-def _with_batch(x: ms.Tensor) -> ms.Tensor:
-    batched = to_mindspore(to_torch(x)[None])
-    batched._mszoo_without_batch = x
-    return batched
 
 
 def _has(cell: ms.nn.Cell, name: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from mszoo.adapters.mindone import eager, importer
 from mszoo.adapters.mindone.architectures import read
+from mszoo.adapters.mindone.cells import with_batch, without_batch
 from mszoo.adapters.mindone.families import packed_modules
 from mszoo.adapters.mindone.network import adopt_buffers, build
 from mszoo.layers import Attention, CausalLM, LogitsProcessor, Module, lm_head
@@ -61,15 +62,14 @@ class ModelForCausalLM(CausalLM):
         given = input_ids if inputs_embeds is None else inputs_embeds
         assert given is not None  # vLLM gives one of the two
         offered: dict[str, Any] = {
-            "position_ids": positions.view(1, -1),
+            "position_ids": with_batch(positions),
             "cache_position": positions,
             "use_cache": False,
             "return_dict": True,
         }
         arguments = {key: value for key, value in offered.items() if key in self._accepted}
-        arguments["input_ids" if inputs_embeds is None else "inputs_embeds"] = given.view(1, *given.shape)
-        hidden_states = self.network(**arguments)[0]
-        return hidden_states.view(hidden_states.shape[1:])
+        arguments["input_ids" if inputs_embeds is None else "inputs_embeds"] = with_batch(given)
+        return without_batch(self.network(**arguments)[0])
 
     def embed_input_ids(self, input_ids: ms.Tensor) -> ms.Tensor:
         """Return the embeddings of token ids: [T] -> [T, hidden]."""

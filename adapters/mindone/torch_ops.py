@@ -73,6 +73,8 @@ def negative(value: Any) -> Any:
 
 def item(owner: Any, index: Any) -> Any:
     """Return ``owner[index]``."""
+    if isinstance(owner, ms.nn.CellList) and isinstance(index, slice):
+        return list(owner)[index]  # a CellList of its own would be built at each step
     if not isinstance(owner, Tensor):
         return owner[index]
     return _made(to_torch(owner)[_given(index)])

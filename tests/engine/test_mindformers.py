@@ -202,7 +202,8 @@ def test_logits_equal_hugging_face(kernel_set: str, mode: str, case: str, model_
 
 
 @pytest.mark.parametrize(
-    ("case", "mode"), [("qwen2", "compiled"), ("qwen3", "compiled"), ("glm4", "compiled"), ("deepseek", "eager")]
+    ("case", "mode"),
+    [("qwen2", "compiled"), ("qwen3", "compiled"), ("glm4", "compiled"), ("deepseek", "eager")],
 )
 def test_bfloat16(case: str, mode: str, model_folder) -> None:
     """The logits reach 3, and bfloat16 keeps 8 bits of each number in 3 layers."""
