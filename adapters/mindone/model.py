@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from vllm.config import get_current_vllm_config
+
 from mszoo.adapters.mindone import eager, importer
 from mszoo.adapters.mindone.architectures import read
 from mszoo.adapters.mindone.cells import with_batch, without_batch
 from mszoo.adapters.mindone.families import packed_modules
 from mszoo.adapters.mindone.network import adopt_buffers, build
-from mszoo.layers import Attention, CausalLM, LogitsProcessor, Module, lm_head
+from mszoo.layers import Attention, CausalLM, FusedDecoderLayer, LogitsProcessor, Module, lm_head
 from mszoo.layers.cells import replace_cells
 
 import mindspore as ms  # isort: skip
@@ -48,6 +50,9 @@ class ModelForCausalLM(CausalLM):
         implementation = _attention_implementation(modeling, architecture.family, who)
         network = build(modeling, architecture.base, config, implementation, who)
         self.replaced = replace_cells(network, tree, prefix=f"{dot}{architecture.base_prefix}")
+        whole = any(isinstance(getattr(m, "fused", None), FusedDecoderLayer) for m in tree.modules())
+        if self.packed_modules_mapping and not whole:
+            _refuse_lora(who)
         adopt_buffers(network, tree)
         self.__dict__["network"] = network
         self._add_attention(tree, f"{dot}{architecture.base_prefix}")
@@ -128,6 +133,20 @@ class ModelForCausalLM(CausalLM):
     @property
     def _head(self) -> Module:
         return self._modules[self._head_name]
+
+
+def _refuse_lora(who: str) -> None:
+    """Refuse LoRA where a family's layers stay MindSpore One's own, against what its record says.
+
+    Raises:
+        RefusalError: LoRA is asked for.
+    """
+    if get_current_vllm_config().lora_config is not None:
+        raise RefusalError(
+            who,
+            "its config has something that mszoo's layers don't know, and LoRA doesn't reach MindSpore One's own",
+            "Serve it without --enable-lora",
+        )
 
 
 def _attention_implementation(modeling: Any, family: str, who: str) -> str:
