@@ -21,7 +21,7 @@ def mszoo_model_adapters() -> Iterable[ModelAdapter]:
     return [
         # vLLM refuses GLM-4 in float16.
         _decoder(
-            "Glm4ForCausalLM", "mszoo.models.glm4", FUSED_MLP, ("float32", "bfloat16"), model_type="glm4"
+            "Glm4ForCausalLM", "mszoo.models.glm", FUSED_MLP, ("float32", "bfloat16"), model_type="glm4"
         ),
         _decoder("GlmForCausalLM", "mszoo.models.glm", FUSED_MLP, model_type="glm"),
         _decoder("LlamaForCausalLM", "mszoo.models.llama", model_type="llama"),

@@ -25,7 +25,7 @@ from mszoo.layers.linear import (
     row_linear,
 )
 from mszoo.layers.mla import LatentAttention
-from mszoo.layers.model import CausalLM, Encoder, Module, ModuleList, current_model_config
+from mszoo.layers.model import CausalLM, Encoder, Module, ModuleList, current_model_config, lora_is_enabled
 from mszoo.layers.norm import GemmaRMSNorm, LayerNorm, QKNorm, RMSNorm
 from mszoo.layers.parts import Parts
 from mszoo.layers.rotary import InterleavedRotaryEmbedding, RotaryEmbedding
@@ -58,6 +58,7 @@ __all__ = [
     "gate_up_linear",
     "heads_on_this_rank",
     "lm_head",
+    "lora_is_enabled",
     "qkv_linear",
     "row_linear",
     "token_embedding",

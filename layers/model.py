@@ -24,6 +24,11 @@ def current_model_config() -> ModelConfig:
     return get_current_vllm_config().model_config
 
 
+def lora_is_enabled() -> bool:
+    """Return whether the model that is being built may get LoRA adapters."""
+    return get_current_vllm_config().lora_config is not None
+
+
 class Model(Module, ABC):
     """A model: MindSpore tensors in, MindSpore tensors out.
 

@@ -1,4 +1,4 @@
-"""GLM (dense): GLM-4 9B and GLM-Edge."""
+"""GLM (GLM-4 9B, GLM-Edge) and GLM-4 (0414), dense."""
 
 from __future__ import annotations
 
@@ -19,10 +19,24 @@ class GlmForCausalLM(DecoderForCausalLM):
     @staticmethod
     def read_config(config: Any) -> DecoderConfig:
         """Read a ``glm`` config."""
-        return read_decoder(
-            config,
-            "native.GlmForCausalLM",
-            output_bias=False,
-            interleaved_rotary=True,
-            unused=("partial_rotary_factor",),  # rope_parameters has it too
-        )
+        return _read(config, "native.GlmForCausalLM", sandwich_norms=False)
+
+
+class Glm4ForCausalLM(GlmForCausalLM):
+    """GLM-4: as Hugging Face's ``models/glm4`` defines it; it norms what attention and MLP return too."""
+
+    @staticmethod
+    def read_config(config: Any) -> DecoderConfig:
+        """Read a ``glm4`` config."""
+        return _read(config, "native.Glm4ForCausalLM", sandwich_norms=True)
+
+
+def _read(config: Any, who: str, *, sandwich_norms: bool) -> DecoderConfig:
+    return read_decoder(
+        config,
+        who,
+        output_bias=False,
+        interleaved_rotary=True,
+        sandwich_norms=sandwich_norms,
+        unused=("partial_rotary_factor",),  # rope_parameters has it too
+    )

@@ -85,8 +85,8 @@ def norm_of(cell: ms.nn.Cell) -> norms.Norm:
         return norms.LayerNorm(_width(cell), float(cell.eps), bias=bias, offset=offset)
     if kind == "OlmoLayerNorm":
         return norms.LayerNorm(_width(cell), 1e-5, weight=False, bias=False)
-    if len(cell.weight.shape) > 1:
-        raise CellStays(f"a {kind} has a weight for each head")
+    if getattr(cell, "weight", None) is None or len(cell.weight.shape) > 1:
+        raise CellStays(f"a {kind} has a norm for each head, or is none that mszoo knows")
     (width,) = cell.weight.shape
     if kind in ("CohereLayerNorm", "Cohere2LayerNorm"):
         return norms.LayerNorm(width, float(cell.variance_epsilon), bias=False)

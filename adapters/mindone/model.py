@@ -5,14 +5,20 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from vllm.config import get_current_vllm_config
-
 from mszoo.adapters.mindone import eager, importer
 from mszoo.adapters.mindone.architectures import read
 from mszoo.adapters.mindone.cells import with_batch, without_batch
 from mszoo.adapters.mindone.families import packed_modules
 from mszoo.adapters.mindone.network import adopt_buffers, build
-from mszoo.layers import Attention, CausalLM, FusedDecoderLayer, LogitsProcessor, Module, lm_head
+from mszoo.layers import (
+    Attention,
+    CausalLM,
+    FusedDecoderLayer,
+    LogitsProcessor,
+    Module,
+    lm_head,
+    lora_is_enabled,
+)
 from mszoo.layers.cells import replace_cells
 
 import mindspore as ms  # isort: skip
@@ -141,7 +147,7 @@ def _refuse_lora(who: str) -> None:
     Raises:
         RefusalError: LoRA is asked for.
     """
-    if get_current_vllm_config().lora_config is not None:
+    if lora_is_enabled():
         raise RefusalError(
             who,
             "its config has something that mszoo's layers don't know, and LoRA doesn't reach MindSpore One's own",

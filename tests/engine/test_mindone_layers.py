@@ -93,6 +93,17 @@ def test_a_config_that_the_layer_does_not_know_keeps_the_suites_own(tmp_path: Pa
     assert worst <= 2e-5, f"logits differ by {worst:.2e}"
 
 
+def test_norms_that_mszoo_lacks_keep_the_suites_own(tmp_path: Path) -> None:
+    """StableLM may norm each head by a norm of its own."""
+    fields = dict(architectures.read()["StableLmForCausalLM"].example_config or {}, qk_layernorm=True)
+    folder = make_tiny(fields, "StableLmForCausalLM", tmp_path, lambda _: {}).folder
+    pinned = {"architectures": ["mindone.StableLmForCausalLM"]}
+    with running_engine(folder, hf_overrides=pinned, **RAW_LOGITS) as llm:
+        worst = worst_logit(llm, folder)
+        assert assert_mindspore(llm, "mindone.StableLmForCausalLM", "cpu") > 0
+    assert worst <= 2e-5, f"logits differ by {worst:.2e}"
+
+
 def test_every_family_is_one_that_is_served() -> None:
     served = {found.family for found in architectures.read().values() if not found.refused}
     assert set(families.FAMILIES) | set(families.WHOLE) <= served
