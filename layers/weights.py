@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from vllm.model_executor.layers.attention import Attention
@@ -34,12 +35,27 @@ class Expected:
         shard: the part of a fused parameter: "q", "k", "v", an index, or None for the whole.
         shape: the tensor's shape in the checkpoint, or None where the format decides it (quantized weights).
         required: False where vLLM has a default (the KV cache scales of quantized checkpoints).
+        load: puts the tensor into the parameter, called as ``load(parameter, tensor)``; None for the parameter's
+            own loader, which gets the shard.
     """
 
     parameter: str
     shard: str | int | None
     shape: tuple[int, ...] | None
     required: bool = True
+    load: Callable[[torch.nn.Parameter, torch.Tensor], None] | None = None
+
+
+@runtime_checkable
+class HasOwnTensors(Protocol):
+    """A module whose checkpoint tensors aren't its parameters by name: fused, transposed or in another order."""
+
+    def checkpoint_tensors(self, name: str) -> dict[str, Expected]:
+        """Return, by checkpoint name, the tensors of the parameters below it that it answers for.
+
+        Args:
+            name: the module's name in the model.
+        """
 
 
 def expected_tensors(
@@ -54,7 +70,13 @@ def expected_tensors(
     """
     table: dict[str, Expected] = {}
     modules = dict(model.named_modules())
+    for name, module in modules.items():
+        if isinstance(module, HasOwnTensors):
+            table |= module.checkpoint_tensors(name)
+    answered_for = {entry.parameter for entry in table.values()}
     for name, _ in model.named_parameters():
+        if name in answered_for:
+            continue
         module_name, _, leaf = name.rpartition(".")
         module = modules[module_name]
         parent, _, child = module_name.rpartition(".")
@@ -138,7 +160,9 @@ def load(
             check_tensors({name: entry}, {name: tuple(tensor.shape)}, (), "checkpoint")
         parameter = parameters[entry.parameter]
         loader = getattr(parameter, "weight_loader", default_weight_loader)
-        if entry.shard is None:
+        if entry.load is not None:
+            entry.load(parameter, tensor)
+        elif entry.shard is None:
             loader(parameter, tensor)
         else:
             loader(parameter, tensor, entry.shard)

@@ -69,6 +69,31 @@ def load(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> set[str]:
     return weights.load(model, weights.expected_tensors(model, {}), tensors.items(), ("ignored",))
 
 
+class Transposed(torch.nn.Module):
+    """Its checkpoint has the weight the other way round, under another name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(2, 3))
+        self.bias = torch.nn.Parameter(torch.zeros(2))
+
+    def checkpoint_tensors(self, name: str) -> dict[str, Expected]:
+        def load(parameter: torch.nn.Parameter, tensor: torch.Tensor) -> None:
+            parameter.data.copy_(tensor.t())
+
+        return {f"{name}.turned": Expected(f"{name}.weight", None, (3, 2), load=load)}
+
+
+def test_a_module_answers_for_tensors_of_its_own() -> None:
+    model = torch.nn.ModuleDict({"a": Transposed()})
+    assert weights.expected_tensors(model, {}).keys() == {"a.turned", "a.bias"}
+    turned, bias = torch.randn(3, 2), torch.randn(2)
+    assert load(model, {"a.turned": turned, "a.bias": bias}) == {"a.weight", "a.bias"}
+    assert torch.equal(model["a"].weight, turned.t())
+    with pytest.raises(CheckpointError, match=r"tensor a.turned has shape \[2, 3\]"):
+        load(model, {"a.turned": turned.t(), "a.bias": bias})
+
+
 def test_loading_fills_the_parameters() -> None:
     model = small_model()
     tensors = {name: torch.randn(parameter.shape) for name, parameter in model.named_parameters()}
