@@ -14,6 +14,7 @@ from mszoo.layers.embedding import (
     lm_head,
     token_embedding,
 )
+from mszoo.layers.experts import Experts, TopKRouter
 from mszoo.layers.fused import FusedDecoder, FusedDecoderLayer
 from mszoo.layers.linear import (
     WholeLinear,
@@ -35,6 +36,7 @@ __all__ = [
     "CausalLM",
     "Encoder",
     "EncoderAttention",
+    "Experts",
     "FusedDecoder",
     "FusedDecoderLayer",
     "GatedActivation",
@@ -50,6 +52,7 @@ __all__ = [
     "RMSNorm",
     "RotaryEmbedding",
     "TokenEmbedding",
+    "TopKRouter",
     "WholeLinear",
     "apply_embedding",
     "apply_linear",

@@ -1,4 +1,4 @@
-"""Who multiplies: the method objects that vLLM's linear and embedding layers delegate to.
+"""Who multiplies: the method objects that vLLM's linear, embedding and expert layers delegate to.
 
 With the ``mindspore`` kernel set, or a suite's op, they leave the weight as it was loaded and compute on a view of
 it. With the ``cpu`` set they are vLLM's own (packed or quantized weights); :class:`CpuLinearMethod` differs from
@@ -13,6 +13,9 @@ import torch
 from vllm import _custom_ops
 from vllm.config import get_current_vllm_config
 from vllm.logger import init_logger
+from vllm.model_executor.layers.fused_moe.config import FusedMoEConfig
+from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
+from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
 from vllm.model_executor.layers.linear import (
     LinearBase,
     UnquantizedLinearMethod,
@@ -49,6 +52,7 @@ def quant_config() -> QuantizationConfig | None:
         CpuLinearMethod if product_by_vllm else MindSporeLinearMethod,
         CpuTableMethod if lookup_by_vllm else MindSporeTableMethod,
         UnquantizedEmbeddingMethod if product_by_vllm else MindSporeHeadMethod,
+        UnquantizedFusedMoEMethod if product_by_vllm else MindSporeExpertsMethod,
     )
 
 
@@ -81,6 +85,46 @@ class MindSporeLinearMethod(_MindSporeProduct, UnquantizedLinearMethod):
 
 class MindSporeHeadMethod(_MindSporeProduct, UnquantizedEmbeddingMethod):
     """The output projection with MindSpore's product."""
+
+
+class MindSporeExpertsMethod(UnquantizedFusedMoEMethod):
+    """Experts with MindSpore's products, one expert after the other, on weights that stay as they were loaded."""
+
+    def __init__(self, moe: FusedMoEConfig) -> None:
+        super().__init__(moe)
+        kernels = dispatch.current()
+        self._linear, self._act = (
+            kernels.function("linear"),
+            kernels.function(f"{moe.activation.value}_and_mul"),
+        )
+        self._gate_up, self._down = ParameterView(), ParameterView()
+
+    def process_weights_after_loading(self, layer: RoutedExperts) -> None:
+        """Keep the weights, in MindSpore's memory: vLLM's own method packs them for its kernel."""
+        move_to_mindspore(layer.w13_weight)
+        move_to_mindspore(layer.w2_weight)
+
+    def apply(
+        self,
+        layer: RoutedExperts,
+        x: torch.Tensor,
+        topk_weights: torch.Tensor,
+        topk_ids: torch.Tensor,
+        shared_experts: Any,
+        shared_experts_input: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Return the weighted sum of the chosen experts' outputs, of those on this rank: [T, hidden]."""
+        output = torch.zeros_like(x)
+        gate_up, down = self._gate_up.of(layer.w13_weight), self._down.of(layer.w2_weight)
+        for expert in topk_ids.unique().tolist():
+            index = expert if layer.expert_map is None else int(layer.expert_map[expert])
+            if index < 0:
+                continue
+            tokens, rank = (topk_ids == expert).nonzero(as_tuple=True)
+            hidden = self._act(self._linear(to_mindspore(x[tokens]), gate_up[index], None))
+            computed = to_torch(self._linear(hidden, down[index], None))
+            output.index_add_(0, tokens, computed * topk_weights[tokens, rank, None].to(x.dtype))
+        return output
 
 
 class CpuTableMethod(UnquantizedEmbeddingMethod):
@@ -162,15 +206,18 @@ class _Methods(QuantizationConfig):
         linear: type[UnquantizedLinearMethod],
         table: type[UnquantizedEmbeddingMethod],
         head: type[UnquantizedEmbeddingMethod],
+        experts: type[UnquantizedFusedMoEMethod],
     ) -> None:
         super().__init__()
-        self._linear, self._table, self._head = linear, table, head
+        self._linear, self._table, self._head, self._experts = linear, table, head, experts
 
     def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> QuantizeMethodBase | None:
         if isinstance(layer, ParallelLMHead):
             return self._head()
         if isinstance(layer, VocabParallelEmbedding):
             return self._table()
+        if isinstance(layer, RoutedExperts):
+            return self._experts(layer.moe_config)
         return self._linear() if isinstance(layer, LinearBase) else None
 
     def get_name(self) -> Any:

@@ -1,0 +1,194 @@
+"""Mixture of experts: a router, and experts whose weights lie in vLLM's fused layer.
+
+vLLM shards the experts over ranks, by rows or (``--enable-expert-parallel``) whole, and multiplies all of them in
+one kernel. Who multiplies is decided in :mod:`mszoo.layers.methods`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from vllm.model_executor.layers.fused_moe.layer import FusedMoEFactory
+
+import mindspore as ms  # isort: skip
+from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
+from mszoo.layers.methods import quant_config  # isort: skip
+from mszoo.layers.weights import Expected  # isort: skip
+from mszoo.registry.errors import RefusalError  # isort: skip
+
+#: The activations of vLLM's fused layer, by Hugging Face's names.
+_ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
+
+
+class TopKRouter(torch.nn.Module):
+    """Chooses the experts of each token, in float32.
+
+    Its weight is kept in float32 whatever the model's dtype, so that it isn't converted at every step.
+
+    Args:
+        hidden_size, num_experts: sizes of the weight.
+        per_token: how many experts a token gets.
+        scores: what makes scores of logits: "softmax" or "sigmoid".
+        normalized: the weights of a token's experts add up to 1.
+        scale: multiplies the weights.
+        bias: experts are chosen by their scores and a bias, ``e_score_correction_bias``; their weights are scores.
+        groups, groups_per_token: a token's experts are of those groups whose two best experts are the best
+            (DeepSeek-V3's routing).
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_experts: int,
+        per_token: int,
+        *,
+        scores: str = "softmax",
+        normalized: bool = True,
+        scale: float = 1.0,
+        bias: bool = False,
+        groups: int = 1,
+        groups_per_token: int = 1,
+    ) -> None:
+        super().__init__()
+        weight = torch.empty(num_experts, hidden_size, dtype=torch.float32)
+        self.weight = torch.nn.Parameter(weight, requires_grad=False)
+        self.e_score_correction_bias: torch.nn.Parameter | None = None
+        if bias:
+            zeros = torch.zeros(num_experts, dtype=torch.float32)
+            self.e_score_correction_bias = torch.nn.Parameter(zeros, requires_grad=False)
+        self.per_token = per_token
+        self._of_logits: Callable[..., torch.Tensor] = {"softmax": torch.softmax, "sigmoid": _sigmoid}[scores]
+        self._normalized, self._scale = normalized, scale
+        self._groups, self._groups_per_token = groups, groups_per_token
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[T, hidden] -> weights [T, k] float32, experts [T, k]."""
+        scores = self._of_logits(torch.nn.functional.linear(x.float(), self.weight), -1)
+        if self.e_score_correction_bias is None and self._groups == 1:
+            weights, chosen = scores.topk(self.per_token, -1, sorted=False)
+        else:
+            chosen = self._preference(scores).topk(self.per_token, -1, sorted=False)[1]
+            weights = scores.gather(1, chosen)
+        if self._normalized:
+            weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
+        return weights if self._scale == 1.0 else weights * self._scale, chosen
+
+    def _preference(self, scores: torch.Tensor) -> torch.Tensor:
+        """Return by what experts are chosen: [T, experts], 0 outside the best groups."""
+        biased = scores if self.e_score_correction_bias is None else scores + self.e_score_correction_bias
+        if self._groups == 1:
+            return biased
+        grouped = biased.unflatten(-1, (self._groups, -1))
+        best = grouped.topk(2, -1)[0].sum(-1).topk(self._groups_per_token, -1, sorted=False)[1]
+        kept = torch.zeros(grouped.shape[:2], dtype=torch.bool).scatter_(1, best, True)
+        return grouped.masked_fill(~kept[..., None], 0.0).flatten(1)
+
+
+class Experts(torch.nn.Module):
+    """Gated MLPs, of which each token passes those that a router chooses.
+
+    Args:
+        router: chooses; its own weight stays outside.
+        hidden_size, intermediate_size: of each expert.
+        hidden_act: Hugging Face's name of the gate's activation.
+        prefix: the layer's name, unique in the model.
+        names: the checkpoint's names of an expert's gate, up and down projection.
+        stacked: the checkpoint's names, beside the experts' own, of one tensor with gate and up projection of all
+            experts [experts, 2 intermediate, hidden] and one with their down projection, where it has such.
+
+    Raises:
+        RefusalError: vLLM has no kernel for the sizes or the activation.
+    """
+
+    def __init__(
+        self,
+        router: TopKRouter,
+        hidden_size: int,
+        intermediate_size: int,
+        hidden_act: str,
+        *,
+        prefix: str,
+        names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+        stacked: tuple[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        if hidden_act not in _ACTIVATIONS:
+            raise RefusalError(
+                "config.json",
+                f"hidden_act is {hidden_act!r}, and experts have {', '.join(_ACTIVATIONS)}",
+                "Serve the model with another implementation",
+            )
+        self._experts = router.weight.shape[0]
+        self._size = hidden_size, intermediate_size
+        self._names, self._stacked = names, stacked
+        try:
+            self.fused = FusedMoEFactory(
+                num_experts=self._experts,
+                top_k=router.per_token,
+                hidden_size=hidden_size,
+                intermediate_size=intermediate_size,
+                activation=_ACTIVATIONS[hidden_act],
+                custom_routing_function=lambda hidden_states, **_: router(hidden_states),
+                quant_config=quant_config(),
+                prefix=prefix,
+            )
+        except (NotImplementedError, ValueError) as error:
+            raise RefusalError(
+                "config.json",
+                f"vLLM has no kernel for experts of {hidden_size} x {intermediate_size} ({error})",
+                "Serve the model with another implementation",
+            ) from error
+
+    def forward(self, x: ms.Tensor) -> ms.Tensor:
+        """[T, hidden] -> the weighted sum of the chosen experts' outputs [T, hidden]."""
+        hidden_states = to_torch(x)
+        # The router sees the hidden states; vLLM passes on "logits" without looking at them.
+        return to_mindspore(self.fused(hidden_states, hidden_states))
+
+    def checkpoint_tensors(self, name: str) -> dict[str, Expected]:
+        """See :class:`mszoo.layers.weights.HasOwnTensors`."""
+        hidden_size, intermediate_size = self._size
+        w13, w2 = (f"{name}.fused.routed_experts.{weight}_weight" for weight in ("w13", "w2"))
+        if self._stacked is not None:
+            gate_up, down = (name.rpartition(".")[0] + f".{stack}.weight" for stack in self._stacked)
+            return {
+                gate_up: Expected(
+                    w13, None, (self._experts, 2 * intermediate_size, hidden_size), load=_load_gate_up
+                ),
+                down: Expected(w2, None, (self._experts, hidden_size, intermediate_size), load=_load_down),
+            }
+        shapes = ((intermediate_size, hidden_size),) * 2 + ((hidden_size, intermediate_size),)
+        return {
+            f"{name}.{index}.{projection}.weight": Expected(
+                parameter, None, shape, load=_loader(shard, index)
+            )
+            for projection, parameter, shape, shard in zip(
+                self._names, (w13, w13, w2), shapes, ("w1", "w3", "w2"), strict=True
+            )
+            for index in range(self._experts)
+        }
+
+
+def _sigmoid(logits: torch.Tensor, _: int) -> torch.Tensor:
+    return logits.sigmoid()
+
+
+def _loader(shard: str, expert: int) -> Callable[[torch.nn.Parameter, torch.Tensor], None]:
+    """Return what loads one projection of one expert; vLLM tells kinds of tensors by their names."""
+
+    def load(parameter: torch.nn.Parameter, tensor: torch.Tensor) -> None:
+        parameter.weight_loader(parameter, tensor, "weight", shard_id=shard, expert_id=expert)
+
+    return load
+
+
+def _load_gate_up(parameter: torch.nn.Parameter, tensor: torch.Tensor) -> None:
+    for index, expert in enumerate(tensor):
+        for shard, half in zip(("w1", "w3"), expert.chunk(2), strict=True):
+            _loader(shard, index)(parameter, half)
+
+
+def _load_down(parameter: torch.nn.Parameter, tensor: torch.Tensor) -> None:
+    for index, expert in enumerate(tensor):
+        _loader("w2", index)(parameter, expert)
