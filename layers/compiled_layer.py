@@ -62,7 +62,7 @@ class CompiledLayer:
             return compiled.missing()
         if type(parts.attn.impl) is not CPUAttentionBackendImpl:
             return "the attention backend"
-        if isinstance(parts.activation, str) and parts.activation not in ACTIVATIONS:
+        if parts.has_mlp and isinstance(parts.activation, str) and parts.activation not in ACTIVATIONS:
             return f"the activation {parts.activation}"
         reason = parts.multiplied_otherwise(CpuLinearMethod)
         if reason is None and any(layer.quant_method.handler is None for layer in parts.projections):

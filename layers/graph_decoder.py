@@ -46,8 +46,8 @@ class GraphDecoder:
         for parts in layers:
             if type(parts.attn.impl) is not MindSporeAttentionImpl:
                 return "the attention backend"
-            if parts.rotation != "halves" or parts.after_attention is not None:
-                return "a layer differs from Llama's in its rotation or norms"
+            if not parts.has_mlp or parts.rotation != "halves" or parts.after_attention is not None:
+                return "a layer differs from Llama's in its MLP, rotation or norms"
             reason = parts.multiplied_otherwise(MindSporeLinearMethod)
             if reason is not None:
                 return reason

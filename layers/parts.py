@@ -1,4 +1,4 @@
-"""The parts of a dense decoder layer, for what runs the layer as a whole."""
+"""The parts of a decoder layer, for what runs the layer as a whole."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from mszoo.layers.attention import Attention
 from mszoo.layers.norm import GemmaRMSNorm, LayerNorm, Norm, RMSNorm
 from mszoo.layers.rotary import InterleavedRotaryEmbedding, RotaryEmbedding
 
-#: The ops of every dense decoder layer; the activation and the norm of heads differ.
+#: The ops of every decoder layer; the activation and the norm of heads differ.
 _OPS = frozenset({"rms_norm", "fused_add_rms_norm", "linear", "rotary_embedding", "paged_attention"})
 _NORMS = (RMSNorm, GemmaRMSNorm, LayerNorm)
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a dense decoder layer.
+    """The parts of a decoder layer.
 
     Attributes:
         before_attention, after_attention, before_mlp, after_mlp: norms; None where there is none.
         qkv_proj, o_proj, up_proj, down_proj: projections, of vLLM's classes. A gated MLP has gate and up in one.
+            Without up and down the layer is whole up to its MLP, which is another's (experts).
         head_norms: of queries and keys: of each head, or of all together, as their width says.
         attn: the attention.
         activation: a gated one, or "silu", "gelu", "gelu_tanh", "relu" or "relu2" for an MLP without a gate.
@@ -49,9 +50,9 @@ class Parts:
     head_norms: tuple[Norm, Norm] | None
     attn: Attention
     o_proj: torch.nn.Module
-    up_proj: torch.nn.Module
-    activation: GatedActivation | str
-    down_proj: torch.nn.Module
+    up_proj: torch.nn.Module | None = None
+    activation: GatedActivation | str = ""
+    down_proj: torch.nn.Module | None = None
     rotary_emb: RotaryEmbedding | None = None
     rotation: str = "halves"
     norms_late: bool = False
@@ -59,9 +60,15 @@ class Parts:
     multiplier: float = 1.0
 
     @property
+    def has_mlp(self) -> bool:
+        """Whether the MLP is one of the parts."""
+        return self.up_proj is not None
+
+    @property
     def projections(self) -> tuple[torch.nn.Module, ...]:
         """The linear layers, in order."""
-        return self.qkv_proj, self.o_proj, self.up_proj, self.down_proj
+        mlp = () if self.up_proj is None or self.down_proj is None else (self.up_proj, self.down_proj)
+        return self.qkv_proj, self.o_proj, *mlp
 
     @property
     def norms(self) -> tuple[Norm | None, ...]:
@@ -71,7 +78,7 @@ class Parts:
 
     @property
     def op(self) -> str:
-        """The activation's op; or its name, without a gate."""
+        """The activation's op; or its name, without a gate; or nothing, without an MLP."""
         return self.activation if isinstance(self.activation, str) else self.activation.op
 
     @property
@@ -83,7 +90,7 @@ class Parts:
         """Return what is not as mszoo.layers built it, and has to be called as it is, or None."""
         up = ColumnParallelLinear if isinstance(self.activation, str) else MergedColumnParallelLinear
         classes = (QKVParallelLinear, RowParallelLinear, up, RowParallelLinear)
-        for layer, vllm_layer in zip(self.projections, classes, strict=True):
+        for layer, vllm_layer in zip(self.projections, classes, strict=False):
             if type(layer) is not vllm_layer:
                 return f"a {type(layer).__name__} is in place"
             if layer.tp_size > 1:

@@ -105,12 +105,23 @@ class MLP(Module):
 
 
 class DecoderLayer(Module):
-    """One layer: attention and MLP, each after a norm, on a residual stream."""
+    """One layer: attention and MLP, each after a norm, on a residual stream.
 
-    def __init__(self, config: DecoderConfig, sliding_window: int | None, prefix: str) -> None:
+    Args:
+        config: the decoder's.
+        sliding_window: see :class:`mszoo.layers.Attention`.
+        prefix: the layer's name.
+        mlp: takes the place of the usual MLP: [T, hidden] -> [T, hidden]. One without ``gate_up_proj``, ``act_fn``
+            and ``down_proj`` (experts) is called as it is; the rest of the layer may run as a whole.
+    """
+
+    def __init__(
+        self, config: DecoderConfig, sliding_window: int | None, prefix: str, mlp: Module | None = None
+    ) -> None:
         super().__init__()
         self.self_attn = SelfAttention(config, sliding_window, f"{prefix}.self_attn")
-        self.mlp = MLP(config, f"{prefix}.mlp")
+        self.mlp = MLP(config, f"{prefix}.mlp") if mlp is None else mlp
+        self._is_dense = hasattr(self.mlp, "gate_up_proj")
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_self_attn_layernorm = self.post_mlp_layernorm = None
@@ -125,7 +136,7 @@ class DecoderLayer(Module):
         """Return the layer's output and the residual stream that is still to be added to it: [T, hidden]."""
         fused = self.fused(positions, x, residual)
         if fused is not None:
-            return fused
+            return fused if self._is_dense else (self._mlp(fused[0]), fused[1])
         if residual is None:
             x, residual = self.input_layernorm(x), x
         else:
@@ -134,13 +145,15 @@ class DecoderLayer(Module):
         if self.post_self_attn_layernorm is not None:
             x = self.post_self_attn_layernorm(x)
         x, residual = self.post_attention_layernorm(x, residual)
+        return self._mlp(x), residual
+
+    def _mlp(self, x: ms.Tensor) -> ms.Tensor:
         x = self.mlp(x)
-        if self.post_mlp_layernorm is not None:
-            x = self.post_mlp_layernorm(x)
-        return x, residual
+        return x if self.post_mlp_layernorm is None else self.post_mlp_layernorm(x)
 
     def _parts(self) -> Parts:
-        attention, mlp = self.self_attn, self.mlp
+        attention = self.self_attn
+        mlp = self.mlp if self._is_dense else None
         return Parts(
             before_attention=self.input_layernorm,
             after_attention=self.post_self_attn_layernorm,
@@ -152,9 +165,9 @@ class DecoderLayer(Module):
             rotation="pairs" if attention.rotary_emb.interleaved else "halves",
             attn=attention.attn,
             o_proj=attention.o_proj,
-            up_proj=mlp.gate_up_proj,
-            activation=mlp.act_fn,
-            down_proj=mlp.down_proj,
+            up_proj=None if mlp is None else mlp.gate_up_proj,
+            activation="" if mlp is None else mlp.act_fn,
+            down_proj=None if mlp is None else mlp.down_proj,
         )
 
 

@@ -47,7 +47,7 @@ _TELECHAT2: dict[str, Any] = {
 _NO_HALF = ("float32", "bfloat16")
 _INFERENCE = "mindformers.parallel_core.inference.transformer"
 _CELLS = {
-    "transformer_layer:TransformerLayer": "cells:TransformerLayer",
+    "transformer_layer:TransformerLayer": "layer:TransformerLayer",
     "attention:SelfAttention": "cells:SelfAttention",
     "multi_latent_attention:MLASelfAttention": "mla:MLASelfAttention",
     "mlp:MLP": "cells:MLP",

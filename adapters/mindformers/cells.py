@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import Any
 
 import mindspore as ms  # isort: skip
@@ -24,44 +23,6 @@ from mszoo.models.config import DecoderConfig  # isort: skip
 logger = logging.getLogger("vllm.mszoo.mindformers")
 
 
-class TransformerLayer(decoder.DecoderLayer):
-    """A dense layer whose parts are the usual ones, as a whole: mszoo's decoder layer.
-
-    Between such layers the residual stream travels beside the output, not yet added to it.
-
-    Args:
-        cell: the suite's ``TransformerLayer``.
-        prefix: the layer's name.
-
-    Raises:
-        CellStays: a part is not the usual one; the parts are then replaced one by one.
-    """
-
-    def __init__(self, cell: Any, *, prefix: str) -> None:
-        _require(cell, "self_attention", "SelfAttention")
-        _require(cell, "mlp", "MLP")
-        _require(cell, "input_layernorm", "RMSNorm")
-        _require(cell, "pre_mlp_layernorm", "RMSNorm")
-        after = [_kind(cell.post_self_attn_layernorm), _kind(cell.post_mlp_layernorm)]
-        if after not in (["IdentityOp"] * 2, ["RMSNorm"] * 2):
-            raise _unusual(f"what attention and MLP return goes through {after[0]} and {after[1]}")
-        if cell.apply_residual_connection_post_norm:
-            raise _unusual("the residual stream is taken after the norms")
-        config = decoder_config(cell.self_attention)
-        super().__init__(replace(config, sandwich_norms=after[0] == "RMSNorm"), None, prefix)
-        self.mlp = MLP(cell.mlp, prefix=f"{prefix}.mlp")
-        #: Whether the next layer takes the stream; the model decides it.
-        self.keeps_residual = False
-
-    def forward(  # type: ignore[override]
-        self, hidden_states: ms.Tensor | tuple[ms.Tensor, ms.Tensor], **_: Any
-    ) -> ms.Tensor | tuple[ms.Tensor, ms.Tensor]:
-        """[T, hidden], or that and the stream -> the same."""
-        x, residual = hidden_states if isinstance(hidden_states, tuple) else (hidden_states, None)
-        x, residual = super().forward(positions(), x, residual)
-        return (x, residual) if self.keeps_residual else to_mindspore(to_torch(x) + to_torch(residual))
-
-
 class SelfAttention(decoder.SelfAttention):
     """The suite's ``SelfAttention``: projections, norms of heads, rotation, and vLLM's paged attention."""
 
@@ -80,7 +41,7 @@ class MLP(Module):
         super().__init__()
         config = cell.config
         if not config.gated_linear_unit or getattr(cell, "use_shared_expert_gate", False):
-            raise _unusual("its MLP is not the gated one")
+            raise unusual("its MLP is not the gated one")
         self.gate_up_proj = gate_up_linear(
             config.hidden_size,
             config.ffn_hidden_size,
@@ -155,23 +116,19 @@ def decoder_config(attention: Any) -> DecoderConfig:
         qkv_bias=config.add_qkv_bias,
         output_bias=config.add_bias_linear,
         mlp_bias=False,
-        qk_norm=_kind(attention.q_layernorm) == "RMSNorm",
+        qk_norm=kind_of(attention.q_layernorm) == "RMSNorm",
         sliding_windows=(None,) * config.num_layers,
         interleaved_rotary=config.rotary_cos_format == "interleaved",
     )
 
 
-def _kind(cell: Any) -> str:
+def kind_of(cell: Any) -> str:
+    """Return the name of a cell's class."""
     return type(cell).__name__
 
 
-def _require(cell: Any, part: str, kind: str) -> None:
-    found = _kind(getattr(cell, part))
-    if found != kind:
-        raise _unusual(f"its {part} is a {found}")
-
-
-def _unusual(what: str) -> CellStays:
+def unusual(what: str) -> CellStays:
+    """Return what a cell is refused with that isn't the usual one."""
     return CellStays(f"{what}; its parts are replaced one by one")
 
 

@@ -9,9 +9,10 @@ import torch
 
 import mindspore as ms  # isort: skip
 from mszoo.adapters.mindformers import network  # isort: skip
-from mszoo.adapters.mindformers.cells import TransformerLayer, add_by_torch  # isort: skip
+from mszoo.adapters.mindformers.cells import add_by_torch  # isort: skip
 from mszoo.adapters.mindformers.checkpoint import Joined, Layout  # isort: skip
 from mszoo.adapters.mindformers.config import ARCHITECTURES, suite_config  # isort: skip
+from mszoo.adapters.mindformers.layer import TransformerLayer  # isort: skip
 from mszoo.adapters.mindformers.positions import running_at  # isort: skip
 from mszoo.kernels import dispatch  # isort: skip
 from mszoo.layers import (  # isort: skip

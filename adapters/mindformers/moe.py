@@ -16,6 +16,8 @@ class MoELayer(Module):
     def __init__(self, cell: Any, *, prefix: str) -> None:
         super().__init__()
         config = cell.config
+        if cell.use_shared_expert:
+            self.shared_experts = MLP(cell.shared_experts, prefix=f"{prefix}.shared_experts")
         self.gate = TopKRouter(
             config.hidden_size,
             config.num_moe_experts,
@@ -34,8 +36,6 @@ class MoELayer(Module):
             config.hidden_act,
             prefix=f"{prefix}.experts",
         )
-        if cell.use_shared_expert:
-            self.shared_experts = MLP(cell.shared_experts, prefix=f"{prefix}.shared_experts")
 
     def forward(self, hidden_states: ms.Tensor, **_: Any) -> ms.Tensor:
         """[T, hidden] -> [T, hidden]."""

@@ -1,5 +1,5 @@
-// One dense decoder layer per call, for the `cpu` kernel set: norms, projections, rotation, cache write,
-// attention and MLP as one chain of vLLM's and torch's CPU kernels. Called op by op from Python, the chain costs
+// One decoder layer per call, for the `cpu` kernel set: norms, projections, rotation, cache write, attention and
+// MLP as one chain of vLLM's and torch's CPU kernels. Called op by op from Python, the chain costs
 // more in interpretation than in arithmetic when few tokens are decoded.
 //
 // Only torch's headers are needed: vLLM's kernels are reached through torch's dispatcher, by the names and
@@ -67,8 +67,9 @@ struct DecoderLayer : torch::CustomClassHolder {
   // kinds, weights, biases, epsilons: of the norms before and after attention, before and after the MLP, of queries
   //   and of keys; see Norm.
   // handlers, projection_biases, widths: of qkv, o, up (gate and up side by side in a gated MLP) and down. A handler
-  //   is what vLLM's create_onednn_mm made.
-  // activation: "silu", "gelu", "gelu_tanh", "relu" or "relu2"; with "_and_mul" behind it the MLP is gated.
+  //   is what vLLM's create_onednn_mm made. Without up and down the layer ends before the MLP, which is another's.
+  // activation: "silu", "gelu", "gelu_tanh", "relu" or "relu2"; with "_and_mul" behind it the MLP is gated. Empty
+  //   without an MLP.
   // rotation: "halves", "pairs", or "" where nothing turns. late: queries and keys are normed after they turned.
   // parallel: attention and MLP see the same normed stream. multiplier: of what both add to the stream.
   DecoderLayer(std::vector<std::string> kinds, std::vector<OptionalTensor> weights,
@@ -91,7 +92,11 @@ struct DecoderLayer : torch::CustomClassHolder {
         parallel_(parallel),
         multiplier_(multiplier) {
     TORCH_CHECK(kinds.size() == 6 && weights.size() == 6 && biases.size() == 6 && epsilons.size() == 6, "six norms");
-    TORCH_CHECK(handlers_.size() == 4 && projection_biases.size() == 4 && widths_.size() == 4, "four projections");
+    const auto projections = handlers_.size();
+    has_mlp_ = projections == 4;
+    TORCH_CHECK((has_mlp_ || projections == 2) && projection_biases.size() == projections &&
+                    widths_.size() == projections,
+                "two or four projections");
     for (size_t i = 0; i < kinds.size(); ++i) {
       TORCH_CHECK(kinds[i].empty() || kinds[i] == "layer" || weights[i], "a norm without a weight");
       norms_[i] = Norm{kinds[i], weights[i], biases[i], epsilons[i]};
@@ -101,19 +106,21 @@ struct DecoderLayer : torch::CustomClassHolder {
     gated_ = activation_.size() > gated.size() &&
              activation_.compare(activation_.size() - gated.size(), gated.size(), gated) == 0;
     if (gated_) activation_.resize(activation_.size() - gated.size());
-    TORCH_CHECK(activation_ == "silu" || activation_ == "gelu" || activation_ == "gelu_tanh" ||
+    TORCH_CHECK(!has_mlp_ || activation_ == "silu" || activation_ == "gelu" || activation_ == "gelu_tanh" ||
                     activation_ == "relu" || activation_ == "relu2",
                 "unknown activation ", activation);
   }
 
   // x: [T, hidden], overwritten. Without `residual` it is the residual stream, before and after the layer. With it
   //   the stream is the sum of both, before and after; in the first layer the residual's content is not read.
+  //   A layer that ends before the MLP needs it: x is then what the MLP gets, and the residual is the stream.
   // cos_sin_cache: [max, R], R/2 cosines and R/2 sines; positions: [T], rows in it.
   // The first `tokens` rows are real, the rest padding.
   void run(const at::Tensor& x, const OptionalTensor& residual, bool first, const at::Tensor& positions,
            const at::Tensor& cos_sin_cache, const at::Tensor& kv_cache, const at::Tensor& slot_mapping,
            const at::Tensor& query_start_loc, const at::Tensor& seq_lens, const at::Tensor& block_table,
            const at::Tensor& scheduler_metadata, int64_t tokens, const std::string& isa) {
+    TORCH_CHECK(has_mlp_ || (residual && !parallel_), "the stream has to lie beside what the MLP gets");
     const auto rows = x.size(0), hidden = x.size(1);
     const auto dtype = x.scalar_type();
     const auto& [before_attention, after_attention, before_mlp, after_mlp, q_norm, k_norm] = norms_;
@@ -167,10 +174,11 @@ struct DecoderLayer : torch::CustomClassHolder {
       stream.add_(output, multiplier_);
       normed = stream;
       if (before_mlp.exists()) {
-        normed = scratch(kNormed, rows, hidden, dtype);
+        normed = has_mlp_ ? scratch(kNormed, rows, hidden, dtype) : output;
         before_mlp.apply(stream, normed);
       }
     }
+    if (!has_mlp_) return;
     run_mlp(normed, output, rows, dtype);
     if (after_mlp.exists()) after_mlp.apply(output, output);
     if (!residual) stream.add_(output, multiplier_);
@@ -254,7 +262,7 @@ struct DecoderLayer : torch::CustomClassHolder {
   int64_t window_;
   double softcap_;
   std::string activation_, rotation_;
-  bool gated_, late_, parallel_;
+  bool has_mlp_, gated_, late_, parallel_;
   double multiplier_;
 };
 
