@@ -110,7 +110,10 @@ def _adapter(name: str, found: Architecture) -> ModelAdapter:
         capabilities, fused = frozenset({Capability.TENSOR_PARALLEL}), {"qkv_proj": ("query", "key", "value")}
     elif found.family in WHOLE or found.family in FAMILIES:
         capabilities, fused = INHERITED, packed_modules(found.family)
-        if found.family in FAMILIES and FAMILIES[found.family].whole_norms:
+        family = FAMILIES.get(found.family)
+        if family is not None and family.mixture is not None:
+            capabilities = frozenset({Capability.TENSOR_PARALLEL})
+        if family is not None and family.whole_norms:
             capabilities -= {Capability.TENSOR_PARALLEL}
     return ModelAdapter(
         name,

@@ -1,4 +1,4 @@
-"""Decoder layers of MindSpore One's dense families, computed by mszoo's layers.
+"""Decoder layers of MindSpore One's families, computed by mszoo's layers.
 
 Sizes, biases and scales are read off the suite's cells, and how families differ beyond that is declared in
 :mod:`mszoo.adapters.mindone.families`. The rotary embedding stays the suite's: its cosines and sines become the
@@ -14,6 +14,7 @@ import torch
 
 from mszoo.adapters.mindone.attention import shape_of
 from mszoo.adapters.mindone.cells import activation, norm_of, with_batch, without_batch
+from mszoo.adapters.mindone.experts import MixtureOfExperts, activation_of, is_mixture
 from mszoo.adapters.mindone.families import Family, family_of
 from mszoo.layers import (
     Attention,
@@ -59,8 +60,14 @@ _GATED = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
 _OUTPUT = ("o_proj", "dense")
 _NORMED_LATE = "query_layernorm"
 _HEAD_NORMS = (("q_norm", "k_norm"), (_NORMED_LATE, "key_layernorm"), ("q_layernorm", "k_layernorm"))
-_UP_AND_DOWN = (("up_proj", "down_proj"), ("c_fc", "c_proj"), ("fc1", "fc2"))
-_ACTIVATION = ("act_fn", "activation_fn", "act")
+_MLP = ("mlp", "block_sparse_moe")
+_UP_AND_DOWN = (
+    ("up_proj", "down_proj"),
+    ("c_fc", "c_proj"),
+    ("fc1", "fc2"),
+    ("input_linear", "output_linear"),
+)
+_ACTIVATION = ("act_fn", "activation_fn", "act", "activation")
 
 
 class DecoderLayer(Module):
@@ -80,7 +87,12 @@ class DecoderLayer(Module):
         self._family = family_of(type(cell).__module__)
         self._parallel = self._family.parallel or getattr(cell, "use_parallel_residual", False)
         self.self_attn = SelfAttention(cell.self_attn, self._family, f"{prefix}.self_attn")
-        self.mlp = MLP(cell.mlp, self._family, f"{prefix}.mlp")
+        self._mlp_name = _first(cell, _MLP)
+        self.add_module(self._mlp_name, mlp_of(cell, self._family, prefix, self._mlp_name))
+        #: GraniteMoeShared has the shared experts beside the mixture, not in it.
+        self.shared_mlp = None
+        if _has(cell, "shared_mlp"):
+            self.shared_mlp = MLP(cell.shared_mlp, self._family, f"{prefix}.shared_mlp")
         names = [None if name is None or not _has(cell, name) else name for name in self._family.norms]
         for name in filter(None, names):
             self.add_module(name, norm_of(getattr(cell, name)))
@@ -90,7 +102,9 @@ class DecoderLayer(Module):
         # Gemma 3 has a rotary embedding for each kind of layer.
         kind = "local" if getattr(cell.self_attn, "is_sliding", False) else "global"
         self._own_embeddings = f"position_embeddings_{kind}"
-        self.fused = FusedDecoderLayer(self._parts, carries=False)
+        self._is_dense = isinstance(self.feed_forward, MLP)
+        # Experts get what they compute beside the stream.
+        self.fused = FusedDecoderLayer(self._parts, carries=not self._is_dense)
 
     def forward(
         self,
@@ -103,18 +117,22 @@ class DecoderLayer(Module):
         x = without_batch(hidden_states)
         turned = rotation(given, self._family, to_torch(x).dtype)
         fused = self.fused(turned[0], x, table=to_torch(turned[1]))
-        output = with_batch(self._by_parts(x, turned) if fused is None else fused[0])
-        return (output,) if self._family.returns_tuple else output
+        if fused is None:
+            output = self._by_parts(x, turned)
+        else:
+            output = fused[0] if self._is_dense else self._add_mlp(*fused)
+        batched = with_batch(output)
+        return (batched,) if self._family.returns_tuple else batched
 
     def _by_parts(self, x: ms.Tensor, turned: Rotation) -> ms.Tensor:
         """[T, hidden] -> [T, hidden], as decoder_layer.cpp does it."""
-        before_attention, after_attention, before_mlp, after_mlp = self._norms()
+        before_attention, after_attention, before_mlp, _ = self._norms()
         multiplier = self._multiplier
         residual = x
         normed = residual if before_attention is None else before_attention(residual)
         x = self.self_attn(normed, turned)
         if self._parallel:
-            beside = self.mlp(normed)
+            beside = self.feed_forward(normed)
             return self._sum(self._sum(residual, x, multiplier), beside, multiplier)
         if after_attention is not None:
             x = after_attention(x)
@@ -123,17 +141,34 @@ class DecoderLayer(Module):
         else:
             residual = self._sum(residual, x, multiplier)
             x = residual if before_mlp is None else before_mlp(residual)
-        x = self.mlp(x)
+        return self._add_mlp(x, residual)
+
+    def _add_mlp(self, x: ms.Tensor, residual: ms.Tensor | None) -> ms.Tensor:
+        """Return the stream and what the MLP makes of ``x``, the normed stream: [T, hidden] each."""
+        before_mlp, after_mlp = self._norms()[2:]
+        if before_mlp is None:
+            x = residual
+        y = self.feed_forward(x)
+        if self.shared_mlp is not None:
+            to_torch(y).add_(to_torch(self.shared_mlp(x)))
         if after_mlp is not None:
-            x = after_mlp(x)
-        return self._sum(residual, x, multiplier)
+            y = after_mlp(y)
+        return self._sum(residual, y, self._multiplier)
+
+    @property
+    def feed_forward(self) -> MLP | MixtureOfExperts:
+        """What comes after attention."""
+        found = self._modules[self._mlp_name]
+        assert isinstance(found, MLP | MixtureOfExperts)
+        return found
 
     def _norms(self) -> list[Norm | None]:
         return [None if name is None else getattr(self, name) for name in self._norm_names]
 
     def _parts(self) -> Parts:
         before_attention, after_attention, before_mlp, after_mlp = self._norms()
-        attention, mlp = self.self_attn, self.mlp
+        attention = self.self_attn
+        mlp = self.feed_forward if isinstance(self.feed_forward, MLP) else None
         return Parts(
             before_attention=before_attention,
             after_attention=after_attention,
@@ -143,9 +178,9 @@ class DecoderLayer(Module):
             head_norms=attention.head_norms,
             attn=attention.attn,
             o_proj=attention.output,
-            up_proj=mlp.up,
-            activation=mlp.activation,
-            down_proj=mlp.down,
+            up_proj=None if mlp is None else mlp.up,
+            activation="" if mlp is None else mlp.activation,
+            down_proj=None if mlp is None else mlp.down,
             rotation=attention.rotation,
             norms_late=attention.norms_late,
             parallel=self._parallel,
@@ -265,10 +300,8 @@ class MLP(Module):
     def __init__(self, cell: ms.nn.Cell, family: Family, prefix: str) -> None:
         super().__init__()
         act = getattr(cell, _first(cell, _ACTIVATION))
-        kind = _ACTIVATIONS.get(type(act).__name__, type(act).__name__)
-        if family.gated and kind not in _GATED:
-            raise CellStays(f"{prefix} has {kind} for its gate")
-        gate = GatedActivation(_GATED[kind]) if family.gated else None
+        kind = _kind_of(act)
+        gate = GatedActivation(gate_of(act, prefix)) if family.gated else None
         #: What lies between the products; a name where there is no gate.
         self.activation: GatedActivation | str = gate or kind
         self.__dict__["_act"] = gate or activation(act)
@@ -277,7 +310,9 @@ class MLP(Module):
         hidden_size, width = down.weight.shape
         make_up: Callable[..., torch.nn.Module] = column_linear
         if family.gated:
-            make_up, up_name, up = gate_up_linear, "gate_up_proj", getattr(cell, "gate_up_proj", up)
+            make_up = gate_up_linear
+            if up is None or up.weight.shape[0] == width:  # not gate and up in one
+                up_name, up = "gate_up_proj", getattr(cell, "gate_up_proj", up)
         self._names = up_name, down_name
         first = make_up(hidden_size, width, bias=_has_bias(up), prefix=f"{prefix}.{up_name}")
         second = row_linear(width, hidden_size, bias=_has_bias(down), prefix=f"{prefix}.{down_name}")
@@ -297,6 +332,40 @@ class MLP(Module):
     def down(self) -> torch.nn.Module:
         """The second product."""
         return self.get_submodule(self._names[1])
+
+
+def mlp_of(layer: ms.nn.Cell, family: Family, prefix: str, name: str) -> MLP | MixtureOfExperts:
+    """Return what takes the place of a layer's MLP, or of its mixture of experts.
+
+    Args:
+        layer: the suite's decoder layer.
+        family: its family.
+        prefix: its name.
+        name: the MLP's, in the layer.
+
+    Raises:
+        CellStays, RefusalError: as :class:`MLP` and :class:`MixtureOfExperts`.
+    """
+    cell, path, mixture = getattr(layer, name), f"{prefix}.{name}", family.mixture
+    if mixture is None or not is_mixture(cell):
+        return MLP(cell, family, path)
+    hidden_act = gate_of(activation_of(cell, mixture), path)
+    shared = getattr(cell, mixture.shared, None)
+    if shared is not None:
+        shared = MLP(shared, family, f"{path}.{mixture.shared}")
+    return MixtureOfExperts(cell, mixture, hidden_act, shared, path)
+
+
+def gate_of(act: ms.nn.Cell, where: str) -> str:
+    """Return a gate's activation, as Hugging Face's configs call it.
+
+    Raises:
+        CellStays: there is no gated op for it.
+    """
+    kind = _kind_of(act)
+    if kind not in _GATED:
+        raise CellStays(f"{where} has {kind} for its gate")
+    return _GATED[kind]
 
 
 def rotation(embeddings: tuple[ms.Tensor, ms.Tensor], family: Family, dtype: torch.dtype) -> Rotation:
@@ -327,6 +396,10 @@ def _rotates(cell: ms.nn.Cell) -> bool:
     if kind == "Exaone4Attention":
         return cell.sliding_window is None or bool(cell.is_sliding)
     return True
+
+
+def _kind_of(act: ms.nn.Cell) -> str:
+    return _ACTIVATIONS.get(type(act).__name__, type(act).__name__)
 
 
 def _has(cell: ms.nn.Cell, name: str) -> bool:

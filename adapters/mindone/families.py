@@ -1,4 +1,4 @@
-"""The dense decoders of MindSpore One whose layers mszoo's own layers compute: how each differs from the others.
+"""The decoders of MindSpore One whose layers mszoo's own layers compute: how each differs from the others.
 
 Data only; nothing heavy is imported. :mod:`mszoo.adapters.mindone.decoder` has the classes that are named here.
 """
@@ -26,6 +26,34 @@ _BOTH = (
 
 
 @dataclass(frozen=True)
+class Mixture:
+    """How a family's mixture of experts is made; names are the checkpoint's, in the mixture.
+
+    Attributes:
+        router: the router's linear layer.
+        bias: the bias by which experts are chosen; empty where there is none.
+        scores: what makes scores of the router's logits.
+        experts: each expert's gate, up and down projection.
+        stacked: one layer with gate and up projection of all experts, and one with their down projection, where
+            the checkpoint has those.
+        shared: the experts that every token passes; may be missing in a model.
+        shared_gate: the layer that weighs them; empty where they aren't weighed.
+    """
+
+    router: str = "gate"
+    bias: str = ""
+    scores: str = "softmax"
+    experts: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
+    stacked: tuple[str, str] | None = None
+    shared: str = "shared_experts"
+    shared_gate: str = ""
+
+
+_BIASED = Mixture(bias="gate.e_score_correction_bias", scores="sigmoid")
+_STACKED = Mixture(router="router.layer", stacked=("input_linear", "output_linear"))
+
+
+@dataclass(frozen=True)
 class Family:
     """One family's decoder layer.
 
@@ -39,6 +67,7 @@ class Family:
         gated: its MLP is gated.
         fused_mlp: the checkpoint has the gate and up projection of its MLP in one tensor.
         whole_norms: norms queries and keys of all heads together, so ranks can't share the heads out.
+        mixture: its mixture of experts, which all or some of its layers have in place of the MLP.
     """
 
     name: str
@@ -50,6 +79,7 @@ class Family:
     gated: bool = True
     fused_mlp: bool = False
     whole_norms: bool = False
+    mixture: Mixture | None = None
 
 
 #: Families whose decoder layers are those of mszoo's own models, and what their checkpoints have fused.
@@ -63,8 +93,13 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "arcee": Family("Arcee", gated=False),
         "cohere": Family("Cohere", norms=_ONE, parallel=True, pairs=True, repeated=True),
         "cohere2": Family("Cohere2", norms=_ONE, parallel=True, pairs=True, repeated=True),
+        "dots1": Family("Dots1", mixture=_BIASED),
         "ernie4_5": Family("Ernie4_5", pairs=True),
+        "ernie4_5_moe": Family(
+            "Ernie4_5_Moe", pairs=True, mixture=Mixture(bias="moe_statics.e_score_correction_bias")
+        ),
         "exaone4": Family("Exaone4", norms=_POST),
+        "flex_olmo": Family("FlexOlmo", norms=_POST, whole_norms=True, mixture=Mixture()),
         "gemma": Family("Gemma", returns_tuple=True),
         "gemma2": Family("Gemma2", norms=_BOTH, returns_tuple=True),
         "gemma3": Family("Gemma3", norms=_BOTH, returns_tuple=True),
@@ -81,15 +116,27 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             pairs=True,
             fused_mlp=True,
         ),
+        "glm4_moe": Family("Glm4Moe", mixture=_BIASED),
         "granite": Family("Granite", returns_tuple=True),
+        "granitemoe": Family("GraniteMoe", returns_tuple=True, mixture=_STACKED),
+        "granitemoeshared": Family("GraniteMoeShared", returns_tuple=True, mixture=_STACKED),
         "helium": Family("Helium", returns_tuple=True, pairs=True),
         "hunyuan_v1_dense": Family("HunYuanDenseV1"),
+        "hunyuan_v1_moe": Family("HunYuanMoEV1", mixture=Mixture(router="gate.wg", shared="shared_mlp")),
         "ministral": Family("Ministral"),
+        "mixtral": Family("Mixtral", returns_tuple=True, mixture=Mixture(experts=("w1", "w3", "w2"))),
         "nemotron": Family("Nemotron", returns_tuple=True, gated=False),
         "olmo": Family("Olmo", returns_tuple=True),
         "olmo2": Family("Olmo2", norms=_POST, returns_tuple=True, whole_norms=True),
         "olmo3": Family("Olmo3", norms=_POST, whole_norms=True),
+        "olmoe": Family("Olmoe", returns_tuple=True, whole_norms=True, mixture=Mixture()),
         "phi": Family("Phi", norms=_ONE, parallel=True, returns_tuple=True, gated=False),
+        "qwen2_moe": Family(
+            "Qwen2Moe",
+            returns_tuple=True,
+            mixture=Mixture(shared="shared_expert", shared_gate="shared_expert_gate"),
+        ),
+        "qwen3_moe": Family("Qwen3Moe", returns_tuple=True, mixture=Mixture()),
         "seed_oss": Family("SeedOss"),
         "smollm3": Family("SmolLM3"),
         "stablelm": Family("StableLm", returns_tuple=True),
