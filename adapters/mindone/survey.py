@@ -278,7 +278,7 @@ def differences(
             worst = results[dtype] = float(torch.cat(errors).max())
             texts = [tokens for tokens, _ in compared]
             rounded = None if architecture in _ENCODERS else model
-            allowed = allowed_error(errors, _ENCODERS_TOLERANCE[dtype], rounded, texts, expected, dtype)
+            allowed = allowed_error(errors, _ENCODERS_TOLERANCE[dtype], rounded, texts, dtype)
             if not worst <= allowed:
                 break
             good.append(dtype)

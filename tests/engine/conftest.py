@@ -159,3 +159,17 @@ def worst_logit(llm: Any, folder: Path) -> float:
         assert logits.shape == expected[:-1].shape
         worst = max(worst, (logits - expected[:-1]).abs().max().item())
     return worst
+
+
+def give_routers_a_bias(folder: Path) -> None:
+    """Make the biases of a checkpoint's routers such that they change who is chosen."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    biases = [name for name in weights if name.endswith("e_score_correction_bias")]
+    for index, name in enumerate(biases):
+        generator = torch.Generator().manual_seed(index)
+        weights[name] = torch.rand(weights[name].shape, generator=generator)
+    if biases:
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from . import answers
-from .conftest import assert_mindspore, running_engine
+from .conftest import assert_mindspore, give_routers_a_bias, running_engine
 
 try:
     VERSION = importlib.metadata.version("mindformers")
@@ -161,17 +161,9 @@ def model_folder(checkpoint: Callable[..., Path]) -> Callable[[str], Path]:
     """Return the folder of a case; routers get a bias that changes who is chosen."""
 
     def make(case: str) -> Path:
-        from safetensors.torch import load_file, save_file
-
         _, model_type, fields = CASES[case]
         folder = checkpoint(model_type, **fields)
-        weights = load_file(folder / "model.safetensors")
-        biases = [name for name in weights if name.endswith("e_score_correction_bias")]
-        for index, name in enumerate(biases):
-            generator = torch.Generator().manual_seed(index)
-            weights[name] = torch.rand(weights[name].shape, generator=generator)
-        if biases:
-            save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        give_routers_a_bias(folder)
         return folder
 
     return make

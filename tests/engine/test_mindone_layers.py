@@ -12,7 +12,14 @@ import torch
 from mszoo.adapters.mindone import architectures, families
 from mszoo.conformance.checkpoints import make_checkpoint as make_tiny
 
-from .conftest import RAW_LOGITS, assert_mindspore, make_checkpoint, running_engine, worst_logit
+from .conftest import (
+    RAW_LOGITS,
+    assert_mindspore,
+    give_routers_a_bias,
+    make_checkpoint,
+    running_engine,
+    worst_logit,
+)
 
 try:
     importlib.metadata.version("mindone")
@@ -22,14 +29,19 @@ except importlib.metadata.PackageNotFoundError:
 #: What each has that the others lack; largest difference of logits.
 FAMILIES = {
     "Cohere2": 2e-5,  # attention and MLP side by side, pairs turn, some layers don't
+    "Ernie4_5_Moe": 2e-5,  # experts chosen by scores and a bias
     "Exaone4": 2e-5,  # norms of what attention and MLP return, and of heads
+    "FlexOlmo": 2e-5,  # experts see the stream itself, and what they return is normed
     "Gemma3": 1e-3,  # norms on all sides by 1 + w, two rotary embeddings, large logits
     "Glm4": 2e-5,  # a part of each head turns by pairs, gate and up in one tensor
+    "Glm4Moe": 2e-5,  # an MLP in the first layer, in others experts by sigmoids and a bias, and shared ones
     "Granite": 1e-4,  # factors of scores and of what layers add
+    "GraniteMoeShared": 1e-4,  # experts stacked in the checkpoint, shared ones beside the mixture, factors
     "HunYuanDenseV1": 2e-5,  # heads are normed after they turned
     "Nemotron": 2e-5,  # norms of mean and variance by 1 + w, an MLP without a gate
     "Olmo2": 2e-5,  # all heads are normed together
     "Phi": 2e-5,  # side by side, biases everywhere, an MLP without a gate
+    "Qwen2Moe": 2e-5,  # shared experts are weighed
     "Phi3": 2e-5,  # all projections fused in the checkpoint
 }
 
@@ -46,6 +58,7 @@ def test_logits_equal_hugging_face(family: str, mode: str, tmp_path: Path) -> No
     folder = make_tiny(
         architectures.read()[architecture].example_config or {}, architecture, tmp_path, lambda _: {}
     ).folder
+    give_routers_a_bias(folder)
     pinned = {"architectures": [f"mindone.{architecture}"]}
     with running_engine(folder, hf_overrides=pinned, enforce_eager=mode == "eager", **RAW_LOGITS) as llm:
         worst = worst_logit(llm, folder)
@@ -56,7 +69,7 @@ def test_logits_equal_hugging_face(family: str, mode: str, tmp_path: Path) -> No
     assert worst <= FAMILIES[family], f"logits differ by {worst:.2e}"
 
 
-@pytest.mark.parametrize("family", ["Cohere", "Exaone4", "Gemma2", "Glm", "Nemotron"])
+@pytest.mark.parametrize("family", ["Cohere", "Exaone4", "Gemma2", "Glm", "GraniteMoeShared", "Nemotron"])
 def test_mindspores_own_kernels_compute_the_same(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
