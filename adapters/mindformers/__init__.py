@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mszoo.adapters.decoder import FUSED, INHERITED, TINY
+from mszoo.adapters.decoder import FUSED, FUSED_MLP, INHERITED, TINY
 from mszoo.registry import Capability, LayerAdapter, ModelAdapter, Suite, hookimpl
 from mszoo.registry.records import DTYPES
 
@@ -43,6 +43,7 @@ _TELECHAT2: dict[str, Any] = {
     "ffn_hidden_size": 128,
     "layer_norm_epsilon": 1e-5,
 }
+_RANKS = frozenset({Capability.TENSOR_PARALLEL})
 # vLLM serves no GLM-4 in float16, which is too narrow for it.
 _NO_HALF = ("float32", "bfloat16")
 _INFERENCE = "mindformers.parallel_core.inference.transformer"
@@ -75,11 +76,13 @@ def mszoo_model_adapters() -> Iterable[ModelAdapter]:
         _adapter("Qwen3ForCausalLM", {"model_type": "qwen3"}, INHERITED),
         # vLLM reads its configs as Llama's.
         _adapter("TeleChat3ForCausalLM", {"model_type": "llama"}, INHERITED),
-        _adapter("Qwen3MoeForCausalLM", {"model_type": "qwen3_moe", "num_experts": 8} | _EXPERTS),
-        _adapter("Glm4ForCausalLM", {"model_type": "glm4"}, dtypes=_NO_HALF),
-        _adapter("Glm4MoeForCausalLM", {"model_type": "glm4_moe", "use_qk_norm": True} | _GROUPED_EXPERTS),
-        _adapter("DeepseekV3ForCausalLM", {"model_type": "deepseek_v3"} | _GROUPED_EXPERTS | _LATENT),
-        _adapter("TeleChat2ForCausalLM", _TELECHAT2, common={}),
+        _adapter("Qwen3MoeForCausalLM", {"model_type": "qwen3_moe", "num_experts": 8} | _EXPERTS, _RANKS),
+        _adapter("Glm4ForCausalLM", {"model_type": "glm4"}, INHERITED, dtypes=_NO_HALF, fused=FUSED_MLP),
+        _adapter(
+            "Glm4MoeForCausalLM", {"model_type": "glm4_moe", "use_qk_norm": True} | _GROUPED_EXPERTS, _RANKS
+        ),
+        _adapter("DeepseekV3ForCausalLM", {"model_type": "deepseek_v3"} | _GROUPED_EXPERTS | _LATENT, _RANKS),
+        _adapter("TeleChat2ForCausalLM", _TELECHAT2, _RANKS, common={}),
     ]
 
 
@@ -95,9 +98,10 @@ def mszoo_layer_adapters() -> Iterable[LayerAdapter]:
 def _adapter(
     architecture: str,
     config: Mapping[str, Any],
-    capabilities: frozenset[Capability] = frozenset(),
+    capabilities: frozenset[Capability],
     *,
     dtypes: tuple[str, ...] = DTYPES,
+    fused: Mapping[str, tuple[str, ...]] = FUSED,
     common: Mapping[str, Any] = TINY,
 ) -> ModelAdapter:
     return ModelAdapter(
@@ -106,6 +110,6 @@ def _adapter(
         capabilities=capabilities,
         devices=("cpu",),
         dtypes=dtypes,
-        packed_modules_mapping=FUSED,
+        packed_modules_mapping=fused,
         example_config={**common, **config} | {"architectures": [architecture]},
     )

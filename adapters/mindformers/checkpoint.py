@@ -16,16 +16,15 @@ class Joined:
 
     Attributes:
         parts: the modules, by the checkpoint's names.
-        block: rows of a part before the next part's; 0 for all its rows.
+        block: rows of a part before the next part's.
     """
 
     parts: tuple[str, ...]
-    block: int = 0
+    block: int
 
     def split(self, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
         """Give each part's name and tensor."""
-        block = self.block or tensor.shape[0] // len(self.parts)
-        blocks = tensor.unflatten(0, (-1, len(self.parts), block))
+        blocks = tensor.unflatten(0, (-1, len(self.parts), self.block))
         for index, part in enumerate(self.parts):
             yield part, blocks[:, index].flatten(0, 1)
 

@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 
 import torch
 
+from mszoo.adapters.decoder import FUSED_MLP
+
 import mindspore as ms  # isort: skip
 from mszoo.adapters.mindformers import network  # isort: skip
 from mszoo.adapters.mindformers.cells import add_by_torch  # isort: skip
@@ -199,7 +201,7 @@ class Glm4ForCausalLM(SuiteModel):
     """GLM-4 (dense, 0414)."""
 
     architecture = "Glm4ForCausalLM"
-    layout = Layout(joined={"gate_up_proj": Joined(("gate_proj", "up_proj"))})
+    packed_modules_mapping = FUSED_MLP
 
 
 class TeleChat2ForCausalLM(SuiteModel):
