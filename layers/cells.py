@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from vllm.config import get_current_vllm_config
+from vllm.config import CompilationConfig, get_current_vllm_config
 from vllm.logger import init_logger
 
 import mindspore as ms  # isort: skip
@@ -134,6 +134,18 @@ def replace_cells(
     return tuple(work.replaced)
 
 
+def forget_layers(config: CompilationConfig, known: Collection[str]) -> None:
+    """Undo the naming of layers that were made for nothing: theirs are the names of what is made instead.
+
+    Args:
+        config: where vLLM's attention and layers of experts put themselves as they are made.
+        known: the layers to keep.
+    """
+    for name in set(config.static_forward_context) - set(known):
+        del config.static_forward_context[name]
+    config.static_all_moe_layers[:] = [name for name in config.static_all_moe_layers if name in known]
+
+
 def _kind(cell: ms.nn.Cell) -> str:
     return f"{type(cell).__module__}:{type(cell).__qualname__}"
 
@@ -170,15 +182,13 @@ class _Work:
         found = self.replacements.get(kind)
         if found is None:
             return None
-        named = get_current_vllm_config().compilation_config.static_forward_context
-        known = set(named)
+        config = get_current_vllm_config().compilation_config
+        known = set(config.static_forward_context)
         try:
             module = found.load()(cell, prefix=self.dot + name)
         except CellStays as reason:
             logger.info_once("mszoo: %s stays: %s", kind, reason)
-            # Attention that it made before would take the name of the children's.
-            for layer in set(named) - known:
-                del named[layer]
+            forget_layers(config, known)
             return None
         owner, leaf = self._place(name)
         owner.add_module(leaf, module)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 from vllm.model_executor.layers.fused_moe.layer import FusedMoEFactory
+from vllm.model_executor.layers.linear import ReplicatedLinear
 
 import mindspore as ms  # isort: skip
 from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
@@ -21,8 +22,8 @@ from mszoo.registry.errors import RefusalError  # isort: skip
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
-class TopKRouter(torch.nn.Module):
-    """Chooses the experts of each token, in float32.
+class TopKRouter(ReplicatedLinear):
+    """Chooses the experts of each token, in float32; every rank chooses for itself.
 
     Its weight is kept in float32 whatever the model's dtype, so that it isn't converted at every step.
 
@@ -35,6 +36,7 @@ class TopKRouter(torch.nn.Module):
         bias: experts are chosen by their scores and a bias, ``e_score_correction_bias``; their weights are scores.
         groups, groups_per_token: a token's experts are of those groups whose two best experts are the best
             (DeepSeek-V3's routing).
+        prefix: its name.
     """
 
     def __init__(
@@ -49,10 +51,17 @@ class TopKRouter(torch.nn.Module):
         bias: bool = False,
         groups: int = 1,
         groups_per_token: int = 1,
+        prefix: str,
     ) -> None:
-        super().__init__()
-        weight = torch.empty(num_experts, hidden_size, dtype=torch.float32)
-        self.weight = torch.nn.Parameter(weight, requires_grad=False)
+        super().__init__(
+            hidden_size,
+            num_experts,
+            bias=False,
+            params_dtype=torch.float32,
+            quant_config=quant_config(),
+            prefix=prefix,
+            return_bias=False,
+        )
         self.e_score_correction_bias: torch.nn.Parameter | None = None
         if bias:
             zeros = torch.zeros(num_experts, dtype=torch.float32)
@@ -64,7 +73,7 @@ class TopKRouter(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """[T, hidden] -> weights [T, k] float32, experts [T, k]."""
-        scores = self._of_logits(torch.nn.functional.linear(x.float(), self.weight), -1)
+        scores = self._of_logits(super().forward(x.float()), -1)
         if self.e_score_correction_bias is None and self._groups == 1:
             weights, chosen = scores.topk(self.per_token, -1, sorted=False)
         else:
@@ -119,7 +128,7 @@ class Experts(torch.nn.Module):
                 f"hidden_act is {hidden_act!r}, and experts have {', '.join(_ACTIVATIONS)}",
                 "Serve the model with another implementation",
             )
-        self._experts = router.weight.shape[0]
+        self._experts = router.output_size
         self._size = hidden_size, intermediate_size
         self._names, self._stacked = names, stacked
         try:

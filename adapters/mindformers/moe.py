@@ -28,6 +28,7 @@ class MoELayer(Module):
             bias=config.moe_router_enable_expert_bias,
             groups=config.moe_router_num_groups or 1,
             groups_per_token=config.moe_router_group_topk or 1,
+            prefix=f"{prefix}.gate",
         )
         self.experts = Experts(
             self.gate,

@@ -51,7 +51,7 @@ class MixtureOfExperts(Module):
             hidden_size = getattr(cell, mixture.shared_gate).weight.shape[1]
             name = f"{prefix}.{mixture.shared_gate}"
             self.add_module(mixture.shared_gate, WholeLinear(hidden_size, 1, bias=False, prefix=name))
-        self.gate = _router(cell, mixture)
+        self.gate = _router(cell, mixture, f"{prefix}.gate")
         hidden_size, intermediate_size = _size_of_expert(cell, mixture)
         self.experts = Experts(
             self.gate,
@@ -90,7 +90,7 @@ class MixtureOfExperts(Module):
         return found
 
 
-def _router(cell: ms.nn.Cell, mixture: Mixture) -> TopKRouter:
+def _router(cell: ms.nn.Cell, mixture: Mixture, prefix: str) -> TopKRouter:
     """Build the router with what the mixture, or its router's cell, says."""
     routers: list[Any] = [cell]
     for part in mixture.router.split("."):
@@ -111,6 +111,7 @@ def _router(cell: ms.nn.Cell, mixture: Mixture) -> TopKRouter:
         bias=bool(mixture.bias),
         groups=said("n_group", 1),
         groups_per_token=said("topk_group", 1),
+        prefix=prefix,
     )
 
 

@@ -47,9 +47,9 @@ def build(
         What was built, or None; and why each candidate before it refused.
     """
     refusals: list[MszooError] = []
-    attention_layers = vllm_config.compilation_config.static_forward_context
+    compilation = vllm_config.compilation_config
     for candidate in decision.chain:
-        known = set(attention_layers)
+        known = set(compilation.static_forward_context)
         packed_modules.clear()
         packed_modules.update(packed_modules_of(candidate))
         try:
@@ -61,9 +61,11 @@ def build(
             failure = _failure(candidate, error)
             failure.__cause__ = error  # an author needs the traceback
             refusals.append(failure)
-        # The layers of the refused model would take the names of the next one's.
-        for name in set(attention_layers) - known:
-            del attention_layers[name]
+        if len(compilation.static_forward_context) > len(known):
+            # Imported here: a refusal without it needs no MindSpore.
+            from mszoo.layers.cells import forget_layers
+
+            forget_layers(compilation, known)
     return None, refusals
 
 

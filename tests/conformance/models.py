@@ -433,6 +433,7 @@ def _needs_of_vllm(llm: Any, feature: str) -> None:
 
 def _missing_for(adapter: Any, network: Any) -> list[str]:
     """Return what the declared capabilities need and the network hasn't."""
+    from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
     from vllm.model_executor.layers.linear import LinearBase
     from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 
@@ -446,14 +447,19 @@ def _missing_for(adapter: Any, network: Any) -> list[str]:
     claim = ", ".join(sorted(item.value for item in declared))
     modules = dict(network.named_modules())
     leaves = {name.rpartition(".")[2] for name in modules}
-    problems = [
-        f"packed_modules_mapping names {fused}, which is no layer of the model"
-        for fused in adapter.packed_modules_mapping
-        if fused not in leaves
-    ]
+    homes: tuple[type, ...] = (LinearBase, VocabParallelEmbedding)
+    problems = []
+    if declared == {Capability.TENSOR_PARALLEL}:
+        homes = (*homes, RoutedExperts)
+    else:  # vLLM reads it for LoRA and quantized checkpoints
+        problems = [
+            f"packed_modules_mapping names {fused}, which is no layer of the model"
+            for fused in adapter.packed_modules_mapping
+            if fused not in leaves
+        ]
     for name, parameter in network.named_parameters():
         owner = modules[name.rpartition(".")[0]]
-        if parameter.dim() > 1 and not isinstance(owner, (LinearBase, VocabParallelEmbedding)):
+        if parameter.dim() > 1 and not isinstance(owner, homes):
             problems.append(
                 f"{name} is in a {type(owner).__name__}: {claim} need it in a layer of vLLM's (mszoo.layers)"
             )
