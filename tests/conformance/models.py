@@ -433,6 +433,7 @@ def _needs_of_vllm(llm: Any, feature: str) -> None:
 
 def _missing_for(adapter: Any, network: Any) -> list[str]:
     """Return what the declared capabilities need and the network hasn't."""
+    from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
     from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
     from vllm.model_executor.layers.linear import LinearBase
     from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
@@ -450,7 +451,7 @@ def _missing_for(adapter: Any, network: Any) -> list[str]:
     homes: tuple[type, ...] = (LinearBase, VocabParallelEmbedding)
     problems = []
     if declared == {Capability.TENSOR_PARALLEL}:
-        homes = (*homes, RoutedExperts)
+        homes = (*homes, RoutedExperts, AttentionLayerBase)
     else:  # vLLM reads it for LoRA and quantized checkpoints
         problems = [
             f"packed_modules_mapping names {fused}, which is no layer of the model"
