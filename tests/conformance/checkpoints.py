@@ -87,7 +87,7 @@ def _random(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     weights = {}
     for name, shape in shapes.items():
-        around = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+        around = 1.0 if re.search(r"norm|\bln_\w+\.weight$", name) and name.endswith("weight") else 0.0
         weights[name] = torch.randn(shape, generator=generator) * 0.1 + around
     return weights
 
