@@ -129,9 +129,18 @@ def shape_of(cell: ms.nn.Cell, config: Any, index: int, scale: float | None = No
             f"config.json says head_dim={declared}, and MindSpore One's model makes heads of {size}",
             "Serve it with another implementation",
         )
-    scaling = scale or float(_first(cell, "scaling", "softmax_scale") or size**-0.5)
+    scaling = scale or _scale(cell, size, index)
     softcap = float(_first(cell, "attn_logit_softcapping", "softcap") or 0) or None
     return Shape(heads, kv_heads, size, scaling, sliding_window(cell, config, index), softcap)
+
+
+def _scale(cell: ms.nn.Cell, size: int, index: int) -> float:
+    """Return what multiplies a layer's scores."""
+    scale = _first(cell, "scaling", "softmax_scale")
+    if scale is None:
+        scale = size**-0.5 if getattr(cell, "scale_attn_weights", True) else 1.0
+    # GPT-2's.
+    return float(scale) / (index + 1 if getattr(cell, "scale_attn_by_inverse_layer_idx", False) else 1)
 
 
 def sliding_window(cell: ms.nn.Cell, config: Any, index: int) -> int | None:
