@@ -76,7 +76,7 @@ class CompiledLayer:
 
     def __call__(
         self,
-        positions: ms.Tensor,
+        positions: ms.Tensor | None,
         x: ms.Tensor,
         residual: ms.Tensor | None,
         carries: bool,
@@ -92,7 +92,7 @@ class CompiledLayer:
             hidden,
             stream,
             residual is None,
-            to_torch(positions),
+            None if positions is None else to_torch(positions),
             self._table if table is None else table,
             kv_cache,
             slot_mapping,

@@ -58,7 +58,7 @@ class FusedDecoderLayer:
 
     def __call__(
         self,
-        positions: ms.Tensor,
+        positions: ms.Tensor | None,
         x: ms.Tensor,
         residual: ms.Tensor | None = None,
         *,
@@ -67,7 +67,7 @@ class FusedDecoderLayer:
         """Run the layer: see :meth:`mszoo.models.decoder.DecoderLayer.forward`.
 
         Args:
-            positions: rows of the table of cosines and sines, [T].
+            positions: rows of the table of cosines and sines, [T]; None where nothing turns.
             x: [T, hidden]; the residual stream itself where it doesn't travel beside it.
             residual: [T, hidden], or None in the first layer.
             table: cosines and sines [max, R], where the parts have none.

@@ -38,7 +38,7 @@ class Parts:
         rotary_emb: turns queries and keys; None where the table is given at each step.
         rotation: "halves", "pairs", or "" where nothing turns.
         norms_late: queries and keys are normed after they turned.
-        parallel: attention and MLP see the same normed stream.
+        parallel: attention and MLP see the same stream, normed once, or for the MLP by ``before_mlp``.
         multiplier: of what attention and MLP add to the stream.
     """
 

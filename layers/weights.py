@@ -89,10 +89,10 @@ def expected_tensors(
             if len(parts) == 1:  # the checkpoint has them in one tensor too
                 shards = (None,)
             for part, shard in zip(parts, shards, strict=True):
-                table[f"{prefix}{part}.{leaf}"] = Expected(name, shard, _shape(module, leaf, shard))
+                table[f"{prefix}{part}.{leaf}"] = Expected(name, shard, checkpoint_shape(module, leaf, shard))
         else:
             required = not isinstance(module, Attention)
-            shape = _shape(module, leaf, None) if required else None
+            shape = checkpoint_shape(module, leaf, None) if required else None
             table[name] = Expected(name, None, shape, required)
     return table
 
@@ -170,8 +170,14 @@ def load(
     return loaded
 
 
-def _shape(module: torch.nn.Module, leaf: str, shard: str | int | None) -> tuple[int, ...] | None:
-    """Return the whole (unsharded) shape of a checkpoint tensor, or None where the model can't know it."""
+def checkpoint_shape(module: torch.nn.Module, leaf: str, shard: str | int | None) -> tuple[int, ...] | None:
+    """Return the whole (unsharded) shape of a checkpoint tensor, or None where the model can't know it.
+
+    Args:
+        module: the layer of vLLM's, or any module.
+        leaf: the name of its parameter.
+        shard: as of :class:`Expected`.
+    """
     parameter = getattr(module, leaf)
     if isinstance(module, VocabParallelEmbedding):
         return (module.org_vocab_size, module.embedding_dim) if leaf == "weight" else None

@@ -38,6 +38,7 @@ _REPLACEMENTS = {
     "mindspore.nn.layer.normalization:LayerNormExt": "RowNorm",
     "mszoo.adapters.mindone.cpu_ops:LayerNorm": "RowNorm",
     f"{MODELS}.gemma3.modeling_gemma3:Gemma3TextScaledWordEmbedding": "ScaledEmbedding",
+    f"{MODELS}.opt.modeling_opt:OPTLearnedPositionalEmbedding": "OffsetPositions",
     f"{MODELS}.gemma.modeling_gemma:GemmaRMSNorm": "RowNorm",
     f"{MODELS}.gemma2.modeling_gemma2:Gemma2RMSNorm": "RowNorm",
     f"{MODELS}.gemma3.modeling_gemma3:Gemma3RMSNorm": "RowNorm",
@@ -110,11 +111,8 @@ def _adapter(name: str, found: Architecture) -> ModelAdapter:
         capabilities, fused = frozenset({Capability.TENSOR_PARALLEL}), {"qkv_proj": ("query", "key", "value")}
     elif found.family in WHOLE or found.family in FAMILIES:
         capabilities, fused = INHERITED, packed_modules(found.family)
-        family = FAMILIES.get(found.family)
-        if family is not None and family.mixture is not None:
-            capabilities = frozenset({Capability.TENSOR_PARALLEL})
-        if family is not None and family.whole_norms:
-            capabilities -= {Capability.TENSOR_PARALLEL}
+        if found.family in FAMILIES:
+            capabilities -= FAMILIES[found.family].lacks
     return ModelAdapter(
         name,
         own if found.refused else model,

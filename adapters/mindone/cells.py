@@ -70,6 +70,18 @@ class ScaledEmbedding(Embedding):
         return to_mindspore(to_torch(super().forward(input)) * self.scale)
 
 
+class OffsetPositions(Embedding):
+    """Rows of a table for positions that begin at an offset, for OPT: position_ids [...] -> [..., width]."""
+
+    def __init__(self, cell: ms.nn.Cell, *, prefix: str) -> None:
+        super().__init__(cell, prefix=prefix)
+        self.offset = int(cell.offset)
+
+    def forward(self, *_: Any, position_ids: ms.Tensor) -> ms.Tensor:  # type: ignore[override]  # the cell's own
+        """Look up."""
+        return super().forward(to_mindspore(to_torch(position_ids) + self.offset))
+
+
 def norm_of(cell: ms.nn.Cell) -> norms.Norm:
     """Build mszoo's norm of a family's norm: [T, N] -> [T, N].
 
@@ -81,8 +93,8 @@ def norm_of(cell: ms.nn.Cell) -> norms.Norm:
         return norms.LayerNorm(_width(cell), float(cell.epsilon), bias=cell.beta is not None)
     if isinstance(cell, ms.mint.nn.LayerNorm):
         offset = 1.0 if kind == "NemotronLayerNorm1P" else 0.0
-        bias = cell.bias is not None
-        return norms.LayerNorm(_width(cell), float(cell.eps), bias=bias, offset=offset)
+        weight, bias = cell.weight is not None, cell.bias is not None
+        return norms.LayerNorm(_width(cell), float(cell.eps), weight=weight, bias=bias, offset=offset)
     if kind == "OlmoLayerNorm":
         return norms.LayerNorm(_width(cell), 1e-5, weight=False, bias=False)
     if getattr(cell, "weight", None) is None or len(cell.weight.shape) > 1:
@@ -148,14 +160,17 @@ class Activation(Module):
     MindSpore's CPU kernels of several have no bfloat16, and that of tanh is off by 1e-5.
 
     Raises:
-        CellStays: all math is to be MindSpore's.
+        CellStays: all math is to be MindSpore's, or torch's isn't known.
     """
 
     def __init__(self, cell: ms.nn.Cell, *, prefix: str) -> None:
         super().__init__()
         stay_where_mindspore_computes()
+        kind = type(cell).__name__
+        if kind not in _ACTIVATIONS:
+            raise CellStays(f"{kind} is none that mszoo knows")
         #: The same for a tensor of torch's.
-        self.of = _ACTIVATIONS[type(cell).__name__]
+        self.of = _ACTIVATIONS[kind]
 
     def forward(self, input: ms.Tensor) -> ms.Tensor:
         """Apply it."""

@@ -51,6 +51,9 @@ BY_MODEL_TYPE: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
+#: By model type: fields that transformers 5 computes from others, which the model reads.
+_COMPUTED: Mapping[str, Set[str]] = {"gpt_bigcode": frozenset({"num_key_value_heads"})}
+
 #: Fields whose value MindSpore One's code need not know: training, generation, bookkeeping, and what the mapping
 #: of this module or the adapter itself reads.
 HARMLESS: Set[str] = frozenset(
@@ -124,6 +127,7 @@ def refuse_ignored(config: Any, mentioned: Set[str], who: str) -> None:
     for name, value in config.to_dict().items():
         names = {name, *(alias for alias, own in aliases.items() if own == name)}
         known = names & mentioned or names & HARMLESS or name in COMMON
+        known = known or name in _COMPUTED.get(config.model_type, ())
         if known or not value or value == defaults.get(name):
             continue
         raise RefusalError(

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from mszoo.adapters.mindone.attention import shape_of
+from mszoo.adapters.mindone.attention import Shape, shape_of
 from mszoo.adapters.mindone.cells import activation, norm_of, with_batch, without_batch
 from mszoo.adapters.mindone.experts import MixtureOfExperts, activation_of, is_mixture
-from mszoo.adapters.mindone.families import Family, family_of
+from mszoo.adapters.mindone.families import QKV, Family, family_of
 from mszoo.layers import (
     Attention,
     FusedDecoderLayer,
@@ -26,6 +26,7 @@ from mszoo.layers import (
     RMSNorm,
     apply_linear,
     column_linear,
+    current_model_config,
     gate_up_linear,
     heads_on_this_rank,
     qkv_linear,
@@ -34,6 +35,7 @@ from mszoo.layers import (
 from mszoo.layers.cells import CellStays
 from mszoo.layers.norm import Norm
 from mszoo.layers.residual import stream_sum
+from mszoo.layers.weights import Expected, checkpoint_shape
 
 import mindspore as ms  # isort: skip
 from mszoo.kernels import dispatch  # isort: skip
@@ -57,7 +59,7 @@ _ACTIVATIONS = {
 _GATED = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
 
 # What families call the same thing.
-_OUTPUT = ("o_proj", "dense")
+_OUTPUT = ("o_proj", "dense", "out_proj", "c_proj")
 _NORMED_LATE = "query_layernorm"
 _HEAD_NORMS = (("q_norm", "k_norm"), (_NORMED_LATE, "key_layernorm"), ("q_layernorm", "k_layernorm"))
 _MLP = ("mlp", "block_sparse_moe")
@@ -66,8 +68,11 @@ _UP_AND_DOWN = (
     ("c_fc", "c_proj"),
     ("fc1", "fc2"),
     ("input_linear", "output_linear"),
+    ("dense_h_to_4h", "dense_4h_to_h"),
+    ("fc_in", "fc_out"),
 )
 _ACTIVATION = ("act_fn", "activation_fn", "act", "activation")
+_TABLE = "embed_positions"
 
 
 class DecoderLayer(Module):
@@ -82,25 +87,36 @@ class DecoderLayer(Module):
         RefusalError: as :class:`mszoo.layers.Attention`.
     """
 
+    #: What comes after attention.
+    feed_forward: MLP | MixtureOfExperts
+
     def __init__(self, cell: ms.nn.Cell, *, prefix: str) -> None:
         super().__init__()
-        self._family = family_of(type(cell).__module__)
-        self._parallel = self._family.parallel or getattr(cell, "use_parallel_residual", False)
-        self.self_attn = SelfAttention(cell.self_attn, self._family, f"{prefix}.self_attn")
-        self._mlp_name = _first(cell, _MLP)
-        self.add_module(self._mlp_name, mlp_of(cell, self._family, prefix, self._mlp_name))
+        if _has(cell, "crossattention") or not getattr(cell, "do_layer_norm_before", True):
+            raise CellStays(f"{prefix} attends to an encoder too, or norms the stream itself")
+        family = self._family = family_of(type(cell).__module__)
+        self._parallel = family.parallel or getattr(cell, "use_parallel_residual", False)
+        attention = getattr(cell, family.attention)
+        self.add_module(family.attention, SelfAttention(attention, family, f"{prefix}.{family.attention}"))
+        if family.flat_mlp:
+            mlp: MLP | MixtureOfExperts = MLP(cell, family, prefix, owner=self)
+        else:
+            name = _first(cell, _MLP)
+            mlp = mlp_of(cell, family, prefix, name)
+            self.add_module(name, mlp)
+        self.__dict__["feed_forward"] = mlp
         #: GraniteMoeShared has the shared experts beside the mixture, not in it.
         self.shared_mlp = None
         if _has(cell, "shared_mlp"):
-            self.shared_mlp = MLP(cell.shared_mlp, self._family, f"{prefix}.shared_mlp")
-        names = [None if name is None or not _has(cell, name) else name for name in self._family.norms]
+            self.shared_mlp = MLP(cell.shared_mlp, family, f"{prefix}.shared_mlp")
+        names = [None if name is None or not _has(cell, name) else name for name in family.norms]
         for name in filter(None, names):
             self.add_module(name, norm_of(getattr(cell, name)))
         self._norm_names = names
         self._multiplier = float(getattr(cell, "residual_multiplier", 1.0))
         self._sum = stream_sum()
         # Gemma 3 has a rotary embedding for each kind of layer.
-        kind = "local" if getattr(cell.self_attn, "is_sliding", False) else "global"
+        kind = "local" if getattr(attention, "is_sliding", False) else "global"
         self._own_embeddings = f"position_embeddings_{kind}"
         self._is_dense = isinstance(self.feed_forward, MLP)
         # Experts get what they compute beside the stream.
@@ -109,14 +125,23 @@ class DecoderLayer(Module):
     def forward(
         self,
         hidden_states: ms.Tensor,
+        *_: Any,
         position_embeddings: tuple[ms.Tensor, ms.Tensor] | None = None,
         **others: Any,
     ) -> ms.Tensor | tuple[ms.Tensor]:
-        """Compute what the cell does: [1, T, hidden] -> the same; ``hidden_states`` may be overwritten."""
-        given = others[self._own_embeddings] if position_embeddings is None else position_embeddings
+        """Compute what the cell does: [1, T, hidden] -> the same; ``hidden_states`` may be overwritten.
+
+        What GPT-BigCode gives by place is None: a cache, masks, an encoder's states.
+        """
         x = without_batch(hidden_states)
-        turned = rotation(given, self._family, to_torch(x).dtype)
-        fused = self.fused(turned[0], x, table=to_torch(turned[1]))
+        turned: Rotation | None = None
+        if self._attention.table is not None:
+            turned = without_batch(others["position_ids"]), self._attention.table
+        elif self._attention.rotation:
+            given = others[self._own_embeddings] if position_embeddings is None else position_embeddings
+            turned = rotation(given, self._family, to_torch(x).dtype)
+        rows, table = (None, None) if turned is None else (turned[0], to_torch(turned[1]))
+        fused = self.fused(rows, x, table=table)
         if fused is None:
             output = self._by_parts(x, turned)
         else:
@@ -124,15 +149,21 @@ class DecoderLayer(Module):
         batched = with_batch(output)
         return (batched,) if self._family.returns_tuple else batched
 
-    def _by_parts(self, x: ms.Tensor, turned: Rotation) -> ms.Tensor:
+    @property
+    def _attention(self) -> SelfAttention:
+        attention = self._modules[self._family.attention]
+        assert isinstance(attention, SelfAttention)
+        return attention
+
+    def _by_parts(self, x: ms.Tensor, turned: Rotation | None) -> ms.Tensor:
         """[T, hidden] -> [T, hidden], as decoder_layer.cpp does it."""
         before_attention, after_attention, before_mlp, _ = self._norms()
         multiplier = self._multiplier
         residual = x
         normed = residual if before_attention is None else before_attention(residual)
-        x = self.self_attn(normed, turned)
+        x = self._attention(normed, turned)
         if self._parallel:
-            beside = self.feed_forward(normed)
+            beside = self.feed_forward(normed if before_mlp is None else before_mlp(residual))
             return self._sum(self._sum(residual, x, multiplier), beside, multiplier)
         if after_attention is not None:
             x = after_attention(x)
@@ -155,26 +186,19 @@ class DecoderLayer(Module):
             y = after_mlp(y)
         return self._sum(residual, y, self._multiplier)
 
-    @property
-    def feed_forward(self) -> MLP | MixtureOfExperts:
-        """What comes after attention."""
-        found = self._modules[self._mlp_name]
-        assert isinstance(found, MLP | MixtureOfExperts)
-        return found
-
     def _norms(self) -> list[Norm | None]:
         return [None if name is None else getattr(self, name) for name in self._norm_names]
 
     def _parts(self) -> Parts:
         before_attention, after_attention, before_mlp, after_mlp = self._norms()
-        attention = self.self_attn
+        attention = self._attention
         mlp = self.feed_forward if isinstance(self.feed_forward, MLP) else None
         return Parts(
             before_attention=before_attention,
             after_attention=after_attention,
             before_mlp=before_mlp,
             after_mlp=after_mlp,
-            qkv_proj=attention.qkv_proj,
+            qkv_proj=attention.qkv,
             head_norms=attention.head_norms,
             attn=attention.attn,
             o_proj=attention.output,
@@ -203,25 +227,34 @@ class SelfAttention(Module):
 
     def __init__(self, cell: ms.nn.Cell, family: Family, prefix: str) -> None:
         super().__init__()
-        if getattr(cell.config, "clip_qkv", None) is not None:
+        config = getattr(cell, "config", None) or current_model_config().hf_config
+        if getattr(config, "clip_qkv", None) is not None:
             raise CellStays(f"{prefix} clips queries, keys and values")
-        shape = shape_of(cell, cell.config, cell.layer_idx)
+        shape = shape_of(cell, config, cell.layer_idx)
         self._heads = heads, kv_heads = heads_on_this_rank(shape.heads, shape.kv_heads)
         self._sizes = [heads * shape.size, kv_heads * shape.size, kv_heads * shape.size]
-        self.qkv_proj = qkv_linear(
-            cell.q_proj.weight.shape[1],
+        self._family = family
+        self._qkv_name, first = ("qkv_proj", "q_proj") if family.qkv is None else (family.qkv.name,) * 2
+        query = getattr(cell, first)
+        qkv = qkv_linear(
+            _sizes(query, family)[1],
             shape.size,
             shape.heads,
             shape.kv_heads,
-            bias=_has_bias(cell.q_proj),
-            prefix=f"{prefix}.qkv_proj",
+            bias=_has_bias(query),
+            prefix=f"{prefix}.{self._qkv_name}",
         )
+        self.add_module(self._qkv_name, qkv)
+        self._groups = _groups(family.qkv, shape)
         self._norm_names = next((pair for pair in _HEAD_NORMS if _has(cell, pair[0])), None)
         for name in self._norm_names or ():
             self.add_module(name, norm_of(getattr(cell, name)))
         self.norms_late = self._norm_names is not None and self._norm_names[0] == _NORMED_LATE
         self.__dict__["_norm_heads"] = self._norms_of_heads(shape.size)
-        self.rotation = ("pairs" if family.pairs else "halves") if _rotates(cell) else ""
+        turns = family.rotates and _rotates(cell)
+        self.rotation = ("pairs" if family.pairs else "halves") if turns else ""
+        #: Cosines and sines, of a family whose attention has a table of its own.
+        self.table = _own_table(cell) if turns and _has(cell, _TABLE) else None
         self._rotate = dispatch.current().function("rotary_embedding")
         self.attn = Attention(
             heads,
@@ -236,22 +269,34 @@ class SelfAttention(Module):
         output = getattr(cell, self._output_name)
         projection = row_linear(
             shape.heads * shape.size,
-            output.weight.shape[0],
+            _sizes(output, family)[0],
             bias=_has_bias(output),
             prefix=f"{prefix}.{self._output_name}",
         )
         self.add_module(self._output_name, projection)
 
-    def forward(self, x: ms.Tensor, turned: Rotation) -> ms.Tensor:
+    def forward(self, x: ms.Tensor, turned: Rotation | None) -> ms.Tensor:
         """[T, hidden] -> [T, hidden]."""
-        qkv = apply_linear(self.qkv_proj, x)
+        qkv = apply_linear(self.qkv, x)
         if not self.norms_late:
             qkv = self._norm_heads(qkv)
-        if self.rotation:
+        if turned is not None:
             qkv = self._rotate(turned[0], qkv, turned[1], *self._heads, self.rotation == "pairs")
         if self.norms_late:
             qkv = self._norm_heads(qkv)
         return apply_linear(self.output, self.attn(qkv))
+
+    def checkpoint_tensors(self, name: str) -> dict[str, Expected]:
+        """See :class:`mszoo.layers.weights.HasOwnTensors`."""
+        if self._family.qkv is None:
+            return {}
+        qkv = own_tensors(f"{name}.{self._qkv_name}", self.qkv, self._family, self._groups)
+        return qkv | own_tensors(f"{name}.{self._output_name}", self.output, self._family)
+
+    @property
+    def qkv(self) -> torch.nn.Module:
+        """The projection to queries, keys and values."""
+        return self.get_submodule(self._qkv_name)
 
     @property
     def output(self) -> torch.nn.Module:
@@ -292,13 +337,19 @@ class MLP(Module):
         cell: the suite's MLP.
         family: its family.
         prefix: its name.
+        owner: the module that gets its projections; None for itself.
 
     Raises:
         CellStays: there is no gated op for its activation.
     """
 
-    def __init__(self, cell: ms.nn.Cell, family: Family, prefix: str) -> None:
+    def __init__(
+        self, cell: ms.nn.Cell, family: Family, prefix: str, owner: torch.nn.Module | None = None
+    ) -> None:
         super().__init__()
+        self._family = family
+        # Past the module tree: vLLM may replace projections there (LoRA), and finds them once.
+        self.__dict__["_owner"] = owner or self
         act = getattr(cell, _first(cell, _ACTIVATION))
         kind = _kind_of(act)
         gate = GatedActivation(gate_of(act, prefix)) if family.gated else None
@@ -307,7 +358,7 @@ class MLP(Module):
         self.__dict__["_act"] = gate or activation(act)
         up_name, down_name = next(pair for pair in _UP_AND_DOWN if _has(cell, pair[1]))
         up, down = getattr(cell, up_name, None), getattr(cell, down_name)
-        hidden_size, width = down.weight.shape
+        hidden_size, width = _sizes(down, family)
         make_up: Callable[..., torch.nn.Module] = column_linear
         if family.gated:
             make_up = gate_up_linear
@@ -316,22 +367,63 @@ class MLP(Module):
         self._names = up_name, down_name
         first = make_up(hidden_size, width, bias=_has_bias(up), prefix=f"{prefix}.{up_name}")
         second = row_linear(width, hidden_size, bias=_has_bias(down), prefix=f"{prefix}.{down_name}")
-        self.add_module(up_name, first)
-        self.add_module(down_name, second)
+        self._owner.add_module(up_name, first)
+        self._owner.add_module(down_name, second)
 
     def forward(self, x: ms.Tensor) -> ms.Tensor:
         """[T, hidden] -> [T, hidden]."""
         return apply_linear(self.down, self._act(apply_linear(self.up, x)))
 
+    def checkpoint_tensors(self, name: str) -> dict[str, Expected]:
+        """See :class:`mszoo.layers.weights.HasOwnTensors`."""
+        if not self._family.transposed:
+            return {}
+        up_name, down_name = self._names
+        up = own_tensors(f"{name}.{up_name}", self.up, self._family)
+        return up | own_tensors(f"{name}.{down_name}", self.down, self._family)
+
     @property
     def up(self) -> torch.nn.Module:
         """The first product; of a gated MLP, gate and up."""
-        return self.get_submodule(self._names[0])
+        return self._projection(0)
 
     @property
     def down(self) -> torch.nn.Module:
         """The second product."""
-        return self.get_submodule(self._names[1])
+        return self._projection(1)
+
+    def _projection(self, which: int) -> torch.nn.Module:
+        owner: torch.nn.Module = self._owner
+        return owner.get_submodule(self._names[which])
+
+
+def own_tensors(name: str, linear: torch.nn.Module, family: Family, groups: int = 1) -> dict[str, Expected]:
+    """Return, by checkpoint name, the tensors of a projection that its checkpoint has in another way.
+
+    Args:
+        name: the projection's, in the model and in the checkpoint.
+        linear: the layer of vLLM's.
+        family: says how.
+        groups: of queries, keys and values, see :class:`mszoo.adapters.mindone.families.QKV`.
+    """
+
+    def load(parameter: torch.nn.Parameter, tensor: torch.Tensor) -> None:
+        if family.transposed and tensor.dim() == 2:
+            tensor = tensor.t()
+        axis = getattr(parameter, "output_dim", None)  # None for what all rows share
+        if groups > 1 and axis is not None and family.qkv is not None:
+            parts = tensor.unflatten(axis, (groups, 3, -1)).unbind(axis + 1)
+            in_order = (parts[family.qkv.order.index(part)] for part in "qkv")
+            tensor = torch.cat([part.flatten(axis, axis + 1) for part in in_order], axis)
+        parameter.weight_loader(parameter, tensor)
+
+    table = {}
+    for leaf, _ in linear.named_parameters():
+        shape = checkpoint_shape(linear, leaf, None)
+        if family.transposed and shape is not None:
+            shape = shape[::-1]
+        table[f"{name}.{leaf}"] = Expected(f"{name}.{leaf}", None, shape, load=load)
+    return table
 
 
 def mlp_of(layer: ms.nn.Cell, family: Family, prefix: str, name: str) -> MLP | MixtureOfExperts:
@@ -384,6 +476,38 @@ def rotation(embeddings: tuple[ms.Tensor, ms.Tensor], family: Family, dtype: tor
         table = torch.cat([angles[:, once] for angles in both], -1).to(dtype)
         made = cos._mszoo_rotation = to_mindspore(torch.arange(len(table))), to_mindspore(table)
     return made
+
+
+def _own_table(cell: ms.nn.Cell) -> ms.Tensor:
+    """Return cosines and sines [positions, R] of an attention that has sines and cosines of all positions.
+
+    Raises:
+        CellStays: it turns heads as if they were one.
+    """
+    if not cell.rotary_dim:
+        raise CellStays(f"a {type(cell).__name__} has no rotary_dim")
+    sines, cosines = to_torch(getattr(cell, _TABLE)).chunk(2, -1)
+    return to_mindspore(torch.cat([cosines, sines], -1).to(torch.get_default_dtype()))
+
+
+def _groups(qkv: QKV | None, shape: Shape) -> int:
+    """Return in how many groups a checkpoint has queries, keys and values.
+
+    Raises:
+        CellStays: heads can't be shared out to them.
+    """
+    if qkv is None or shape.heads != shape.kv_heads:
+        return 1
+    groups = shape.heads if qkv.groups is None else qkv.groups
+    if shape.heads % groups:
+        raise CellStays(f"{shape.heads} heads don't make {groups} groups")
+    return groups
+
+
+def _sizes(linear: ms.nn.Cell, family: Family) -> tuple[int, int]:
+    """Return outputs and inputs of a projection."""
+    rows, columns = linear.weight.shape
+    return (columns, rows) if family.transposed else (rows, columns)
 
 
 def _rotates(cell: ms.nn.Cell) -> bool:

@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from mszoo.adapters.decoder import FUSED, FUSED_MLP, FUSED_TOO
+from mszoo.registry import Capability
 
 MODELS = "mindone.transformers.models"
 
-#: Where most families norm; those with one norm a layer; those that norm what attention and MLP return; and both.
+#: Where most families norm; those with one norm a layer; both by GPT-2's names; those that norm what attention and
+#: MLP return; and both.
 _PRE = ("input_layernorm", None, "post_attention_layernorm", None)
 _ONE = ("input_layernorm", None, None, None)
+_GPT = ("ln_1", None, "ln_2", None)
+_ONE_GPT = ("ln_1", None, None, None)
 _POST = (None, "post_attention_layernorm", None, "post_feedforward_layernorm")
 _BOTH = (
     "input_layernorm",
@@ -54,11 +58,29 @@ _STACKED = Mixture(router="router.layer", stacked=("input_linear", "output_linea
 
 
 @dataclass(frozen=True)
+class QKV:
+    """Queries, keys and values in one tensor of the checkpoint.
+
+    Attributes:
+        name: the projection's.
+        groups: its rows come in so many groups, each with queries, keys and values of its share of the heads; None
+            for a group of each head. Where heads share keys and values, all queries come first in any case.
+        order: of queries, keys and values in a group.
+    """
+
+    name: str
+    groups: int | None = 1
+    order: str = "qkv"
+
+
+@dataclass(frozen=True)
 class Family:
     """One family's decoder layer.
 
     Attributes:
         name: how the names of its classes begin.
+        layer: how that of its decoder layer ends.
+        attention: the layer's name of its attention.
         norms: the layer's norms before and after attention, before and after the MLP; None where there is none.
         returns_tuple: whether its decoder layer returns a tuple, the output first.
         pairs: rotates pairs of neighbours instead of halves of a head.
@@ -68,9 +90,15 @@ class Family:
         fused_mlp: the checkpoint has the gate and up projection of its MLP in one tensor.
         whole_norms: norms queries and keys of all heads together, so ranks can't share the heads out.
         mixture: its mixture of experts, which all or some of its layers have in place of the MLP.
+        flat_mlp: the layer has the projections of its MLP itself.
+        qkv: how the checkpoint has queries, keys and values in one tensor; None where it has three.
+        transposed: the checkpoint has the weights of projections as [in, out].
+        rotates: turns queries and keys; otherwise positions are learned, and added to the embeddings.
     """
 
     name: str
+    layer: str = "DecoderLayer"
+    attention: str = "self_attn"
     norms: tuple[str | None, str | None, str | None, str | None] = _PRE
     returns_tuple: bool = False
     pairs: bool = False
@@ -80,6 +108,21 @@ class Family:
     fused_mlp: bool = False
     whole_norms: bool = False
     mixture: Mixture | None = None
+    flat_mlp: bool = False
+    qkv: QKV | None = None
+    transposed: bool = False
+    rotates: bool = True
+
+    @property
+    def lacks(self) -> frozenset[Capability]:
+        """What its layers don't have of what vLLM's layers give."""
+        lacks = {
+            # An adapter's rows would be in the order of the checkpoint's fused tensor.
+            Capability.LORA: self.qkv is not None or self.mixture is not None,
+            Capability.TENSOR_PARALLEL: self.whole_norms,
+            Capability.QUANTIZATION: self.transposed or self.mixture is not None,
+        }
+        return frozenset(capability for capability, lacking in lacks.items() if lacking)
 
 
 #: Families whose decoder layers are those of mszoo's own models, and what their checkpoints have fused.
@@ -91,6 +134,17 @@ WHOLE: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "arcee": Family("Arcee", gated=False),
+        "codegen": Family(
+            "CodeGen",
+            layer="Block",
+            attention="attn",
+            norms=_ONE_GPT,
+            returns_tuple=True,
+            pairs=True,
+            parallel=True,
+            gated=False,
+            qkv=QKV("qkv_proj", groups=4, order="qvk"),
+        ),
         "cohere": Family("Cohere", norms=_ONE, parallel=True, pairs=True, repeated=True),
         "cohere2": Family("Cohere2", norms=_ONE, parallel=True, pairs=True, repeated=True),
         "dots1": Family("Dots1", mixture=_BIASED),
@@ -117,6 +171,45 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             fused_mlp=True,
         ),
         "glm4_moe": Family("Glm4Moe", mixture=_BIASED),
+        "gpt2": Family(
+            "GPT2",
+            layer="Block",
+            attention="attn",
+            norms=_GPT,
+            returns_tuple=True,
+            gated=False,
+            qkv=QKV("c_attn"),
+            transposed=True,
+            rotates=False,
+        ),
+        "gpt_bigcode": Family(
+            "GPTBigCode",
+            layer="Block",
+            attention="attn",
+            norms=_GPT,
+            returns_tuple=True,
+            gated=False,
+            qkv=QKV("c_attn", groups=None),
+            rotates=False,
+        ),
+        "gpt_neox": Family(
+            "GPTNeoX",
+            layer="Layer",
+            attention="attention",
+            returns_tuple=True,
+            gated=False,
+            qkv=QKV("query_key_value", groups=None),
+        ),
+        "gptj": Family(
+            "GPTJ",
+            layer="Block",
+            attention="attn",
+            norms=_ONE_GPT,
+            returns_tuple=True,
+            pairs=True,
+            parallel=True,
+            gated=False,
+        ),
         "granite": Family("Granite", returns_tuple=True),
         "granitemoe": Family("GraniteMoe", returns_tuple=True, mixture=_STACKED),
         "granitemoeshared": Family("GraniteMoeShared", returns_tuple=True, mixture=_STACKED),
@@ -130,6 +223,17 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "olmo2": Family("Olmo2", norms=_POST, returns_tuple=True, whole_norms=True),
         "olmo3": Family("Olmo3", norms=_POST, whole_norms=True),
         "olmoe": Family("Olmoe", returns_tuple=True, whole_norms=True, mixture=Mixture()),
+        "opt": Family(
+            "OPT",
+            norms=("self_attn_layer_norm", None, "final_layer_norm", None),
+            returns_tuple=True,
+            gated=False,
+            flat_mlp=True,
+            rotates=False,
+        ),
+        "persimmon": Family(
+            "Persimmon", returns_tuple=True, gated=False, qkv=QKV("query_key_value", groups=None)
+        ),
         "phi": Family("Phi", norms=_ONE, parallel=True, returns_tuple=True, gated=False),
         "qwen2_moe": Family(
             "Qwen2Moe",
@@ -153,7 +257,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 def replacements() -> dict[str, str]:
     """Return the class that takes the place of each family's decoder layer, by ``module:Class``."""
     return {
-        f"{MODELS}.{folder}.modeling_{folder}:{family.name}DecoderLayer": "DecoderLayer"
+        f"{MODELS}.{folder}.modeling_{folder}:{family.name}{family.layer}": "DecoderLayer"
         for folder, family in FAMILIES.items()
     }
 
@@ -166,7 +270,8 @@ def packed_modules(folder: str) -> Mapping[str, tuple[str, ...]]:
     if family is None:
         return {}
     fused = FUSED_MLP if family.fused_mlp else FUSED
-    return fused if family.gated else {"qkv_proj": fused["qkv_proj"]}
+    kept = {"qkv_proj": family.qkv is None, "gate_up_proj": family.gated}
+    return {name: parts for name, parts in fused.items() if kept[name]}
 
 
 def family_of(module: str) -> Family:

@@ -16,6 +16,7 @@ from mszoo.layers import (
     FusedDecoderLayer,
     LogitsProcessor,
     Module,
+    WholeLinear,
     lm_head,
     lora_is_enabled,
 )
@@ -57,7 +58,9 @@ class ModelForCausalLM(CausalLM):
         network = build(modeling, architecture.base, config, implementation, who)
         self.replaced = replace_cells(network, tree, prefix=f"{dot}{architecture.base_prefix}")
         whole = any(isinstance(getattr(m, "fused", None), FusedDecoderLayer) for m in tree.modules())
-        if self.packed_modules_mapping and not whole:
+        # vLLM's LoRA layer in place of one that the suite calls would get tensors of MindSpore's.
+        called = any(isinstance(module, WholeLinear) for module in tree.modules())
+        if self.packed_modules_mapping and (called or not whole):
             _refuse_lora(who)
         adopt_buffers(network, tree)
         self.__dict__["network"] = network

@@ -72,7 +72,7 @@ _OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     "HunYuanMoEV1ForCausalLM": {"moe_topk": 2, "num_experts": 4},
     "JetMoeForCausalLM": {"kv_channels": 32, "num_local_experts": 4},
     "Llama4ForCausalLM": {"intermediate_size_mlp": 128, "num_hidden_layers": 4},
-    "OPTForCausalLM": {"hidden_size": 128},
+    "OPTForCausalLM": {"hidden_size": 128, "word_embed_proj_dim": 128},
     "BloomForCausalLM": {"hidden_size": 128},
     "XGLMForCausalLM": {"d_model": 128, "num_layers": 2, "attention_heads": 4},
     "GPTNeoForCausalLM": {

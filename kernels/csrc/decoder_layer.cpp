@@ -71,7 +71,8 @@ struct DecoderLayer : torch::CustomClassHolder {
   // activation: "silu", "gelu", "gelu_tanh", "relu" or "relu2"; with "_and_mul" behind it the MLP is gated. Empty
   //   without an MLP.
   // rotation: "halves", "pairs", or "" where nothing turns. late: queries and keys are normed after they turned.
-  // parallel: attention and MLP see the same normed stream. multiplier: of what both add to the stream.
+  // parallel: attention and MLP see the same stream, normed once, or for the MLP by its own norm.
+  // multiplier: of what both add to the stream.
   DecoderLayer(std::vector<std::string> kinds, std::vector<OptionalTensor> weights,
                std::vector<OptionalTensor> biases, std::vector<double> epsilons, std::vector<at::Tensor> handlers,
                std::vector<OptionalTensor> projection_biases, std::vector<int64_t> widths, int64_t num_heads,
@@ -114,10 +115,10 @@ struct DecoderLayer : torch::CustomClassHolder {
   // x: [T, hidden], overwritten. Without `residual` it is the residual stream, before and after the layer. With it
   //   the stream is the sum of both, before and after; in the first layer the residual's content is not read.
   //   A layer that ends before the MLP needs it: x is then what the MLP gets, and the residual is the stream.
-  // cos_sin_cache: [max, R], R/2 cosines and R/2 sines; positions: [T], rows in it.
+  // cos_sin_cache: [max, R], R/2 cosines and R/2 sines; positions: [T], rows in it. Both only where something turns.
   // The first `tokens` rows are real, the rest padding.
-  void run(const at::Tensor& x, const OptionalTensor& residual, bool first, const at::Tensor& positions,
-           const at::Tensor& cos_sin_cache, const at::Tensor& kv_cache, const at::Tensor& slot_mapping,
+  void run(const at::Tensor& x, const OptionalTensor& residual, bool first, const OptionalTensor& positions,
+           const OptionalTensor& cos_sin_cache, const at::Tensor& kv_cache, const at::Tensor& slot_mapping,
            const at::Tensor& query_start_loc, const at::Tensor& seq_lens, const at::Tensor& block_table,
            const at::Tensor& scheduler_metadata, int64_t tokens, const std::string& isa) {
     TORCH_CHECK(has_mlp_ || (residual && !parallel_), "the stream has to lie beside what the MLP gets");
@@ -149,7 +150,7 @@ struct DecoderLayer : torch::CustomClassHolder {
     if (!rotation_.empty()) {
       static const auto rotate = find("_C::rotary_embedding");
       call(rotate,
-           {positions, query, key, head_size_, cos_sin_cache, rotation_ == "halves", int64_t{0}, false});
+           {*positions, query, key, head_size_, *cos_sin_cache, rotation_ == "halves", int64_t{0}, false});
     }
     if (late_) norm_heads(query, key, q_norm, k_norm);
 
@@ -161,6 +162,10 @@ struct DecoderLayer : torch::CustomClassHolder {
 
     if (parallel_) {
       const auto mlp = scratch(kOutput2, rows, hidden, dtype);
+      if (before_mlp.exists()) {
+        normed = scratch(kNormed, rows, hidden, dtype);
+        before_mlp.apply(stream, normed);
+      }
       run_mlp(normed, mlp, rows, dtype);
       stream.add_(output, multiplier_);
       stream.add_(mlp, multiplier_);
