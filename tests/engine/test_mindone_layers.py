@@ -57,7 +57,10 @@ FAMILIES = {
 
 def layers_of(model: Any) -> list[tuple[str, bool]]:
     """Return the class of each decoder layer, and whether it runs as one call."""
-    layers = [module for module in model.modules() if hasattr(module, "fused")]
+    from mszoo.layers import FusedDecoderLayer
+
+    modules = model.modules()
+    layers = [module for module in modules if isinstance(getattr(module, "fused", None), FusedDecoderLayer)]
     return [(type(layer).__name__, layer.fused.runs_fused) for layer in layers]
 
 
