@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -61,6 +61,16 @@ class Model(Module, ABC):
         """Return, by checkpoint name, every tensor that the model needs."""
         return _weights.expected_tensors(self, self.packed_modules_mapping)
 
+    def checkpoint_name(self, name: str, expected: Collection[str]) -> str:
+        """Return by which name ``expected`` has a checkpoint's tensor, where checkpoints call it in several ways.
+
+        Args:
+            name: the checkpoint's.
+            expected: names of :meth:`expected_tensors`.
+        """
+        del expected
+        return name
+
     def unused_tensors(self) -> tuple[str, ...]:
         """Return names that a checkpoint may hold without the model using them."""
         return ()
@@ -71,7 +81,9 @@ class Model(Module, ABC):
         Raises:
             CheckpointError: a tensor is unknown or has the wrong shape.
         """
-        return _weights.load(self, self.expected_tensors(), weights, self.unused_tensors())
+        expected = self.expected_tensors()
+        named = ((self.checkpoint_name(name, expected), tensor) for name, tensor in weights)
+        return _weights.load(self, expected, named, self.unused_tensors())
 
 
 class CausalLM(Model):

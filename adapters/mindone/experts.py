@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from mszoo.adapters.mindone.families import Mixture
+from mszoo.adapters.mindone.projections import has_bias
 from mszoo.layers import Experts, Module, TopKRouter, WholeLinear
 from mszoo.layers.cells import CellStays
 from mszoo.layers.weights import Expected
@@ -125,7 +126,7 @@ def _size_of_expert(cell: ms.nn.Cell, mixture: Mixture) -> tuple[int, int]:
         _, hidden_size, intermediate_size = getattr(cell, mixture.stacked[1]).weight.shape
         return hidden_size, intermediate_size
     projections = [getattr(cell.experts[0], name) for name in mixture.experts]
-    if any(isinstance(getattr(layer, "bias", None), ms.Parameter) for layer in projections):
+    if any(has_bias(layer) for layer in projections):
         raise CellStays("the projections of its experts have a bias")
     hidden_size, intermediate_size = projections[2].weight.shape
     return hidden_size, intermediate_size

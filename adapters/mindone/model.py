@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from typing import Any
 
 from mszoo.adapters.mindone import eager, importer
@@ -94,6 +95,11 @@ class ModelForCausalLM(CausalLM):
         head = self._head
         logits = self.logits_processor(head, to_torch(hidden_states), getattr(head, "bias", None))
         return None if logits is None else to_mindspore(logits)
+
+    def checkpoint_name(self, name: str, expected: Collection[str]) -> str:
+        """See :meth:`mszoo.layers.model.Model.checkpoint_name`: GPT-2's and OPT's are of the network alone."""
+        whole = f"{self.architecture.base_prefix}.{name}"
+        return whole if whole in expected else name
 
     def unused_tensors(self) -> tuple[str, ...]:
         """See :meth:`mszoo.layers.CausalLM.unused_tensors`."""

@@ -105,10 +105,10 @@ class MindSporeModel(torch.nn.Module):
 
         found = tensor_shapes(vllm_config)
         if found is not None:
-            network = self.network
-            check_tensors(
-                network.expected_tensors(), found, network.unused_tensors(), vllm_config.model_config.model
-            )
+            network, where = self.network, vllm_config.model_config.model
+            expected = network.expected_tensors()
+            named = {network.checkpoint_name(name, expected): shape for name, shape in found.items()}
+            check_tensors(expected, named, network.unused_tensors(), where)
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Return the embeddings of token ids: [T] -> [T, hidden]."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +10,9 @@ import pytest
 import torch
 
 from mszoo.adapters.mindone import architectures, families
-from mszoo.conformance.checkpoints import make_checkpoint as make_tiny
 
-from . import answers
-from .conftest import (
-    RAW_LOGITS,
-    assert_mindspore,
-    give_routers_a_bias,
-    make_checkpoint,
-    running_engine,
-    worst_logit,
-)
+from .conftest import RAW_LOGITS, assert_mindspore, give_routers_a_bias, running_engine, worst_logit
+from .mindone_models import architecture_of, layers_of, make_tiny, pinned, run_op_by_op
 
 try:
     importlib.metadata.version("mindone")
@@ -55,158 +46,20 @@ FAMILIES = {
 }
 
 
-def layers_of(model: Any) -> list[tuple[str, bool]]:
-    """Return the class of each decoder layer, and whether it runs as one call."""
-    from mszoo.layers import FusedDecoderLayer
-
-    modules = model.modules()
-    layers = [module for module in modules if isinstance(getattr(module, "fused", None), FusedDecoderLayer)]
-    return [(type(layer).__name__, layer.fused.runs_fused) for layer in layers]
-
-
-def architecture_of(family: str) -> str:
-    return "GPT2LMHeadModel" if family == "GPT2" else f"{family}ForCausalLM"
-
-
-@pytest.mark.parametrize("mode", ["compiled", "eager"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_logits_equal_hugging_face(family: str, mode: str, tmp_path: Path) -> None:
-    architecture = architecture_of(family)
-    folder = make_tiny(
-        architectures.read()[architecture].example_config or {}, architecture, tmp_path, lambda _: {}
-    ).folder
+def test_logits_equal_hugging_face(family: str, tmp_path: Path) -> None:
+    folder = make_tiny(family, tmp_path)
     give_routers_a_bias(folder)
-    pinned = {"architectures": [f"mindone.{architecture}"]}
-    with running_engine(folder, hf_overrides=pinned, enforce_eager=mode == "eager", **RAW_LOGITS) as llm:
-        worst = worst_logit(llm, folder)
-        assert assert_mindspore(llm, f"mindone.{architecture}", "cpu") > 0
-        (layers,) = llm.apply_model(layers_of)
     whole = "TupleLayer" if family == "Phi3" else "DecoderLayer"
-    assert len(layers) >= 2
-    assert set(layers) == {(whole, mode == "compiled")}
-    assert worst <= FAMILIES[family], f"logits differ by {worst:.2e}"
-
-
-@pytest.mark.parametrize(
-    ("family", "fields"),
-    [
-        ("GPT2", {"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True}),
-        ("GPT2", {"scale_attn_weights": False}),
-        ("GPTBigCode", {"multi_query": False}),
-        ("GPTNeoX", {"use_parallel_residual": False}),
-        ("OPT", {"enable_bias": False, "layer_norm_elementwise_affine": False}),
-        ("OPT", {"word_embed_proj_dim": 64}),
-    ],
-)
-def test_what_a_config_may_change(family: str, fields: dict[str, Any], tmp_path: Path) -> None:
-    architecture = architecture_of(family)
-    config = dict(architectures.read()[architecture].example_config or {}, **fields)
-    folder = make_tiny(config, architecture, tmp_path, lambda _: {}).folder
-    with running_engine(
-        folder, hf_overrides={"architectures": [f"mindone.{architecture}"]}, enforce_eager=False, **RAW_LOGITS
-    ) as llm:
-        worst = worst_logit(llm, folder)
-        (layers,) = llm.apply_model(layers_of)
-    assert layers == [("DecoderLayer", True)] * 2
-    assert worst <= 2e-5, f"logits differ by {worst:.2e}"
-
-
-def test_rows_head_by_head_are_shared_out_to_ranks(tmp_path: Path) -> None:
-    fields = architectures.read()["GPTNeoXForCausalLM"].example_config or {}
-    folder = make_tiny(fields, "GPTNeoXForCausalLM", tmp_path, lambda _: {}).folder
-    pinned = {"architectures": ["mindone.GPTNeoXForCausalLM"]}
-    given = []
-    for ranks in (1, 2):
-        job = {
-            "model": str(folder),
-            "prompts": [[5, 17, 99], list(range(3, 60))],
-            "options": {"hf_overrides": pinned, "tensor_parallel_size": ranks},
-        }
-        cores = "|".join(map(str, range(ranks)))
-        done = answers.run(job, tmp_path / f"{ranks}.json", VLLM_CPU_OMP_THREADS_BIND=cores)
-        assert [worker["adapter"] for worker in done["workers"]] == ["mindone.GPTNeoXForCausalLM"] * ranks
-        given.append((done["answers"], done["logprobs"]))
-    assert given[0][0] == given[1][0]
-    assert given[0][1] == pytest.approx(given[1][1], abs=1e-3)
-
-
-@pytest.mark.parametrize(
-    "family", ["Cohere", "Exaone4", "GPTJ", "GPTNeoX", "Gemma2", "Glm", "GraniteMoeShared", "Nemotron"]
-)
-def test_mindspores_own_kernels_compute_the_same(
-    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MSZOO_KERNELS", "mindspore")
-    architecture = f"{family}ForCausalLM"
-    config = architectures.read()[architecture].example_config or {}
-    folder = make_tiny(config, architecture, tmp_path, lambda _: {}).folder
-    pinned = {"architectures": [f"mindone.{architecture}"]}
-    with running_engine(folder, hf_overrides=pinned, **RAW_LOGITS) as llm:
-        worst = worst_logit(llm, folder)
-        assert assert_mindspore(llm, f"mindone.{architecture}", "mindspore") > 0
-        (layers,) = llm.apply_model(layers_of)
-    assert set(layers) == {("DecoderLayer", False)}
-    assert worst <= 5e-4, f"logits differ by {worst:.2e}"
-
-
-def test_a_config_that_the_layer_does_not_know_keeps_the_suites_own(tmp_path: Path) -> None:
-    """OLMo may clip queries, keys and values: its layers then stay MindSpore One's, and are right."""
-    folder = make_checkpoint(tmp_path, "olmo", clip_qkv=0.05, hidden_size=128)
-    pinned = {"architectures": ["mindone.OlmoForCausalLM"]}
-    with running_engine(folder, hf_overrides=pinned, **RAW_LOGITS) as llm:
-        worst = worst_logit(llm, folder)
-        assert assert_mindspore(llm, "mindone.OlmoForCausalLM", "cpu") > 0
-        (kinds,) = llm.apply_model(
-            lambda model: {item.cell.rpartition(":")[2] for item in model.network.replaced}
-        )
-    with (
-        pytest.raises(Exception, match="LoRA doesn't reach MindSpore One's own"),
-        running_engine(folder, hf_overrides=pinned, enable_lora=True, max_lora_rank=8),
-    ):
-        pass
-    assert "OlmoDecoderLayer" not in kinds
-    assert kinds >= {"OlmoLayerNorm", "Linear"}
-    assert worst <= 2e-5, f"logits differ by {worst:.2e}"
-
-
-def test_a_stream_that_is_normed_itself_is_replaced_leaf_by_leaf(tmp_path: Path) -> None:
-    """OPT of 350m norms after it adds."""
-    fields = dict(architectures.read()["OPTForCausalLM"].example_config or {}, do_layer_norm_before=False)
-    folder = make_tiny(fields, "OPTForCausalLM", tmp_path, lambda _: {}).folder
-    pinned = {"architectures": ["mindone.OPTForCausalLM"]}
-    with running_engine(folder, hf_overrides=pinned, **RAW_LOGITS) as llm:
-        worst = worst_logit(llm, folder)
-        (kinds,) = llm.apply_model(
-            lambda model: Counter(item.cell.rpartition(":")[2] for item in model.network.replaced)
-        )
-    assert kinds["LayerNorm"] == 2 * 2
-    assert kinds["Linear"] == 2 * 6
-    assert kinds["Embedding"] == kinds["OPTLearnedPositionalEmbedding"] == 1
-    assert "OPTDecoderLayer" not in kinds
-    assert worst <= 2e-5, f"logits differ by {worst:.2e}"
-
-
-def test_lora_is_refused_where_the_suite_calls_a_projection(tmp_path: Path) -> None:
-    """OPT of 350m has one after its embedding."""
-    fields = dict(architectures.read()["OPTForCausalLM"].example_config or {}, word_embed_proj_dim=64)
-    folder = make_tiny(fields, "OPTForCausalLM", tmp_path, lambda _: {}).folder
-    pinned = {"architectures": ["mindone.OPTForCausalLM"]}
-    with (
-        pytest.raises(Exception, match="LoRA doesn't reach MindSpore One's own"),
-        running_engine(folder, hf_overrides=pinned, enable_lora=True, max_lora_rank=8),
-    ):
-        pass
-
-
-def test_norms_that_mszoo_lacks_keep_the_suites_own(tmp_path: Path) -> None:
-    """StableLM may norm each head by a norm of its own."""
-    fields = dict(architectures.read()["StableLmForCausalLM"].example_config or {}, qk_layernorm=True)
-    folder = make_tiny(fields, "StableLmForCausalLM", tmp_path, lambda _: {}).folder
-    pinned = {"architectures": ["mindone.StableLmForCausalLM"]}
-    with running_engine(folder, hf_overrides=pinned, **RAW_LOGITS) as llm:
-        worst = worst_logit(llm, folder)
-        assert assert_mindspore(llm, "mindone.StableLmForCausalLM", "cpu") > 0
-    assert worst <= 2e-5, f"logits differ by {worst:.2e}"
+    with running_engine(folder, hf_overrides=pinned(family), enforce_eager=False, **RAW_LOGITS) as llm:
+        for compiled in (True, False):
+            worst = worst_logit(llm, folder)
+            (layers,) = llm.apply_model(layers_of)
+            assert len(layers) >= 2
+            assert set(layers) == {(whole, compiled)}
+            assert worst <= FAMILIES[family], f"logits differ by {worst:.2e}"
+            llm.apply_model(run_op_by_op)
+        assert assert_mindspore(llm, f"mindone.{architecture_of(family)}", "cpu") > 0
 
 
 def test_every_family_is_one_that_is_served() -> None:

@@ -1,0 +1,152 @@
+"""What configs, checkpoints, ranks and kernels may change of MindSpore One's families that are replaced whole."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from . import answers
+from .conftest import RAW_LOGITS, assert_mindspore, make_checkpoint, running_engine, worst_logit
+from .mindone_models import architecture_of, cells_of, layers_of, make_tiny, pinned
+
+try:
+    importlib.metadata.version("mindone")
+except importlib.metadata.PackageNotFoundError:
+    pytest.skip("mindone is not installed: make suites", allow_module_level=True)
+
+
+@pytest.mark.parametrize(
+    ("family", "fields"),
+    [
+        ("GPT2", {"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True}),
+        ("GPT2", {"scale_attn_weights": False}),
+        ("GPTBigCode", {"multi_query": False}),
+        ("GPTNeoX", {"use_parallel_residual": False}),
+        ("OPT", {"enable_bias": False, "layer_norm_elementwise_affine": False}),
+        ("OPT", {"word_embed_proj_dim": 64}),
+    ],
+)
+def test_what_a_config_may_change(family: str, fields: dict[str, Any], tmp_path: Path) -> None:
+    folder = make_tiny(family, tmp_path, **fields)
+    with running_engine(folder, hf_overrides=pinned(family), enforce_eager=False, **RAW_LOGITS) as llm:
+        worst = worst_logit(llm, folder)
+        (layers,) = llm.apply_model(layers_of)
+    assert layers == [("DecoderLayer", True)] * 2
+    assert worst <= 2e-5, f"logits differ by {worst:.2e}"
+
+
+@pytest.mark.parametrize(
+    ("family", "prefix", "mask"),
+    [
+        ("GPT2", "transformer.", "h.0.attn.bias"),
+        ("OPT", "model.", ""),
+        ("GPTNeoX", "", "layers.0.attention.bias"),
+    ],
+)
+def test_checkpoints_as_they_were_published(family: str, prefix: str, mask: str, tmp_path: Path) -> None:
+    """GPT-2's and OPT's are of the network without the head; GPT-2's and Pythia's hold masks."""
+    from safetensors.torch import load_file, save_file
+
+    folder = make_tiny(family, tmp_path)
+    published = tmp_path / "published"
+    published.mkdir()
+    (published / "config.json").write_bytes((folder / "config.json").read_bytes())
+    weights = {
+        name.removeprefix(prefix): value for name, value in load_file(folder / "model.safetensors").items()
+    }
+    if mask:
+        base = "" if prefix else "gpt_neox."
+        weights[base + mask] = torch.ones(1, 1, 8, 8, dtype=torch.uint8).tril()
+    save_file(weights, published / "model.safetensors", metadata={"format": "pt"})
+    with running_engine(published, hf_overrides=pinned(family), **RAW_LOGITS) as llm:
+        worst = worst_logit(llm, folder)
+        assert assert_mindspore(llm, f"mindone.{architecture_of(family)}", "cpu") > 0
+    assert worst <= 2e-5, f"logits differ by {worst:.2e}"
+
+
+def test_rows_head_by_head_are_shared_out_to_ranks(tmp_path: Path) -> None:
+    folder = make_tiny("GPTNeoX", tmp_path)
+    given = []
+    for ranks in (1, 2):
+        job = {
+            "model": str(folder),
+            "prompts": [[5, 17, 99], list(range(3, 60))],
+            "options": {"hf_overrides": pinned("GPTNeoX"), "tensor_parallel_size": ranks},
+        }
+        cores = "|".join(map(str, range(ranks)))
+        done = answers.run(job, tmp_path / f"{ranks}.json", VLLM_CPU_OMP_THREADS_BIND=cores)
+        assert [worker["adapter"] for worker in done["workers"]] == ["mindone.GPTNeoXForCausalLM"] * ranks
+        given.append((done["answers"], done["logprobs"]))
+    assert given[0][0] == given[1][0]
+    assert given[0][1] == pytest.approx(given[1][1], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "family", ["Cohere", "Exaone4", "GPTJ", "GPTNeoX", "Gemma2", "Glm", "GraniteMoeShared", "Nemotron"]
+)
+def test_mindspores_own_kernels_compute_the_same(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MSZOO_KERNELS", "mindspore")
+    folder = make_tiny(family, tmp_path)
+    with running_engine(folder, hf_overrides=pinned(family), **RAW_LOGITS) as llm:
+        worst = worst_logit(llm, folder)
+        assert assert_mindspore(llm, f"mindone.{family}ForCausalLM", "mindspore") > 0
+        (layers,) = llm.apply_model(layers_of)
+    assert set(layers) == {("DecoderLayer", False)}
+    assert worst <= 5e-4, f"logits differ by {worst:.2e}"
+
+
+def test_a_config_that_the_layer_does_not_know_keeps_the_suites_own(tmp_path: Path) -> None:
+    """OLMo may clip queries, keys and values: its layers then stay MindSpore One's, and are right."""
+    folder = make_checkpoint(tmp_path, "olmo", clip_qkv=0.05, hidden_size=128)
+    with running_engine(folder, hf_overrides=pinned("Olmo"), **RAW_LOGITS) as llm:
+        worst = worst_logit(llm, folder)
+        assert assert_mindspore(llm, "mindone.OlmoForCausalLM", "cpu") > 0
+        (kinds,) = llm.apply_model(cells_of)
+    with (
+        pytest.raises(Exception, match="LoRA doesn't reach MindSpore One's own"),
+        running_engine(folder, hf_overrides=pinned("Olmo"), enable_lora=True, max_lora_rank=8),
+    ):
+        pass
+    assert "OlmoDecoderLayer" not in kinds
+    assert {"OlmoLayerNorm", "Linear"} <= set(kinds)
+    assert worst <= 2e-5, f"logits differ by {worst:.2e}"
+
+
+def test_a_stream_that_is_normed_itself_is_replaced_leaf_by_leaf(tmp_path: Path) -> None:
+    """OPT of 350m norms after it adds."""
+    folder = make_tiny("OPT", tmp_path, do_layer_norm_before=False)
+    with running_engine(folder, hf_overrides=pinned("OPT"), **RAW_LOGITS) as llm:
+        worst = worst_logit(llm, folder)
+        (cells,) = llm.apply_model(cells_of)
+    kinds = Counter(cells)
+    assert kinds["LayerNorm"] == 2 * 2
+    assert kinds["Linear"] == 2 * 6
+    assert kinds["Embedding"] == kinds["OPTLearnedPositionalEmbedding"] == 1
+    assert "OPTDecoderLayer" not in kinds
+    assert worst <= 2e-5, f"logits differ by {worst:.2e}"
+
+
+def test_lora_is_refused_where_the_suite_calls_a_projection(tmp_path: Path) -> None:
+    """OPT of 350m has one after its embedding."""
+    folder = make_tiny("OPT", tmp_path, word_embed_proj_dim=64)
+    with (
+        pytest.raises(Exception, match="LoRA doesn't reach MindSpore One's own"),
+        running_engine(folder, hf_overrides=pinned("OPT"), enable_lora=True, max_lora_rank=8),
+    ):
+        pass
+
+
+def test_norms_that_mszoo_lacks_keep_the_suites_own(tmp_path: Path) -> None:
+    """StableLM may norm each head by a norm of its own."""
+    folder = make_tiny("StableLm", tmp_path, qk_layernorm=True)
+    with running_engine(folder, hf_overrides=pinned("StableLm"), **RAW_LOGITS) as llm:
+        worst = worst_logit(llm, folder)
+        assert assert_mindspore(llm, "mindone.StableLmForCausalLM", "cpu") > 0
+    assert worst <= 2e-5, f"logits differ by {worst:.2e}"
