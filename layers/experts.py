@@ -1,7 +1,7 @@
 """Mixture of experts: a router, and experts whose weights lie in vLLM's fused layer.
 
-vLLM shards the experts over ranks, by rows or (``--enable-expert-parallel``) whole, and multiplies all of them in
-one kernel. Who multiplies is decided in :mod:`mszoo.layers.methods`.
+vLLM shards every expert over ranks and multiplies all of them in one kernel. Who multiplies is decided in
+:mod:`mszoo.layers.methods`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from vllm.config import get_current_vllm_config
+from vllm.model_executor.layers.fused_moe.experts.cpu_moe import CPUUnquantizedExperts
 from vllm.model_executor.layers.fused_moe.layer import FusedMoEFactory
 from vllm.model_executor.layers.linear import ReplicatedLinear
 
 import mindspore as ms  # isort: skip
+from mszoo.kernels import dispatch  # isort: skip
 from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
 from mszoo.layers.methods import quant_config  # isort: skip
 from mszoo.layers.weights import Expected  # isort: skip
@@ -70,18 +73,23 @@ class TopKRouter(ReplicatedLinear):
         self._of_logits: Callable[..., torch.Tensor] = {"softmax": torch.softmax, "sigmoid": _sigmoid}[scores]
         self._normalized, self._scale = normalized, scale
         self._groups, self._groups_per_token = groups, groups_per_token
+        self._best_logits_decide = scores == "softmax" and normalized and groups == 1 and not bias
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """[T, hidden] -> weights [T, k] float32, experts [T, k]."""
-        scores = self._of_logits(super().forward(x.float()), -1)
-        if self.e_score_correction_bias is None and self._groups == 1:
-            weights, chosen = scores.topk(self.per_token, -1, sorted=False)
-        else:
-            chosen = self._preference(scores).topk(self.per_token, -1, sorted=False)[1]
-            weights = scores.gather(1, chosen)
+        logits = super().forward(x.float())
+        if self._best_logits_decide:  # the same weights in two ops instead of five
+            best, chosen = logits.topk(self.per_token, -1, sorted=False)
+            return self._scaled(best.softmax(-1)), chosen
+        scores = self._of_logits(logits, -1)
+        chosen = self._preference(scores).topk(self.per_token, -1, sorted=False)[1]
+        weights = scores.gather(1, chosen)
         if self._normalized:
             weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
-        return weights if self._scale == 1.0 else weights * self._scale, chosen
+        return self._scaled(weights), chosen
+
+    def _scaled(self, weights: torch.Tensor) -> torch.Tensor:
+        return weights if self._scale == 1.0 else weights * self._scale
 
     def _preference(self, scores: torch.Tensor) -> torch.Tensor:
         """Return by what experts are chosen: [T, experts], 0 outside the best groups."""
@@ -107,7 +115,7 @@ class Experts(torch.nn.Module):
             experts [experts, 2 intermediate, hidden] and one with their down projection, where it has such.
 
     Raises:
-        RefusalError: vLLM has no kernel for the sizes or the activation.
+        RefusalError: vLLM has no kernel for the sizes or the activation, or for whole experts on ranks.
     """
 
     def __init__(
@@ -131,6 +139,15 @@ class Experts(torch.nn.Module):
         self._experts = router.output_size
         self._size = hidden_size, intermediate_size
         self._names, self._stacked = names, stacked
+        # Beside the tree of modules: its weight has its place there.
+        self.__dict__["_router"] = router
+        by_vllm = dispatch.current().by_vllm("linear")
+        if get_current_vllm_config().parallel_config.enable_expert_parallel and by_vllm:
+            raise RefusalError(
+                "vLLM",
+                "--enable-expert-parallel: a worker with vLLM's kernel for experts on CPU dies of it",
+                "Serve without it: each rank then has a part of every expert",
+            )
         try:
             self.fused = FusedMoEFactory(
                 num_experts=self._experts,
@@ -152,8 +169,42 @@ class Experts(torch.nn.Module):
     def forward(self, x: ms.Tensor) -> ms.Tensor:
         """[T, hidden] -> the weighted sum of the chosen experts' outputs [T, hidden]."""
         hidden_states = to_torch(x)
-        # The router sees the hidden states; vLLM passes on "logits" without looking at them.
-        return to_mindspore(self.fused(hidden_states, hidden_states))
+        kernel = self._kernel()
+        if kernel is None:
+            # The router sees the hidden states; vLLM passes on "logits" without looking at them.
+            return to_mindspore(self.fused(hidden_states, hidden_states))
+        experts, nothing = self.fused.routed_experts, hidden_states.new_empty(0)
+        weights, chosen = self._router(hidden_states)
+        output = torch.empty_like(hidden_states)
+        kernel.apply(
+            output,
+            hidden_states,
+            experts.w13_weight,
+            experts.w2_weight,
+            weights,
+            chosen.int(),
+            experts.activation,
+            self._experts,
+            expert_map=None,
+            a1q_scale=None,
+            a2_scale=None,
+            workspace13=nothing,
+            workspace2=nothing,
+            expert_tokens_meta=None,
+            apply_router_weight_on_input=False,
+        )
+        return to_mindspore(output)
+
+    def _kernel(self) -> CPUUnquantizedExperts | None:
+        """Return vLLM's kernel where its layer does nothing else: one rank has all experts, and nobody watches.
+
+        The way through the layer takes as long as the kernel does for one token.
+        """
+        kernel = getattr(self.fused.routed_experts.quant_method.moe_kernel, "fused_experts", None)
+        parallel = self.fused.moe_config.moe_parallel_config
+        alone = parallel.tp_size == parallel.ep_size == parallel.dp_size == parallel.pcp_size == 1
+        watched = self.fused.router.capture_fn is not None
+        return kernel if isinstance(kernel, CPUUnquantizedExperts) and alone and not watched else None
 
     def checkpoint_tensors(self, name: str) -> dict[str, Expected]:
         """See :class:`mszoo.layers.weights.HasOwnTensors`."""

@@ -69,21 +69,41 @@ def test_checkpoints_as_they_were_published(family: str, prefix: str, mask: str,
     assert worst <= 2e-5, f"logits differ by {worst:.2e}"
 
 
-def test_rows_head_by_head_are_shared_out_to_ranks(tmp_path: Path) -> None:
-    folder = make_tiny("GPTNeoX", tmp_path)
+@pytest.mark.parametrize(
+    ("family", "kernel_set", "options"),
+    [
+        ("GPTNeoX", "cpu", {}),  # the checkpoint has queries, keys and values head by head
+        ("Qwen2Moe", "mindspore", {"enable_expert_parallel": True}),  # each rank has half of the experts
+    ],
+)
+def test_ranks_share_a_model_out(
+    family: str, kernel_set: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = make_tiny(family, tmp_path)
     given = []
     for ranks in (1, 2):
         job = {
             "model": str(folder),
             "prompts": [[5, 17, 99], list(range(3, 60))],
-            "options": {"hf_overrides": pinned("GPTNeoX"), "tensor_parallel_size": ranks},
+            "options": {"hf_overrides": pinned(family), "tensor_parallel_size": ranks, **options},
         }
         cores = "|".join(map(str, range(ranks)))
-        done = answers.run(job, tmp_path / f"{ranks}.json", VLLM_CPU_OMP_THREADS_BIND=cores)
-        assert [worker["adapter"] for worker in done["workers"]] == ["mindone.GPTNeoXForCausalLM"] * ranks
+        settings = {"VLLM_CPU_OMP_THREADS_BIND": cores, "MSZOO_KERNELS": kernel_set}
+        done = answers.run(job, tmp_path / f"{ranks}.json", **settings)
+        assert [worker["adapter"] for worker in done["workers"]] == [f"mindone.{family}ForCausalLM"] * ranks
         given.append((done["answers"], done["logprobs"]))
     assert given[0][0] == given[1][0]
     assert given[0][1] == pytest.approx(given[1][1], abs=1e-3)
+
+
+def test_whole_experts_on_ranks_are_refused_with_vllms_kernel(tmp_path: Path) -> None:
+    """vLLM 0.32's own models on CPU die in their first step."""
+    folder = make_tiny("Qwen2Moe", tmp_path)
+    with (
+        pytest.raises(Exception, match="--enable-expert-parallel: a worker with vLLM's kernel for experts"),
+        running_engine(folder, hf_overrides=pinned("Qwen2Moe"), enable_expert_parallel=True),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(
