@@ -139,8 +139,6 @@ class Experts(torch.nn.Module):
         self._experts = router.output_size
         self._size = hidden_size, intermediate_size
         self._names, self._stacked = names, stacked
-        # Beside the tree of modules: its weight has its place there.
-        self.__dict__["_router"] = router
         by_vllm = dispatch.current().by_vllm("linear")
         if get_current_vllm_config().parallel_config.enable_expert_parallel and by_vllm:
             raise RefusalError(
@@ -174,7 +172,9 @@ class Experts(torch.nn.Module):
             # The router sees the hidden states; vLLM passes on "logits" without looking at them.
             return to_mindspore(self.fused(hidden_states, hidden_states))
         experts, nothing = self.fused.routed_experts, hidden_states.new_empty(0)
-        weights, chosen = self._router(hidden_states)
+        weights, chosen = self.fused.router.select_experts(
+            hidden_states, hidden_states, topk_indices_dtype=torch.int32
+        )
         output = torch.empty_like(hidden_states)
         kernel.apply(
             output,
@@ -182,7 +182,7 @@ class Experts(torch.nn.Module):
             experts.w13_weight,
             experts.w2_weight,
             weights,
-            chosen.int(),
+            chosen,
             experts.activation,
             self._experts,
             expert_map=None,
@@ -196,15 +196,14 @@ class Experts(torch.nn.Module):
         return to_mindspore(output)
 
     def _kernel(self) -> CPUUnquantizedExperts | None:
-        """Return vLLM's kernel where its layer does nothing else: one rank has all experts, and nobody watches.
+        """Return vLLM's kernel where its layer does nothing else beside routing: one rank has all experts.
 
         The way through the layer takes as long as the kernel does for one token.
         """
         kernel = getattr(self.fused.routed_experts.quant_method.moe_kernel, "fused_experts", None)
         parallel = self.fused.moe_config.moe_parallel_config
         alone = parallel.tp_size == parallel.ep_size == parallel.dp_size == parallel.pcp_size == 1
-        watched = self.fused.router.capture_fn is not None
-        return kernel if isinstance(kernel, CPUUnquantizedExperts) and alone and not watched else None
+        return kernel if isinstance(kernel, CPUUnquantizedExperts) and alone else None
 
     def checkpoint_tensors(self, name: str) -> dict[str, Expected]:
         """See :class:`mszoo.layers.weights.HasOwnTensors`."""

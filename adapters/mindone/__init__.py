@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from mszoo.adapters.decoder import INHERITED
 from mszoo.adapters.mindone.architectures import Architecture, norms, read
-from mszoo.adapters.mindone.families import FAMILIES, MODELS, WHOLE, packed_modules, replacements
+from mszoo.adapters.mindone.families import FAMILIES, MODELS, WHOLE, layers, packed_modules, rotary_embeddings
 from mszoo.registry import Capability, LayerAdapter, ModelAdapter, Suite, hookimpl
 
 _HERE = "mszoo.adapters.mindone"
@@ -91,7 +91,8 @@ def mszoo_layer_adapters() -> Iterable[LayerAdapter]:
     """Give what replaces MindSpore One's cells on CPU."""
     targets = {cell: f"{_CELLS}:{name}" for cell, name in _REPLACEMENTS.items()}
     targets |= dict.fromkeys(norms(), f"{_CELLS}:RowNorm")
-    targets |= {cell: f"{_HERE}.decoder:{name}" for cell, name in replacements().items()}
+    targets |= dict.fromkeys(layers(), f"{_HERE}.decoder:DecoderLayer")
+    targets |= dict.fromkeys(rotary_embeddings(), f"{_CELLS}:Rotary")
     for family, name in _BERTS.items():
         module = f"{MODELS}.{family}.modeling_{family}"
         targets[f"{module}:{name}Layer"] = f"{_HERE}.encoder:EncoderLayer"

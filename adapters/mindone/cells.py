@@ -191,32 +191,73 @@ def stay_where_mindspore_computes() -> None:
         raise CellStays("the kernel set computes with MindSpore alone")
 
 
-class Rotary(Module):
-    """The rotary embedding of a family whose layers are replaced whole: computed only if a layer asks for it.
+#: Types of rotary embeddings whose angles depend on the position alone, not on how long a sequence is.
+_STATIC_ROPES = ("default", "linear", "llama3", "yarn")
 
-    The layers rotate by themselves. One product by MindSpore a step would wake its threads, which then keep the
-    cores from vLLM's kernels: a step takes several times as long.
+
+class Rotary(Module):
+    """The rotary embedding of a family whose layers are replaced whole: computed once, for all positions.
+
+    The suite's cell would compute cosines and sines in each step, and copy them as it goes. A layer that stays the
+    suite's own gets those of its step, as from the cell.
     """
 
     def __init__(self, cell: ms.nn.Cell, *, prefix: str) -> None:
         del prefix
         super().__init__()
         self.__dict__["_cell"] = cell
+        self._is_static = getattr(cell, "rope_type", "default") in _STATIC_ROPES
+        self._positions = current_model_config().max_model_len
+        self._table: ms.Tensor | None = None
 
-    def forward(self, x: ms.Tensor, position_ids: ms.Tensor) -> _Angles:
-        """Return the cosines and sines, still to be computed."""
-        return _Angles(self._cell, x, position_ids)
+    def forward(self, x: ms.Tensor, position_ids: ms.Tensor, *others: Any, **named: Any) -> Angles:
+        """Return the cosines and sines of a step, still to be computed: [1, T, hidden], [1, T]."""
+        return Angles(self, position_ids, lambda ids: self._cell.construct(x, ids, *others, **named))
+
+    def table(
+        self, angles: Callable[[ms.Tensor], _Pair], of_pair: Callable[[ms.Tensor, ms.Tensor], ms.Tensor]
+    ) -> ms.Tensor | None:
+        """Return the table that ``of_pair`` makes of the cosines and sines of all positions, or None.
+
+        None stands for angles that depend on more than a position.
+        """
+        if self._table is None and self._is_static:
+            every = to_mindspore(torch.arange(self._positions)[None])
+            self._table = of_pair(*angles(every))
+        return self._table
 
 
-class _Angles:
-    """Unpacks like the tuple of cosines and sines that the suite's cell gives."""
+_Pair = tuple[ms.Tensor, ms.Tensor]
 
-    def __init__(self, cell: ms.nn.Cell, x: ms.Tensor, position_ids: ms.Tensor) -> None:
-        self._arguments = cell, x, position_ids
+
+class Angles:
+    """The cosines and sines of a step; unpacks like the tuple that the suite's cell gives, [1, T, R] each.
+
+    Args:
+        rotary: whose they are.
+        position_ids: [1, T].
+        compute: makes cosines and sines of position ids.
+    """
+
+    def __init__(
+        self, rotary: Rotary, position_ids: ms.Tensor, compute: Callable[[ms.Tensor], _Pair]
+    ) -> None:
+        self._rotary, self._position_ids, self._compute = rotary, position_ids, compute
+        self._pair: _Pair | None = None
 
     def __iter__(self) -> Iterator[ms.Tensor]:
-        cell, x, position_ids = self._arguments
-        return iter(cell.construct(x, position_ids))
+        if self._pair is None:
+            self._pair = self._compute(self._position_ids)
+        return iter(self._pair)
+
+    def table(self, of_pair: Callable[[ms.Tensor, ms.Tensor], ms.Tensor]) -> ms.Tensor | None:
+        """See :meth:`Rotary.table`."""
+        return self._rotary.table(self._compute, of_pair)
+
+    @property
+    def rows(self) -> ms.Tensor:
+        """The step's rows in the table, [T]."""
+        return without_batch(self._position_ids)
 
 
 class Layer(DecoderLayer):

@@ -254,12 +254,19 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 )
 
 
-def replacements() -> dict[str, str]:
-    """Return the class that takes the place of each family's decoder layer, by ``module:Class``."""
-    return {
-        f"{MODELS}.{folder}.modeling_{folder}:{family.name}{family.layer}": "DecoderLayer"
-        for folder, family in FAMILIES.items()
-    }
+def layers() -> list[str]:
+    """Return the families' decoder layers, as ``module:Class``."""
+    return [_class_in(folder, f"{family.name}{family.layer}") for folder, family in FAMILIES.items()]
+
+
+def rotary_embeddings() -> list[str]:
+    """Return the families' rotary embeddings, as ``module:Class``; GPT-J's and CodeGen's attention has none."""
+    rotating = {folder: family for folder, family in FAMILIES.items() if family.rotates}
+    return [_class_in(folder, f"{family.name}RotaryEmbedding") for folder, family in rotating.items()]
+
+
+def _class_in(folder: str, name: str) -> str:
+    return f"{MODELS}.{folder}.modeling_{folder}:{name}"
 
 
 def packed_modules(folder: str) -> Mapping[str, tuple[str, ...]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from mszoo.adapters.mindone.attention import Shape, shape_of
-from mszoo.adapters.mindone.cells import norm_of
+from mszoo.adapters.mindone.cells import Angles, norm_of
 from mszoo.adapters.mindone.families import QKV, Family
 from mszoo.adapters.mindone.projections import first, has, has_bias, own_tensors, sizes
 from mszoo.layers import (
@@ -157,21 +157,31 @@ class SelfAttention(Module):
         return qkv
 
 
-def rotation(embeddings: tuple[ms.Tensor, ms.Tensor], family: Family, dtype: torch.dtype) -> Rotation:
-    """Return what turns queries and keys, made once for all layers of a step.
+def rotation(
+    embeddings: Angles | tuple[ms.Tensor, ms.Tensor], family: Family, dtype: torch.dtype
+) -> Rotation:
+    """Return what turns queries and keys: rows of a table of all positions, or a table of the step's.
 
     Args:
         embeddings: the suite's cosines and sines, [1, T, R] each, where each angle comes twice.
         family: says how they repeat.
         dtype: of queries and keys.
     """
-    cos, sin = embeddings
-    made: Rotation | None = getattr(cos, "_mszoo_rotation", None)
-    if made is None:
+
+    def table_of(cos: ms.Tensor, sin: ms.Tensor) -> ms.Tensor:
         both = to_torch(cos)[0], to_torch(sin)[0]
         once = slice(0, None, 2) if family.repeated else slice(both[0].shape[-1] // 2)
-        table = torch.cat([angles[:, once] for angles in both], -1).to(dtype)
-        made = cos._mszoo_rotation = to_mindspore(torch.arange(len(table))), to_mindspore(table)
+        return to_mindspore(torch.cat([angles[:, once] for angles in both], -1).to(dtype))
+
+    if isinstance(embeddings, Angles):
+        table = embeddings.table(table_of)
+        if table is not None:
+            return embeddings.rows, table
+    cos, sin = embeddings
+    made: Rotation | None = getattr(cos, "_mszoo_rotation", None)  # once for all layers of a step
+    if made is None:
+        table = table_of(cos, sin)
+        made = cos._mszoo_rotation = to_mindspore(torch.arange(len(to_torch(table)))), table
     return made
 
 

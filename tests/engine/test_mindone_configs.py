@@ -29,6 +29,9 @@ except importlib.metadata.PackageNotFoundError:
         ("GPTNeoX", {"use_parallel_residual": False}),
         ("OPT", {"enable_bias": False, "layer_norm_elementwise_affine": False}),
         ("OPT", {"word_embed_proj_dim": 64}),
+        ("Olmo3", {}),  # a rotary embedding for each kind of layer
+        ("SeedOss", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}}),
+        ("SeedOss", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 10000.0}}),
     ],
 )
 def test_what_a_config_may_change(family: str, fields: dict[str, Any], tmp_path: Path) -> None:
@@ -36,7 +39,7 @@ def test_what_a_config_may_change(family: str, fields: dict[str, Any], tmp_path:
     with running_engine(folder, hf_overrides=pinned(family), enforce_eager=False, **RAW_LOGITS) as llm:
         worst = worst_logit(llm, folder)
         (layers,) = llm.apply_model(layers_of)
-    assert layers == [("DecoderLayer", True)] * 2
+    assert set(layers) == {("DecoderLayer", True)}
     assert worst <= 2e-5, f"logits differ by {worst:.2e}"
 
 
