@@ -113,13 +113,20 @@ class DecoderLayer(Module):
         prefix: the layer's name.
         mlp: takes the place of the usual MLP: [T, hidden] -> [T, hidden]. One without ``gate_up_proj``, ``act_fn``
             and ``down_proj`` (experts) is called as it is; the rest of the layer may run as a whole.
+        attention: takes the place of the usual attention: [T], [T, hidden] -> [T, hidden]. The layer then runs op
+            by op.
     """
 
     def __init__(
-        self, config: DecoderConfig, sliding_window: int | None, prefix: str, mlp: Module | None = None
+        self,
+        config: DecoderConfig,
+        sliding_window: int | None,
+        prefix: str,
+        mlp: Module | None = None,
+        attention: Module | None = None,
     ) -> None:
         super().__init__()
-        self.self_attn = SelfAttention(config, sliding_window, f"{prefix}.self_attn")
+        self.self_attn = attention or SelfAttention(config, sliding_window, f"{prefix}.self_attn")
         self.mlp = MLP(config, f"{prefix}.mlp") if mlp is None else mlp
         self._is_dense = hasattr(self.mlp, "gate_up_proj")
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -128,13 +135,13 @@ class DecoderLayer(Module):
         if config.sandwich_norms:
             self.post_self_attn_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
             self.post_mlp_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.fused = FusedDecoderLayer(self._parts)
+        self.fused = FusedDecoderLayer(self._parts) if attention is None else None
 
     def forward(
         self, positions: ms.Tensor, x: ms.Tensor, residual: ms.Tensor | None
     ) -> tuple[ms.Tensor, ms.Tensor]:
         """Return the layer's output and the residual stream that is still to be added to it: [T, hidden]."""
-        fused = self.fused(positions, x, residual)
+        fused = None if self.fused is None else self.fused(positions, x, residual)
         if fused is not None:
             return fused if self._is_dense else (self._mlp(fused[0]), fused[1])
         if residual is None:

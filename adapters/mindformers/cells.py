@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import mindspore as ms  # isort: skip
 from mszoo.adapters.mindformers.positions import positions  # isort: skip
-from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
 from mszoo.layers import (  # isort: skip
     GatedActivation,
     Module,
@@ -19,8 +17,6 @@ from mszoo.layers import (  # isort: skip
 from mszoo.layers.cells import CellStays  # isort: skip
 from mszoo.models import decoder  # isort: skip
 from mszoo.models.config import DecoderConfig  # isort: skip
-
-logger = logging.getLogger("vllm.mszoo.mindformers")
 
 
 class SelfAttention(decoder.SelfAttention):
@@ -72,27 +68,6 @@ class Norm(RMSNorm):
         return super().forward(*x)[0] if isinstance(x, tuple) else super().forward(x)
 
 
-def add_by_torch(stack: ms.nn.Cell) -> None:
-    """Let the layers that stay the suite's own add to the residual stream by torch, on the same memory.
-
-    A sum by MindSpore in the middle of a step wakes its threads, which then keep the cores from vLLM's kernels:
-    with two sums a layer, a step takes three times as long.
-    """
-    layers = [
-        cell for _, cell in stack.cells_and_names() if isinstance(getattr(cell, "add", None), ms.ops.Add)
-    ]
-    for cell in layers:
-        cell.add = _add
-    if layers:
-        logger.info(
-            "mszoo: the sums of %d x %s are torch's (mindformers)", len(layers), type(layers[0]).__name__
-        )
-
-
-def _add(x: ms.Tensor, y: ms.Tensor) -> ms.Tensor:
-    return to_mindspore(to_torch(x) + to_torch(y))
-
-
 def decoder_config(attention: Any) -> DecoderConfig:
     """Return the dense decoder's config of the suite's ``SelfAttention``: what the suite made of the model's."""
     config = attention.config
@@ -116,7 +91,7 @@ def decoder_config(attention: Any) -> DecoderConfig:
         qkv_bias=config.add_qkv_bias,
         output_bias=config.add_bias_linear,
         mlp_bias=False,
-        qk_norm=kind_of(attention.q_layernorm) == "RMSNorm",
+        qk_norm=kind_of(getattr(attention, "q_layernorm", None)) == "RMSNorm",
         sliding_windows=(None,) * config.num_layers,
         interleaved_rotary=config.rotary_cos_format == "interleaved",
     )

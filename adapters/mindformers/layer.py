@@ -7,17 +7,19 @@ from typing import Any
 
 import mindspore as ms  # isort: skip
 from mszoo.adapters.mindformers.cells import MLP, decoder_config, kind_of, unusual  # isort: skip
+from mszoo.adapters.mindformers.mla import MultiHeadLatentAttention  # isort: skip
 from mszoo.adapters.mindformers.moe import MoELayer  # isort: skip
 from mszoo.adapters.mindformers.positions import positions  # isort: skip
 from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
 from mszoo.models import decoder  # isort: skip
 
-#: By class of the suite's cell.
+# By class of the suite's cell. The usual attention is the decoder layer's own.
+_ATTENTIONS = {"SelfAttention": None, "MLASelfAttention": MultiHeadLatentAttention}
 _MLPS = {"MLP": MLP, "MoELayer": MoELayer}
 
 
 class TransformerLayer(decoder.DecoderLayer):
-    """A layer whose parts are the usual ones, as a whole: mszoo's decoder layer, with an MLP or with experts.
+    """A layer whose parts are the usual ones, as a whole: mszoo's decoder layer.
 
     Between such layers the residual stream travels beside the output, not yet added to it.
 
@@ -30,7 +32,7 @@ class TransformerLayer(decoder.DecoderLayer):
     """
 
     def __init__(self, cell: Any, *, prefix: str) -> None:
-        _require(cell, "self_attention", "SelfAttention")
+        _require(cell, "self_attention", *_ATTENTIONS)
         _require(cell, "mlp", *_MLPS)
         _require(cell, "input_layernorm", "RMSNorm")
         _require(cell, "pre_mlp_layernorm", "RMSNorm")
@@ -40,8 +42,11 @@ class TransformerLayer(decoder.DecoderLayer):
         if cell.apply_residual_connection_post_norm:
             raise unusual("the residual stream is taken after the norms")
         config = decoder_config(cell.self_attention)
+        special = _ATTENTIONS[kind_of(cell.self_attention)]
+        attention = special and special(cell.self_attention, prefix=f"{prefix}.self_attn")
         mlp = _MLPS[kind_of(cell.mlp)](cell.mlp, prefix=f"{prefix}.mlp")
-        super().__init__(replace(config, sandwich_norms=after[0] == "RMSNorm"), None, prefix, mlp)
+        config = replace(config, sandwich_norms=after[0] == "RMSNorm")
+        super().__init__(config, None, prefix, mlp, attention)
         #: Whether the next layer takes the stream; the model decides it.
         self.keeps_residual = False
 

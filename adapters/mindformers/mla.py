@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import mindspore as ms
 
 
-class MLASelfAttention(LatentAttention):
-    """The suite's ``MLASelfAttention``, with queries of full or of low rank."""
+class MultiHeadLatentAttention(LatentAttention):
+    """What the suite's ``MLASelfAttention`` computes, with queries of full or of low rank."""
 
     def __init__(self, cell: Any, *, prefix: str) -> None:
         config = cell.config
@@ -30,6 +30,10 @@ class MLASelfAttention(LatentAttention):
             rope_parameters=_rope(config),
             prefix=prefix,
         )
+
+
+class MLASelfAttention(MultiHeadLatentAttention):
+    """The suite's ``MLASelfAttention`` in a layer that stays the suite's."""
 
     def forward(self, hidden_states: ms.Tensor, **_: Any) -> ms.Tensor:  # type: ignore[override]
         """[T, hidden] -> [T, hidden]."""

@@ -11,7 +11,6 @@ from mszoo.adapters.decoder import FUSED_MLP
 
 import mindspore as ms  # isort: skip
 from mszoo.adapters.mindformers import network  # isort: skip
-from mszoo.adapters.mindformers.cells import add_by_torch  # isort: skip
 from mszoo.adapters.mindformers.checkpoint import Joined, Layout  # isort: skip
 from mszoo.adapters.mindformers.config import ARCHITECTURES, suite_config  # isort: skip
 from mszoo.adapters.mindformers.layer import TransformerLayer  # isort: skip
@@ -98,8 +97,6 @@ class SuiteModel(CausalLM):
         self.model = Module()
         self.model.embed_tokens = token_embedding(vocab_size, hidden_size, prefix=f"{dot}model.embed_tokens")
         self.replaced = replace_cells(stack, self, name_of=name_of, prefix=prefix)
-        if dispatch.current().base == "cpu":
-            add_by_torch(stack)
         self.stack = stack
         self.lm_head = lm_head(
             vocab_size,
@@ -113,8 +110,9 @@ class SuiteModel(CausalLM):
         is_whole = len(whole) == len(layers)
         for layer in whole:
             layer.keeps_residual = is_whole
+        fused = [layer.fused for layer in whole if layer.fused is not None]
         #: Runs the stack as one graph, in the ``mindspore`` kernel set.
-        self.fused = FusedDecoder([layer.fused for layer in whole], self.model.norm) if is_whole else None
+        self.fused = FusedDecoder(fused, self.model.norm) if len(fused) == len(layers) else None
 
     def forward(
         self, input_ids: ms.Tensor | None, positions: ms.Tensor, inputs_embeds: ms.Tensor | None = None
