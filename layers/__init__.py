@@ -14,7 +14,6 @@ from mszoo.layers.embedding import (
     lm_head,
     token_embedding,
 )
-from mszoo.layers.experts import Experts, TopKRouter
 from mszoo.layers.fused import FusedDecoder, FusedDecoderLayer
 from mszoo.layers.linear import (
     WholeLinear,
@@ -27,6 +26,7 @@ from mszoo.layers.linear import (
 )
 from mszoo.layers.mla import LatentAttention
 from mszoo.layers.model import CausalLM, Encoder, Module, ModuleList, current_model_config, lora_is_enabled
+from mszoo.layers.moe import Experts, TopKRouter
 from mszoo.layers.norm import GemmaRMSNorm, LayerNorm, QKNorm, RMSNorm
 from mszoo.layers.parts import Parts
 from mszoo.layers.rotary import InterleavedRotaryEmbedding, RotaryEmbedding
