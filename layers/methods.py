@@ -93,10 +93,8 @@ class MindSporeExpertsMethod(UnquantizedFusedMoEMethod):
     def __init__(self, moe: FusedMoEConfig) -> None:
         super().__init__(moe)
         kernels = dispatch.current()
-        self._linear, self._act = (
-            kernels.function("linear"),
-            kernels.function(f"{moe.activation.value}_and_mul"),
-        )
+        self._linear = kernels.function("linear")
+        self._act = kernels.function(f"{moe.activation.value}_and_mul")
         self._gate_up, self._down = ParameterView(), ParameterView()
 
     def process_weights_after_loading(self, layer: RoutedExperts) -> None:

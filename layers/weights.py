@@ -18,17 +18,8 @@ from vllm.model_executor.model_loader.weight_utils import default_weight_loader
 
 from mszoo.registry.errors import MszooError
 
-#: Tensors that old checkpoints carry and every implementation computes instead: rotary tables, and masks.
-_COMPUTED = (
-    "rotary_emb.inv_freq",
-    "rotary_emb.cos_cached",
-    "rotary_emb.sin_cached",
-    ".attn.bias",
-    ".attn.masked_bias",
-    ".attn.causal_mask",
-    ".attention.bias",
-    ".attention.masked_bias",
-)
+#: Tensors that old checkpoints carry and every implementation computes instead.
+_COMPUTED = ("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
 
 
 class CheckpointError(MszooError):

@@ -210,9 +210,9 @@ class Rotary(Module):
         self._positions = current_model_config().max_model_len
         self._table: ms.Tensor | None = None
 
-    def forward(self, x: ms.Tensor, position_ids: ms.Tensor, *others: Any, **named: Any) -> Angles:
+    def forward(self, x: ms.Tensor, position_ids: ms.Tensor) -> Angles:
         """Return the cosines and sines of a step, still to be computed: [1, T, hidden], [1, T]."""
-        return Angles(self, position_ids, lambda ids: self._cell.construct(x, ids, *others, **named))
+        return Angles(self, position_ids, lambda ids: self._cell.construct(x, ids))
 
     def table(
         self, angles: Callable[[ms.Tensor], _Pair], of_pair: Callable[[ms.Tensor, ms.Tensor], ms.Tensor]

@@ -29,6 +29,10 @@ from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
 from mszoo.registry.errors import RefusalError  # isort: skip
 
 
+#: Masks that old checkpoints hold beside the weights of an attention.
+_MASKS = ("bias", "masked_bias", "causal_mask")
+
+
 class ModelForCausalLM(CausalLM):
     """Any decoder of MindSpore One that architectures.json lists.
 
@@ -69,6 +73,12 @@ class ModelForCausalLM(CausalLM):
         self._accepted = set(inspect.signature(network.construct).parameters)
         self.__dict__["_embed"] = network.get_input_embeddings()
         self._add_head(dot)
+        attentions = [
+            name
+            for name, module in self.named_modules()
+            if isinstance(getattr(module, "attn", None), Attention)
+        ]
+        self._masks = tuple(f"{name}.{mask}" for name in attentions for mask in _MASKS)
 
     def forward(
         self, input_ids: ms.Tensor | None, positions: ms.Tensor, inputs_embeds: ms.Tensor | None = None
@@ -99,12 +109,12 @@ class ModelForCausalLM(CausalLM):
     def checkpoint_name(self, name: str, expected: Collection[str]) -> str:
         """See :meth:`mszoo.layers.model.Model.checkpoint_name`: GPT-2's and OPT's are of the network alone."""
         whole = f"{self.architecture.base_prefix}.{name}"
-        return whole if whole in expected else name
+        return whole if whole in expected or whole in self._masks else name
 
     def unused_tensors(self) -> tuple[str, ...]:
         """See :meth:`mszoo.layers.CausalLM.unused_tensors`."""
         tied = getattr(self.config, "tie_word_embeddings", False)
-        return (f"{self.architecture.head}.weight",) if tied else ()
+        return (*self._masks, f"{self.architecture.head}.weight") if tied else self._masks
 
     def _add_attention(self, tree: Module, prefix: str) -> None:
         """Give each attention of the suite its layer of vLLM's."""

@@ -29,6 +29,8 @@ except importlib.metadata.PackageNotFoundError:
         ("GPTNeoX", {"use_parallel_residual": False}),
         ("OPT", {"enable_bias": False, "layer_norm_elementwise_affine": False}),
         ("OPT", {"word_embed_proj_dim": 64}),
+        ("Mixtral", {"hidden_act": "gelu"}),
+        ("Mixtral", {"hidden_act": "gelu_pytorch_tanh"}),
         ("Olmo3", {}),  # a rotary embedding for each kind of layer
         ("SeedOss", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}}),
         ("SeedOss", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 10000.0}}),
