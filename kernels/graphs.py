@@ -5,10 +5,11 @@ launched costs about a millisecond beside a busy torch. A graph is compiled for 
 of a second a layer, so the number of tokens is rounded up to one of :data:`TOKENS`; more tokens than that are
 computed op by op, where the arithmetic dominates.
 
-What layers share is computed once, ahead of them: the angles of the positions, the rows of the cache, and the bias
-that hides keys. An op costs microseconds whatever it computes, and a slice three times what a product does, so heads
-are rotated together, values too (by nothing), and scores are scaled by the table that rotates queries. A graph attends to the step's own keys and values beside those in vLLM's cache, since MindSpore's
-CPU ops can't write into vLLM's memory; the caller stores them afterwards.
+What layers share is computed once, ahead of them: the tables that rotate heads, the rows of the cache, and the bias
+that hides keys. An op costs microseconds whatever it computes, and a slice of heads more than a product does. So
+queries, keys and values are rotated together before they are parted (values by nothing), and the table scales
+queries. A graph attends to the step's own keys and values beside those in vLLM's cache, since MindSpore's CPU ops
+can't write into vLLM's memory; the caller stores them afterwards.
 """
 
 from __future__ import annotations
@@ -205,9 +206,9 @@ def _angles(cos_sin_cache: ms.Tensor, positions: ms.Tensor, head_size: int) -> t
     cos, sin = ops.split(
         ops.gather(cos_sin_cache, positions, 0).reshape(tokens, 1, -1), cos_sin_cache.shape[1] // 2, -1
     )
-    one, zero = ops.ones((tokens, 1, passed), ms.float32), ops.zeros((tokens, 1, passed), ms.float32)
     if not passed:
         return ops.cat((cos, cos), -1), ops.cat((-sin, sin), -1)
+    one, zero = ops.ones((tokens, 1, passed), ms.float32), ops.zeros((tokens, 1, passed), ms.float32)
     return ops.cat((cos, cos, one), -1), ops.cat((-sin, sin, zero), -1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from vllm.model_executor.layers.attention.attention import get_attention_context
@@ -42,7 +43,6 @@ class GraphDecoder:
     @staticmethod
     def obstacle(layers: Sequence[Parts]) -> str | None:
         """Return why a graph can't stand for these layers, or None."""
-        shared = layers[0]
         for parts in layers:
             if type(parts.attn.impl) is not MindSporeAttentionImpl:
                 return "the attention backend"
@@ -51,11 +51,10 @@ class GraphDecoder:
             reason = parts.multiplied_otherwise(MindSporeLinearMethod)
             if reason is not None:
                 return reason
-            table = parts.rotary_emb.cos_sin_cache
-            if table.data_ptr() != shared.rotary_emb.cos_sin_cache.data_ptr():
-                return "layers rotate by different tables"
-            if rows_of(parts.attn.kv_cache).shape[1] != rows_of(shared.attn.kv_cache).shape[1]:
-                return "layers have blocks of different sizes"
+            own = _alike(parts)
+            for what, value in _alike(layers[0]).items():
+                if own[what] != value:
+                    return f"layers have different {what}"
         return None
 
     @property
@@ -140,6 +139,16 @@ class _SharedParameters:
     def moved(self) -> bool:
         """Whether a tensor has other memory now."""
         return any(source().data_ptr() != address for source, address in self._sources)
+
+
+def _alike(parts: Parts) -> dict[str, Any]:
+    """Return what the layers of a graph share."""
+    return {
+        "tables that rotate": parts.rotary_emb.cos_sin_cache.data_ptr(),
+        "sizes of blocks": rows_of(parts.attn.kv_cache).shape[1],
+        "scales of scores": parts.attn.impl.scale,
+        "head norms": parts.head_norms is None,
+    }
 
 
 def _window(parts: Parts) -> int | None:

@@ -47,7 +47,7 @@ def test_attention_beside_the_cache_is_attention_in_it(
     rows = kernels.key_rows(table, KV_HEADS)
     start = ms.Tensor(cached, ms.int32)
     bias = graphs._bias(start, 3 * BLOCK, tokens, window)
-    ours = layer.attend(*map(to_mindspore, (query, key, value)), rows, rows + 1, bias)
+    ours = layer.attend(*map(to_mindspore, (query * shape.scale, key, value)), rows, rows + 1, bias)
 
     stored = cache.view(8, KV_HEADS, 2, BLOCK, SIZE).clone()
     for sequence, (old, own) in enumerate(zip(cached, blocks, strict=True)):
