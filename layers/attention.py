@@ -170,7 +170,7 @@ class MindSporeAttentionImpl(CPUAttentionBackendImpl):
         MindSpore computed both; storing them is torch's part, because MindSpore's CPU ops write copies instead
         of foreign memory.
         """
-        store(current_step(), kv_cache, slot_mapping, key, value)
+        store(current_step(), kv_cache, slot_mapping, torch.stack((key, value), 2))
 
     def forward(
         self,

@@ -85,10 +85,10 @@ class GraphDecoder:
             positions = to_mindspore(torch.nn.functional.pad(to_torch(positions), (0, more)))
             x = to_mindspore(torch.nn.functional.pad(to_torch(x), (0, 0, 0, more)))
         hidden, keys, values = self._cell(x, positions, *batch)
-        result, keys, values = to_torch(hidden), to_torch(keys), to_torch(values)
-        step = current_step()
-        for (_, _, kv_cache, slot_mapping), key, value in zip(contexts, keys, values, strict=True):
-            store(step, kv_cache, slot_mapping, key, value)
+        result, step = to_torch(hidden), current_step()
+        pairs = torch.stack((to_torch(keys), to_torch(values)), 3)
+        for (_, _, kv_cache, slot_mapping), of_layer in zip(contexts, pairs, strict=True):
+            store(step, kv_cache, slot_mapping, of_layer)
         return hidden if not more else to_mindspore(result[:tokens])
 
     def _layer(self, parts: Parts) -> graphs.LayerCell:
@@ -102,7 +102,7 @@ class GraphDecoder:
             float(impl.logits_soft_cap),
             parts.op,
         )
-        kv_cache = self._shared.of(lambda: rows_of(attn.kv_cache))
+        kv_cache = self._shared.of(lambda: attn.kv_cache, rows_of)
         return graphs.LayerCell(dict(self._weights(parts)), kv_cache, shape)
 
     def _weights(self, parts: Parts) -> Iterator[tuple[str, ms.Parameter]]:
@@ -126,12 +126,16 @@ class _SharedParameters:
     def __init__(self) -> None:
         self._sources: list[tuple[Callable[[], torch.Tensor], int]] = []
 
-    def of(self, source: Callable[[], torch.Tensor]) -> ms.Parameter:
-        """Make a parameter that views the tensor that ``source`` returns."""
+    def of(
+        self,
+        source: Callable[[], torch.Tensor],
+        view_as: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> ms.Parameter:
+        """Make a parameter that views the tensor that ``source`` returns, or what ``view_as`` views of it."""
         tensor = source().detach()
         # Constructed around a placeholder: MindSpore copies a tensor that it makes a parameter of.
         view = ms.Parameter(ms.Tensor([0.0], ms.float32), name=f"p{len(self._sources)}", requires_grad=False)
-        view.assign_value(to_mindspore(tensor))
+        view.assign_value(to_mindspore(tensor if view_as is None else view_as(tensor)))
         self._sources.append((source, tensor.data_ptr()))
         return view
 

@@ -129,11 +129,8 @@ def rows_of(kv_cache: torch.Tensor) -> torch.Tensor:
     return pages(kv_cache).flatten(0, 2)
 
 
-def store(
-    step: Step, kv_cache: torch.Tensor, slot_mapping: torch.Tensor, key: torch.Tensor, value: torch.Tensor
-) -> None:
-    """Put keys and values [T, G, D] into their slots; rows behind the step's real tokens are left out."""
+def store(step: Step, kv_cache: torch.Tensor, slot_mapping: torch.Tensor, pairs: torch.Tensor) -> None:
+    """Put keys beside values [T, G, 2, D] into their slots; rows behind the step's real tokens are left out."""
     cache = pages(kv_cache)
     block, offset = step.slots(slot_mapping, cache.shape[3])
-    cache[block, :, 0, offset] = key[: len(block)]
-    cache[block, :, 1, offset] = value[: len(block)]
+    cache[block, :, :, offset] = pairs[: len(block)]
