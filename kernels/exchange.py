@@ -1,6 +1,6 @@
-"""Tensors between torch and MindSpore on CPU: every rule of the exchange in one place.
+"""Tensors between torch and MindSpore: every rule of the exchange in one place.
 
-Both frameworks compute on ordinary process memory, so a tensor of one can be a view of the other's:
+On CPU both frameworks compute on ordinary process memory, so a tensor of one can be a view of the other's:
 
 * ``to_mindspore`` goes through numpy, and through DLPack where numpy can't: MindSpore's ``from_dlpack`` takes
   0.3 to 0.4 ns an element, a millisecond for what a long prompt computes. MindSpore reads the torch memory at every
@@ -31,10 +31,10 @@ from collections.abc import Iterator
 
 # torch comes first: its OpenMP runtime then serves both frameworks.
 import torch
-from torch.utils.dlpack import to_dlpack
+import torch.utils.dlpack as torch_dlpack
 
 import mindspore as ms  # isort: skip
-from mindspore.utils.dlpack import from_dlpack  # isort: skip
+from mindspore.utils import dlpack as ms_dlpack  # isort: skip
 
 from mszoo.kernels import runtime  # isort: skip
 from mszoo.registry.errors import MszooError  # isort: skip
@@ -83,7 +83,7 @@ def checked() -> Iterator[None]:
 
 
 def to_torch(tensor: ms.Tensor) -> torch.Tensor:
-    """View a MindSpore CPU tensor as a torch tensor of the same shape, strides and dtype, without a copy.
+    """View a MindSpore tensor as a torch tensor of the same shape, strides and dtype, without a copy.
 
     Raises:
         TypeError: the dtype has no counterpart in torch.
@@ -101,19 +101,26 @@ def to_torch(tensor: ms.Tensor) -> torch.Tensor:
     shape = tensor.shape
     if 0 in shape:
         return torch.empty(shape, dtype=dtype)
+    on_host = tensor.device == "CPU"
+    view = (
+        _on_host(tensor, shape, dtype) if on_host else torch_dlpack.from_dlpack(ms_dlpack.to_dlpack(tensor))
+    )
+    view._mszoo_mindspore = tensor
+    return view
+
+
+def _on_host(tensor: ms.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     strides = tensor.stride()
     # data_ptr() is the address of element 0, whatever the storage offset is.
     elements = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     buffer = (ctypes.c_byte * (elements * tensor.itemsize)).from_address(tensor.data_ptr())
     buffer._owner = tensor  # torch keeps the buffer, the buffer keeps MindSpore's memory
     flat = torch.frombuffer(buffer, dtype=dtype)
-    view = flat.view(shape) if tensor.is_contiguous() else flat.as_strided(shape, strides)
-    view._mszoo_mindspore = tensor
-    return view
+    return flat.view(shape) if tensor.is_contiguous() else flat.as_strided(shape, strides)
 
 
 def to_mindspore(tensor: torch.Tensor) -> ms.Tensor:
-    """View a torch CPU tensor as a MindSpore tensor of the same shape, strides and dtype, without a copy.
+    """View a torch tensor as a MindSpore tensor of the same shape, strides and dtype, without a copy.
 
     A bool tensor that isn't contiguous is the exception: DLPack between the two has no bool, so it is copied.
 
@@ -135,14 +142,16 @@ def to_mindspore(tensor: torch.Tensor) -> ms.Tensor:
 
 
 def _view(tensor: torch.Tensor) -> ms.Tensor:
+    if not tensor.is_cpu:
+        return ms_dlpack.from_dlpack(torch_dlpack.to_dlpack(tensor))
     contiguous = tensor.is_contiguous()
     if contiguous and tensor.dtype is not torch.bfloat16:
         return ms.Tensor.from_numpy(tensor.numpy())
     if contiguous and tensor.numel() > _MANY:
         return ms.Tensor.from_numpy(tensor.view(torch.int16).numpy()).view(ms.bfloat16)
     if tensor.dtype is torch.bool:
-        return from_dlpack(to_dlpack(tensor.view(torch.uint8))).astype(ms.bool_)
-    return from_dlpack(to_dlpack(tensor))
+        return ms_dlpack.from_dlpack(torch_dlpack.to_dlpack(tensor.view(torch.uint8))).astype(ms.bool_)
+    return ms_dlpack.from_dlpack(torch_dlpack.to_dlpack(tensor))
 
 
 def move_to_mindspore(tensor: torch.Tensor) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -191,7 +191,15 @@ class Catalog:
 
     def _collect(self, kind: str) -> dict[str, tuple[Candidate, ...]]:
         found = collect(self.discovery.contributions, kind, self._problems)
-        return {name: tuple(sorted(items, key=self._key)) for name, items in found.items()}
+        return {name: tuple(sorted(self._for_device(items), key=self._key)) for name, items in found.items()}
+
+    def _for_device(self, candidates: Iterable[Candidate]) -> list[Candidate]:
+        """Leave out a suite's records for other devices where it has one for this device."""
+        candidates = list(candidates)
+        here = {item.suite.name for item in candidates if self.device in item.adapter.devices}
+        return [
+            item for item in candidates if self.device in item.adapter.devices or item.suite.name not in here
+        ]
 
     def _decide(self, architecture: str) -> Decision:
         suite, pinned, name = architecture.rpartition(".")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from mszoo.adapters.decoder import FUSED, FUSED_MLP, INHERITED, TINY
@@ -70,7 +71,24 @@ def mszoo_suite() -> Suite:
 
 @hookimpl
 def mszoo_model_adapters() -> Iterable[ModelAdapter]:
-    """Give the suite's inference models."""
+    """Give the suite's inference models: with mszoo's layers on CPU, as they are on NPU."""
+    on_cpu = _on_cpu()
+    return [*on_cpu, *map(_as_it_is, on_cpu)]
+
+
+def _as_it_is(on_cpu: ModelAdapter) -> ModelAdapter:
+    """Return the record of the suite's own network, which vLLM's layers have no part in."""
+    return replace(
+        on_cpu,
+        model=f"{_HERE}.ascend:{on_cpu.architecture}",
+        capabilities=frozenset(),
+        devices=("npu",),
+        dtypes=tuple(item for item in on_cpu.dtypes if item != "float32"),  # no attention of Ascend takes it
+        packed_modules_mapping={},
+    )
+
+
+def _on_cpu() -> list[ModelAdapter]:
     return [
         _adapter("Qwen2ForCausalLM", {"model_type": "qwen2"}, INHERITED),
         _adapter("Qwen3ForCausalLM", {"model_type": "qwen3"}, INHERITED),

@@ -4,10 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
 from mszoo.layers.weights import Expected
+
+#: What a layer has beside an ordinary one's tensors if it predicts further tokens.
+_PREDICTION = (
+    "enorm.weight",
+    "hnorm.weight",
+    "eh_proj.weight",
+    "embed_tokens.weight",
+    "shared_head.norm.weight",
+    "shared_head.head.weight",
+)
+#: Names of modules here, and TeleChat2's.
+_TELECHAT2 = (
+    ("model.layers.", "transformer.h."),
+    ("model.embed_tokens.", "transformer.word_embeddings."),
+    ("model.norm.", "transformer.ln_f."),
+    (".self_attn.o_proj.", ".self_attention.dense."),
+    (".self_attn.q_proj.", ".self_attention.query."),
+    (".self_attn.k_proj.", ".self_attention.key."),
+    (".self_attn.v_proj.", ".self_attention.value."),
+)
 
 
 @dataclass(frozen=True)
@@ -68,6 +89,34 @@ class Layout:
                 for ours, theirs in self.renames:
                     model_name = model_name.replace(theirs, ours)
                 yield model_name, piece
+
+
+def layout_of(architecture: str, config: Any) -> Layout:
+    """Return how the checkpoints of an architecture differ.
+
+    Args:
+        architecture: its name.
+        config: the Hugging Face config.
+    """
+    if architecture != "TeleChat2ForCausalLM":
+        return Layout()
+    head_size = config.hidden_size // config.n_head
+    return Layout(_TELECHAT2, {"key_value": Joined(("key", "value"), head_size)})
+
+
+def unserved_tensors(config: Any, expected: Iterable[str], layers: int) -> list[str]:
+    """Return the names of the tensors of layers that predict further tokens, which no model here has.
+
+    Args:
+        config: the Hugging Face config.
+        expected: names of the tensors that the model has.
+        layers: how many layers that is.
+    """
+    fields = config.to_dict()
+    count = fields.get("num_nextn_predict_layers") or fields.get("num_mtp_layers") or 0
+    last = f"model.layers.{layers - 1}."
+    leaves = [name.removeprefix(last) for name in expected if name.startswith(last)]
+    return [f"model.layers.{layers + i}.{leaf}" for i in range(count) for leaf in (*leaves, *_PREDICTION)]
 
 
 def _split_name(name: str) -> tuple[str, str, str]:

@@ -105,13 +105,11 @@ def suite_config(
     architecture.check(reader, who, max_model_len)
     rope = _rope(reader, who, architecture)
     reader.optional("max_position_embeddings", None)
-    reader.optional("tie_word_embeddings", None)  # the embedding and the logits are vLLM's layers
+    tied = reader.optional("tie_word_embeddings", False)
     reader.refuse_unread()
     own = {
         "max_position_embeddings": max_model_len,  # the length of the suite's table of cosines, nothing else
-        "tie_word_embeddings": False,
-        "pre_process": False,
-        "post_process": False,
+        "tie_word_embeddings": bool(tied),
         "compute_dtype": dtype,
         # Of the suite's own parameters and tables, which all give their places to vLLM's: MindSpore can't make
         # bfloat16 ones under numpy 2.
@@ -138,7 +136,8 @@ def check_arrived(architecture: Architecture, values: Mapping[str, Any], built: 
     if architecture.partial_rotary:
         arrivals["partial_rotary_factor"] = "partial_rotary_factor"
     if values.get("rope_type") == "yarn":
-        arrivals |= {name: name for name in ("rope_type", *_YARN, "max_position_embeddings")}
+        names = ("rope_type", "position_embedding_type", *_YARN, "max_position_embeddings")
+        arrivals |= {name: name for name in names}
     for name, attribute in arrivals.items():
         arrived = getattr(built, attribute, None)
         if arrived != values[name]:
@@ -218,7 +217,8 @@ def _yarn(rope: dict[str, Any], who: str) -> dict[str, Any]:
             f"config.json says rope_type='yarn' {what}, which mindformers computes otherwise than Hugging Face",
             "Serve the model with another implementation",
         )
-    return found | {"rope_type": "yarn"}
+    # Attention takes the first, the network's table of cosines and sines the second.
+    return found | {"rope_type": "yarn", "position_embedding_type": "yarn"}
 
 
 def _check_groups(reader: ConfigReader, who: str, _: int) -> None:

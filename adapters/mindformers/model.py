@@ -11,7 +11,7 @@ from mszoo.adapters.decoder import FUSED_MLP
 
 import mindspore as ms  # isort: skip
 from mszoo.adapters.mindformers import network  # isort: skip
-from mszoo.adapters.mindformers.checkpoint import Joined, Layout  # isort: skip
+from mszoo.adapters.mindformers.checkpoint import layout_of, unserved_tensors  # isort: skip
 from mszoo.adapters.mindformers.config import ARCHITECTURES, suite_config  # isort: skip
 from mszoo.adapters.mindformers.layer import TransformerLayer  # isort: skip
 from mszoo.adapters.mindformers.positions import running_at  # isort: skip
@@ -36,25 +36,6 @@ _NAMES = (
     (".self_attention", ".self_attn"),
     (".pre_mlp_layernorm", ".post_attention_layernorm"),
 )
-#: What a layer has beside an ordinary one's tensors if it predicts further tokens.
-_PREDICTION = (
-    "enorm.weight",
-    "hnorm.weight",
-    "eh_proj.weight",
-    "embed_tokens.weight",
-    "shared_head.norm.weight",
-    "shared_head.head.weight",
-)
-#: Names of modules here, and TeleChat2's.
-_TELECHAT2 = (
-    ("model.layers.", "transformer.h."),
-    ("model.embed_tokens.", "transformer.word_embeddings."),
-    ("model.norm.", "transformer.ln_f."),
-    (".self_attn.o_proj.", ".self_attention.dense."),
-    (".self_attn.q_proj.", ".self_attention.query."),
-    (".self_attn.k_proj.", ".self_attention.key."),
-    (".self_attn.v_proj.", ".self_attention.value."),
-)
 
 
 def name_of(path: str) -> str:
@@ -76,8 +57,6 @@ class SuiteModel(CausalLM):
     """
 
     architecture: ClassVar[str]
-    #: How the checkpoint differs from the model's modules.
-    layout: Layout = Layout()
 
     def __init__(self, config: Any, *, prefix: str = "") -> None:
         architecture = ARCHITECTURES[self.architecture]
@@ -89,9 +68,11 @@ class SuiteModel(CausalLM):
             dtype=str(model_config.dtype).removeprefix("torch."),
             max_model_len=model_config.max_model_len,
         )
-        stack = network.build(architecture, values)
+        stack = network.build_stack(architecture, values)
         super().__init__()
         self.config = config
+        #: How the checkpoint differs from the model's modules.
+        self.layout = layout_of(self.architecture, config)
         dot = f"{prefix}." if prefix else ""
         vocab_size, hidden_size = values["vocab_size"], values["hidden_size"]
         self.model = Module()
@@ -102,7 +83,7 @@ class SuiteModel(CausalLM):
             vocab_size,
             hidden_size,
             prefix=f"{dot}lm_head",
-            tied_to=self.model.embed_tokens if getattr(config, "tie_word_embeddings", False) else None,
+            tied_to=self.model.embed_tokens if values["tie_word_embeddings"] else None,
         )
         self.logits_processor = LogitsProcessor(vocab_size)
         layers = list(self.model.layers.children())
@@ -136,12 +117,7 @@ class SuiteModel(CausalLM):
     def unused_tensors(self) -> tuple[str, ...]:
         """Return names that the model doesn't use: tied logits, and layers that predict further tokens."""
         layers = len(list(self.model.layers.children()))
-        fields = self.config.to_dict()
-        count = fields.get("num_nextn_predict_layers") or fields.get("num_mtp_layers") or 0
-        last = f"model.layers.{layers - 1}."
-        leaves = [name.removeprefix(last) for name in self.expected_tensors() if name.startswith(last)]
-        more = [f"model.layers.{layers + i}.{leaf}" for i in range(count) for leaf in (*leaves, *_PREDICTION)]
-        return (*super().unused_tensors(), *more)
+        return (*super().unused_tensors(), *unserved_tensors(self.config, self.expected_tensors(), layers))
 
 
 class Qwen2ForCausalLM(SuiteModel):
@@ -206,8 +182,3 @@ class TeleChat2ForCausalLM(SuiteModel):
     """TeleChat2."""
 
     architecture = "TeleChat2ForCausalLM"
-
-    def __init__(self, config: Any, *, prefix: str = "") -> None:
-        super().__init__(config, prefix=prefix)
-        head_size = config.hidden_size // config.n_head
-        self.layout = Layout(_TELECHAT2, {"key_value": Joined(("key", "value"), head_size)})

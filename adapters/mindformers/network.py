@@ -16,7 +16,7 @@ from mszoo.registry.errors import RefusalError
 
 
 def build(architecture: Architecture, values: Mapping[str, Any]) -> Any:
-    """Return the suite's ``GPTModel``: a stack of layers and a norm, without embedding and output layer.
+    """Return the suite's network of an architecture; its ``model`` is a ``GPTModel``.
 
     The classes are called directly. ``AutoModel`` would read the same config, choose the same class, and need
     the suite's process-wide context, which sets MindSpore's device and mode anew.
@@ -40,7 +40,21 @@ def build(architecture: Architecture, values: Mapping[str, Any]) -> Any:
                 who, f"it refuses the config ({error})", "Serve the model with another implementation"
             ) from error
     check_arrived(architecture, values, network.get_gpt_transformer_config(), who)
-    model = network.model
+    return network
+
+
+def build_stack(architecture: Architecture, values: Mapping[str, Any]) -> Any:
+    """Return the suite's ``GPTModel`` without embedding and output layer: a stack of layers and a norm.
+
+    Args:
+        architecture, values: as in :func:`build`; nothing of the stack attends on a KV cache of the suite.
+
+    Raises:
+        RefusalError: as :func:`build`.
+    """
+    model = build(
+        architecture, {**values, "pre_process": False, "post_process": False, "tie_word_embeddings": False}
+    ).model
     # Both concern attention on the suite's own KV cache, and vLLM has its own.
     model.move_lens_to_cpu = False
     model.is_prefill = True  # no look-up of cosines and sines, which nobody reads

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from mszoo.registry.catalog import Catalog, load_catalog
+from mszoo.registry.discovery import Contribution
 
 from .report import (
     DeviceOption,
@@ -63,7 +64,7 @@ def list_json(catalog: Catalog) -> dict[str, Any]:
                 "plugin": item.plugin.name,
                 "distribution": item.plugin.distribution,
                 "version": item.plugin.version,
-                "models": len(item.models),
+                "models": _architectures(item),
                 "layers": len(item.layers),
                 "ops": len(item.ops),
                 "unusable": catalog.suite_obstacle(item.suite),
@@ -75,12 +76,17 @@ def list_json(catalog: Catalog) -> dict[str, Any]:
     }
 
 
+def _architectures(contribution: Contribution) -> int:
+    """Return how many a suite has; it may have a record for each device."""
+    return len({adapter.architecture for adapter in contribution.models})
+
+
 def _print(catalog: Catalog) -> None:
     out = console()
     suites = table("Suite", "From", "Models", "Description")
     for item in catalog.discovery.contributions:
         source = f"{item.plugin.distribution} {item.plugin.version}"
-        suites.add_row(item.suite.name, source, str(len(item.models)), item.suite.description)
+        suites.add_row(item.suite.name, source, str(_architectures(item)), item.suite.description)
     out.print(suites)
     unusable = _print_unusable(out, catalog)
     models = table("Architecture", "Suite", "Verdict", "Reason")

@@ -24,6 +24,7 @@ def look(model: Any) -> dict[str, Any]:
         "adapter": getattr(getattr(model, "candidate", None), "qualified_name", None),
         "kernels": sorted(set(getattr(getattr(model, "kernels", None), "sets", {}).values())),
         "forwards": getattr(model, "forwards", 0),
+        "calls": getattr(getattr(model, "network", None), "calls", {}),
         "started_by": type(multiprocessing.current_process()).__name__,
         "layers": {
             module.swap.target: module.swap.calls for module in model.modules() if hasattr(module, "swap")

@@ -137,8 +137,14 @@ RAW_LOGITS = {"max_logprobs": -1, "logprobs_mode": "raw_logits"}
 _PROMPTS = [[5, 17, 99, 201, 3, 44, 180], list(range(3, 100)), [7]]
 
 
-def worst_logit(llm: Any, folder: Path) -> float:
-    """Return the largest difference of logits, of prompts and answers, from Hugging Face in float32."""
+def worst_logit(llm: Any, folder: Path, reference: Any = None) -> float:
+    """Return the largest difference of logits, of prompts and answers, from Hugging Face in float32.
+
+    Args:
+        llm: the engine, with RAW_LOGITS.
+        folder: the checkpoint.
+        reference: Hugging Face's model; None loads it from ``folder``.
+    """
     import torch
     from transformers import AutoModelForCausalLM
     from vllm import SamplingParams
@@ -147,7 +153,9 @@ def worst_logit(llm: Any, folder: Path) -> float:
         temperature=0, max_tokens=4, ignore_eos=True, detokenize=False, logprobs=-1, prompt_logprobs=-1
     )
     outputs = llm.generate([{"prompt_token_ids": p} for p in _PROMPTS], sampling, use_tqdm=False)
-    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    reference = reference or AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    )
     worst = 0.0
     for prompt, output in zip(_PROMPTS, outputs, strict=True):
         completion = output.outputs[0]

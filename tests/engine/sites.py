@@ -45,6 +45,13 @@ def install_ascend_stand_in(site: Path) -> Path:
     return install(site, "ascend-stand-in", entry_points, _sources("ascend_stand_in"))
 
 
+def install_stand_in_suite(site: Path) -> Path:
+    """Install the same platform, and a suite of mszoo with mindformers' models as they are on NPU."""
+    entry_points = "[vllm.platform_plugins]\nstand_in = ascend_stand_in:register\n"
+    entry_points += "[mszoo]\nstand_in = ascend_stand_in.suite\n"
+    return install(site, "ascend-stand-in", entry_points, _sources("ascend_stand_in"))
+
+
 def install_entry_points_again(site: Path, distribution: str) -> Path:
     """Copy an installed distribution's entry points: put before others, its plugins are loaded before theirs."""
     installed = importlib.metadata.distribution(distribution)

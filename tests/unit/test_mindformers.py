@@ -106,11 +106,25 @@ print(json.dumps([name for name in (*heavy, "mindformers") if name in sys.module
 
 
 def test_every_architecture_has_a_record_and_the_other_way_round() -> None:
-    records = {adapter.architecture: adapter for adapter in mindformers.mszoo_model_adapters()}
-    assert records.keys() == ARCHITECTURES.keys() == CONFIGS.keys()
-    for name, record in records.items():
-        assert record.model == f"mszoo.adapters.mindformers.model:{name}"
-        assert record.devices == ("cpu",)  # nothing else was tried
+    """One for CPU, and one for NPU with the suite's own network."""
+    for device, module in (("cpu", "model"), ("npu", "ascend")):
+        adapters = [item for item in mindformers.mszoo_model_adapters() if item.devices == (device,)]
+        records = {adapter.architecture: adapter for adapter in adapters}
+        assert records.keys() == ARCHITECTURES.keys() == CONFIGS.keys()
+        for name, record in records.items():
+            assert record.model == f"mszoo.adapters.mindformers.{module}:{name}"
+
+
+@pytest.mark.parametrize(("device", "module"), [("cpu", "model"), ("npu", "ascend")])
+def test_the_device_decides_who_computes(device: str, module: str, make_catalog: Any) -> None:
+    adapters = list(mindformers.mszoo_model_adapters())
+    installed = {"deprecated": "1.2", "wrapt": "1.17", "mindformers": "2.1.0"}
+    catalog = make_catalog({mindformers.mszoo_suite(): adapters}, installed=installed, device=device)
+    decision = catalog.decide("Qwen3ForCausalLM")
+    assert [item.adapter.model for item in decision.chain] == [
+        f"mszoo.adapters.mindformers.{module}:Qwen3ForCausalLM"
+    ]
+    assert len(decision.verdicts) == 1  # the other device's record is none of this one's candidates
 
 
 def test_the_cells_are_replaced_on_cpu_only() -> None:
@@ -127,8 +141,8 @@ def test_what_every_network_gets(architecture: str) -> None:
     assert values["compute_dtype"] == "bfloat16"
     for name in ("params_dtype", "layernorm_compute_dtype", "rotary_dtype"):
         assert values[name] == "float32"
-    # The embedding and the logits are vLLM's layers: the suite builds neither.
-    assert (values["pre_process"], values["post_process"], values["tie_word_embeddings"]) == (False,) * 3
+    # On CPU the embedding and the logits are vLLM's layers all the same.
+    assert values["tie_word_embeddings"] is bool(CONFIGS[architecture].get("tie_word_embeddings"))
     assert values["max_position_embeddings"] == 128
     assert ARCHITECTURES[architecture].fields.keys() <= values.keys()
 

@@ -1,4 +1,4 @@
-"""A stand-in for vllm-ascend, for the tests of coexistence: a platform of its own that computes on CPU.
+"""A stand-in for vllm-ascend: a platform of its own that computes on CPU.
 
 It is not vllm-ascend and runs none of its code. It does what vllm-ascend does to vLLM: an out-of-tree platform, its
 layer names registered without looking when a worker starts, models of its own, and fork as the start method.

@@ -19,10 +19,23 @@ class StandInPlatform(CpuPlatform):
         return True
 
     @classmethod
+    def get_attn_backend_cls(
+        cls, selected_backend: Any, attn_selector_config: Any, *args: Any, **kwargs: Any
+    ) -> str:
+        """Use our backend, but for attention on a latent cache."""
+        if attn_selector_config.use_mla:
+            return super().get_attn_backend_cls(selected_backend, attn_selector_config, *args, **kwargs)
+        return "ascend_stand_in.attention.StandInBackend"
+
+    @classmethod
     def check_and_update_config(cls, vllm_config: Any) -> None:
-        """Use our worker, and leave the start method as it was: vLLM's is fork."""
+        """Use our worker, and leave as they were the start method, vLLM's fork, and how prompts are cut."""
         before = os.environ.get(_START_METHOD)
+        scheduler = vllm_config.scheduler_config
+        chunks = scheduler.enable_chunked_prefill, scheduler.max_num_batched_tokens
         super().check_and_update_config(vllm_config)
+        # The CPU's attention on a latent cache takes whole prompts.
+        scheduler.enable_chunked_prefill, scheduler.max_num_batched_tokens = chunks
         if before is None:
             del os.environ[_START_METHOD]
         else:

@@ -1,5 +1,6 @@
 """The worker: registers its layers as it starts, whoever may have done so before."""
 
+import functools
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ def of(layer: type) -> type:
     return type(f"StandIn{layer.__name__}", (layer,), {})
 
 
+@functools.cache  # once a process, as vllm-ascend does
 def register_layers() -> None:
     from vllm.model_executor.custom_op import CustomOp
 
@@ -72,3 +74,10 @@ class StandInWorker(CPUWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         register_layers()
         super().__init__(*args, **kwargs)
+
+    def initialize_from_config(self, kv_cache_config: Any) -> None:
+        from ascend_stand_in.attention import give_pairs
+
+        super().initialize_from_config(kv_cache_config)
+        layers = self.vllm_config.compilation_config.static_forward_context
+        give_pairs(layers, kv_cache_config.num_blocks, self.vllm_config.cache_config.block_size)

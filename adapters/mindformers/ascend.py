@@ -1,0 +1,226 @@
+"""The suite's models on NPU: its own networks, with none of their cells replaced, on vLLM's KV cache.
+
+Nothing of this has run on an NPU. The tests run it on CPU, where stand-ins take the place of the Ascend ops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+
+import mindspore as ms  # isort: skip
+from mszoo.adapters.mindformers import contract, network, parameters  # isort: skip
+from mszoo.adapters.mindformers.checkpoint import layout_of, unserved_tensors  # isort: skip
+from mszoo.adapters.mindformers.config import ARCHITECTURES, suite_config  # isort: skip
+from mszoo.layers import CausalLM, current_model_config  # isort: skip
+from mszoo.layers.kv_cache import KVCache, current_sequences  # isort: skip
+from mszoo.layers.weights import CheckpointError, Expected  # isort: skip
+from mszoo.registry.errors import RefusalError  # isort: skip
+
+#: The size of the latent vectors that the suite's attention is built for.
+_LATENT_SIZE = 512
+
+
+class OwnNetwork(CausalLM):
+    """A model of the suite that generates text, computed by the suite alone.
+
+    The weights are MindSpore's parameters, the KV cache is vLLM's, and the model has no other torch modules.
+
+    Args:
+        config: the Hugging Face config.
+        prefix: prepended to the layers' names.
+
+    Raises:
+        RefusalError: the suite can't honour a field of the config, or can't be imported.
+    """
+
+    architecture: ClassVar[str]
+    #: The checkpoint's modules that the suite fuses in an MLP.
+    gate_up: ClassVar[tuple[str, ...]] = ("gate_proj", "up_proj")
+    packed_modules_mapping: Mapping[str, Sequence[str]] = {}
+
+    def __init__(self, config: Any, *, prefix: str = "") -> None:
+        architecture = ARCHITECTURES[self.architecture]
+        model_config = current_model_config()
+        dtype = str(model_config.dtype).removeprefix("torch.")
+        values = suite_config(
+            architecture,
+            config,
+            f"mindformers.{self.architecture}",
+            dtype=dtype,
+            max_model_len=model_config.max_model_len,
+        )
+        # Norms and routers stay in float32.
+        values |= {"params_dtype": dtype, "rotary_dtype": dtype, "router_dense_type": "float32"}
+        suite = network.build(architecture, values)
+        super().__init__()
+        self.config = config
+        self.layout = layout_of(self.architecture, config)
+        # Past torch's own attribute handling: the network is none of its modules.
+        self.__dict__["suite"] = suite
+        suite.model.return_hidden_states = True
+        dot = f"{prefix}." if prefix else ""
+        for index, layer in enumerate(suite.model.decoder.layers):
+            kv_heads, head_size = self.cache_shape(layer.self_attention)
+            cache = KVCache(
+                layer.self_attention.num_attention_heads_per_partition,
+                head_size,
+                kv_heads,
+                prefix=f"{dot}model.layers.{index}.self_attn.attn",
+            )
+            self.add_module(f"cache_{index}", cache)
+        self._is_prefill: bool | None = None
+
+    def cache_shape(self, attention: Any) -> tuple[int, int]:
+        """Return the key/value heads that the cache of a layer's attention holds, and their size."""
+        return attention.num_query_groups_per_partition, attention.hidden_size_per_attention_head
+
+    @property
+    def caches(self) -> list[KVCache]:
+        """Each layer's part of vLLM's KV cache."""
+        return [module for module in self.children() if isinstance(module, KVCache)]
+
+    def embed_input_ids(self, input_ids: ms.Tensor) -> ms.Tensor:
+        """Return the embeddings of token ids: [T] -> [T, hidden]."""
+        return self.suite.model.embedding(input_ids.astype(ms.int32))
+
+    def forward(
+        self, input_ids: ms.Tensor | None, positions: ms.Tensor, inputs_embeds: ms.Tensor | None = None
+    ) -> ms.Tensor:
+        """See :meth:`mszoo.layers.CausalLM.forward`; the suite takes token ids only.
+
+        While vLLM warms up, there is no KV cache, and the embeddings are returned.
+        """
+        if input_ids is None or inputs_embeds is not None:
+            raise NotImplementedError("mindformers' networks take token ids, not embeddings")
+        caches = self.caches
+        sequences = current_sequences(caches[0].layer_name)
+        if sequences is None:
+            return self.embed_input_ids(input_ids)
+        tokens = sequences.slot_mapping.shape[0]
+        self._set_phase(contract.is_prefill(sequences))
+        network_config = self.suite.get_gpt_transformer_config()
+        arguments = contract.step_inputs(
+            input_ids[:tokens], positions[:tokens], sequences, caches, network_config
+        )
+        hidden_states = self.suite.model(**arguments)
+        padding = input_ids.shape[0] - tokens
+        return ms.ops.pad(hidden_states, (0, 0, 0, padding)) if padding else hidden_states
+
+    def compute_logits(self, hidden_states: ms.Tensor) -> ms.Tensor:
+        """Return logits [T, vocab] of hidden states [T, hidden]."""
+        return self.suite.model.output_layer(hidden_states)
+
+    def expected_tensors(self) -> dict[str, Expected]:
+        """See :meth:`mszoo.layers.CausalLM.expected_tensors`."""
+        table = self._pieces().items()
+        return self.layout.expected(
+            {name: Expected(item.parameter, None, item.shape) for name, item in table}
+        )
+
+    def unused_tensors(self) -> tuple[str, ...]:
+        """Return names that the model doesn't use: tied logits, and layers that predict further tokens."""
+        return (
+            *super().unused_tensors(),
+            *unserved_tensors(self.config, self.expected_tensors(), len(self.caches)),
+        )
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+        """Load checkpoint tensors.
+
+        Returns:
+            No names: none of the parameters is torch's.
+
+        Raises:
+            CheckpointError: a parameter got no value.
+        """
+        own = self.suite.model.get_params_dict()
+        set_to_values = set(parameters.load(own, self._pieces(), self.layout.by_model(weights)))
+        if left := sorted(own.keys() - set_to_values):
+            raise CheckpointError(
+                f"mindformers.{self.architecture}",
+                f"the checkpoint gave no value to {', '.join(left[:4])}",
+                "Copy or convert the checkpoint again",
+            )
+        self.suite.process_weights_after_loading(self.suite.model)
+        return set()
+
+    def _pieces(self) -> dict[str, parameters.Piece]:
+        model = self.suite.model
+        return parameters.pieces(
+            model.get_params_dict(), self.suite.get_gpt_transformer_config(), self.gate_up
+        )
+
+    def _set_phase(self, is_prefill: bool) -> None:
+        """Tell the network's cells which attention the step takes."""
+        if is_prefill != self._is_prefill:
+            self.suite.add_flags_custom_mcore(is_prefill=is_prefill)
+            self._is_prefill = is_prefill
+
+
+class Qwen2ForCausalLM(OwnNetwork):
+    """Qwen2 and Qwen2.5."""
+
+    architecture = "Qwen2ForCausalLM"
+
+
+class Qwen3ForCausalLM(OwnNetwork):
+    """Qwen3 (dense)."""
+
+    architecture = "Qwen3ForCausalLM"
+
+
+class TeleChat3ForCausalLM(OwnNetwork):
+    """TeleChat3 (dense)."""
+
+    architecture = "TeleChat3ForCausalLM"
+
+
+class Qwen3MoeForCausalLM(OwnNetwork):
+    """Qwen3 with experts."""
+
+    architecture = "Qwen3MoeForCausalLM"
+
+
+class Glm4MoeForCausalLM(OwnNetwork):
+    """GLM-4.5 and later, with experts."""
+
+    architecture = "Glm4MoeForCausalLM"
+
+
+class DeepseekV3ForCausalLM(OwnNetwork):
+    """DeepSeek V3 and R1, on a latent cache.
+
+    The suite keeps a token's latent vector and its rotated key in one tensor. vLLM's ordinary cache has room for
+    them among the keys; that for values is left unused.
+    """
+
+    architecture = "DeepseekV3ForCausalLM"
+
+    def __init__(self, config: Any, *, prefix: str = "") -> None:
+        if config.kv_lora_rank != _LATENT_SIZE:
+            raise RefusalError(
+                "mindformers.DeepseekV3ForCausalLM",
+                f"config.json says kv_lora_rank={config.kv_lora_rank}, and the suite attends to {_LATENT_SIZE}",
+                "Serve the model with another implementation",
+            )
+        super().__init__(config, prefix=prefix)
+
+    def cache_shape(self, attention: Any) -> tuple[int, int]:
+        """See :meth:`OwnNetwork.cache_shape`."""
+        return 1, attention.config.kv_lora_rank + attention.config.qk_pos_emb_head_dim
+
+
+class Glm4ForCausalLM(OwnNetwork):
+    """GLM-4 (dense, 0414)."""
+
+    architecture = "Glm4ForCausalLM"
+    gate_up = ("gate_up_proj",)
+
+
+class TeleChat2ForCausalLM(OwnNetwork):
+    """TeleChat2."""
+
+    architecture = "TeleChat2ForCausalLM"

@@ -1,0 +1,104 @@
+"""vLLM's paged KV cache for a network that attends by itself, on a platform that keeps keys and values apart.
+
+vllm-ascend does: a layer's ``kv_cache`` is a pair of tensors ``[blocks, block, G, D]``, and its metadata of a step
+has the fields that :func:`current_sequences` reads. vLLM's CPU backend keeps both in one tensor of another layout;
+networks attend through :class:`mszoo.layers.Attention` there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from vllm.config import get_current_vllm_config
+from vllm.forward_context import get_forward_context
+from vllm.model_executor.layers.attention import Attention as VllmAttention
+
+import mindspore as ms  # isort: skip
+from mszoo.kernels.exchange import to_mindspore  # isort: skip
+from mszoo.registry.errors import RefusalError  # isort: skip
+
+
+class KVCache(VllmAttention):
+    """One layer's part of vLLM's KV cache; the network reads and writes it, and nobody calls the layer.
+
+    Args:
+        num_heads: query heads H on this rank.
+        head_size: D.
+        num_kv_heads: key/value heads G on this rank.
+        prefix: the layer's name, unique in the model.
+    """
+
+    def __init__(self, num_heads: int, head_size: int, num_kv_heads: int, *, prefix: str) -> None:
+        vllm_config = get_current_vllm_config()
+        super().__init__(
+            num_heads,
+            head_size,
+            head_size**-0.5,
+            num_kv_heads=num_kv_heads,
+            cache_config=vllm_config.cache_config,
+            quant_config=vllm_config.quant_config,
+            prefix=prefix,
+        )
+
+    def key_value(self) -> tuple[ms.Tensor, ms.Tensor]:
+        """Return views of the pages of keys and of values: [blocks, block, G, D] each.
+
+        Raises:
+            RefusalError: the platform keeps them otherwise.
+        """
+        pages: Any = self.kv_cache
+        shape = (self.num_kv_heads, self.head_size)
+        if len(pages) != 2 or any(page.dim() != 4 or page.shape[2:] != shape for page in pages):
+            found = [list(page.shape) for page in pages] if isinstance(pages, tuple) else list(pages.shape)
+            raise RefusalError(
+                self.layer_name,
+                f"its KV cache has shape {found}, and the network writes keys and values to two tensors "
+                f"[blocks, block, {self.num_kv_heads}, {self.head_size}]",
+                "Serve the model with another implementation",
+            )
+        key, value = pages
+        return to_mindspore(key), to_mindspore(value)
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """The sequences of a step, B of them with T new tokens together; int32 tensors, on the step's device.
+
+    Attributes:
+        query_lens: new tokens of each, [B].
+        seq_lens: new tokens and those before, [B].
+        block_tables: the blocks of each, [B, blocks].
+        slot_mapping: where each new token's key and value go, [T]: block times block size, plus offset.
+    """
+
+    query_lens: torch.Tensor
+    seq_lens: torch.Tensor
+    block_tables: torch.Tensor
+    slot_mapping: torch.Tensor
+
+    @property
+    def context_lens(self) -> torch.Tensor:
+        """Tokens before the new ones, [B]."""
+        return self.seq_lens - self.query_lens
+
+
+def current_sequences(layer_name: str) -> Sequences | None:
+    """Return the sequences of the step that vLLM is running; None while it warms up, on no sequences.
+
+    Args:
+        layer_name: of a :class:`KVCache`; the layers of a model have the same.
+    """
+    metadata: Any = get_forward_context().attn_metadata
+    if metadata is None:
+        return None
+    if isinstance(metadata, dict):
+        metadata = metadata[layer_name]
+    starts = metadata.query_start_loc
+    return Sequences(
+        query_lens=(starts[1:] - starts[:-1]).int(),
+        seq_lens=metadata.seq_lens.to(starts.device).int(),
+        block_tables=metadata.block_tables[: len(starts) - 1].int(),
+        slot_mapping=metadata.slot_mapping[: metadata.num_actual_tokens].int(),
+    )

@@ -1,0 +1,22 @@
+"""A suite of mszoo: MindSpore Transformers' models as they are on NPU, with stand-ins for the Ascend ops."""
+
+from collections.abc import Iterable
+
+from mszoo.registry import ModelAdapter, Suite, hookimpl
+
+
+@hookimpl
+def mszoo_suite() -> Suite:
+    return Suite("stand_in")
+
+
+@hookimpl
+def mszoo_model_adapters() -> Iterable[ModelAdapter]:
+    from mszoo.adapters.mindformers import mszoo_model_adapters as of_mindformers
+
+    for adapter in of_mindformers():
+        if adapter.devices == ("npu",):
+            name = adapter.architecture
+            yield ModelAdapter(
+                name, f"ascend_stand_in.networks:{name}", devices=("cpu",), dtypes=("float32",)
+            )
