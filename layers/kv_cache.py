@@ -28,10 +28,20 @@ class KVCache(VllmAttention):
         head_size: D.
         num_kv_heads: key/value heads G on this rank.
         prefix: the layer's name, unique in the model.
+
+    Raises:
+        RefusalError: the cache is to have another dtype than the model.
     """
 
     def __init__(self, num_heads: int, head_size: int, num_kv_heads: int, *, prefix: str) -> None:
         vllm_config = get_current_vllm_config()
+        cache_dtype = vllm_config.cache_config.cache_dtype
+        if cache_dtype != "auto":
+            raise RefusalError(
+                "--kv-cache-dtype",
+                f"the KV cache is to be {cache_dtype}, and a network that attends by itself writes its own dtype",
+                "Serve without --kv-cache-dtype",
+            )
         super().__init__(
             num_heads,
             head_size,

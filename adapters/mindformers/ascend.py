@@ -16,7 +16,7 @@ from mszoo.adapters.mindformers.checkpoint import layout_of, unserved_tensors  #
 from mszoo.adapters.mindformers.config import ARCHITECTURES, suite_config  # isort: skip
 from mszoo.layers import CausalLM, current_model_config  # isort: skip
 from mszoo.layers.kv_cache import KVCache, current_sequences  # isort: skip
-from mszoo.layers.weights import CheckpointError, Expected  # isort: skip
+from mszoo.layers.weights import Expected  # isort: skip
 from mszoo.registry.errors import RefusalError  # isort: skip
 
 #: The size of the latent vectors that the suite's attention is built for.
@@ -33,7 +33,7 @@ class OwnNetwork(CausalLM):
         prefix: prepended to the layers' names.
 
     Raises:
-        RefusalError: the suite can't honour a field of the config, or can't be imported.
+        RefusalError: the suite can't honour a field of the config or a flag, or can't be imported.
     """
 
     architecture: ClassVar[str]
@@ -44,6 +44,12 @@ class OwnNetwork(CausalLM):
     def __init__(self, config: Any, *, prefix: str = "") -> None:
         architecture = ARCHITECTURES[self.architecture]
         model_config = current_model_config()
+        if model_config.enable_prompt_embeds:
+            raise RefusalError(
+                f"mindformers.{self.architecture}",
+                "its network takes token ids, and the server is to take embeddings",
+                "Serve without --enable-prompt-embeds",
+            )
         dtype = str(model_config.dtype).removeprefix("torch.")
         values = suite_config(
             architecture,
@@ -93,8 +99,7 @@ class OwnNetwork(CausalLM):
 
         While vLLM warms up, there is no KV cache, and the embeddings are returned.
         """
-        if input_ids is None or inputs_embeds is not None:
-            raise NotImplementedError("mindformers' networks take token ids, not embeddings")
+        assert input_ids is not None  # embeddings were refused
         caches = self.caches
         sequences = current_sequences(caches[0].layer_name)
         if sequences is None:
@@ -105,9 +110,7 @@ class OwnNetwork(CausalLM):
         arguments = contract.step_inputs(
             input_ids[:tokens], positions[:tokens], sequences, caches, network_config
         )
-        hidden_states = self.suite.model(**arguments)
-        padding = input_ids.shape[0] - tokens
-        return ms.ops.pad(hidden_states, (0, 0, 0, padding)) if padding else hidden_states
+        return self.suite.model(**arguments)
 
     def compute_logits(self, hidden_states: ms.Tensor) -> ms.Tensor:
         """Return logits [T, vocab] of hidden states [T, hidden]."""
@@ -136,14 +139,12 @@ class OwnNetwork(CausalLM):
         Raises:
             CheckpointError: a parameter got no value.
         """
-        own = self.suite.model.get_params_dict()
-        set_to_values = set(parameters.load(own, self._pieces(), self.layout.by_model(weights)))
-        if left := sorted(own.keys() - set_to_values):
-            raise CheckpointError(
-                f"mindformers.{self.architecture}",
-                f"the checkpoint gave no value to {', '.join(left[:4])}",
-                "Copy or convert the checkpoint again",
-            )
+        parameters.load(
+            self.suite.model.get_params_dict(),
+            self._pieces(),
+            self.layout.by_model(weights),
+            f"mindformers.{self.architecture}",
+        )
         self.suite.process_weights_after_loading(self.suite.model)
         return set()
 

@@ -6,7 +6,7 @@ drops, so the table is made here, parameter by parameter.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 
 import mindspore as ms  # isort: skip
 from mszoo.kernels.exchange import TORCH_DTYPE, to_mindspore  # isort: skip
+from mszoo.layers.weights import CheckpointError  # isort: skip
 
 #: The suite's names in a ``GPTModel``, and Hugging Face's, where no tensor is fused.
 _NAMES = (
@@ -98,16 +99,18 @@ def load(
     parameters: Mapping[str, ms.Parameter],
     table: Mapping[str, Piece],
     weights: Iterable[tuple[str, torch.Tensor]],
-) -> Iterator[str]:
+    who: str,
+) -> None:
     """Set parameters to a checkpoint's tensors, each as soon as it is whole.
 
     Args:
         parameters: the network's, by the suite's names.
         table: :func:`pieces`.
         weights: by Hugging Face's names; those that ``table`` lacks are passed over.
+        who: the adapter, for messages.
 
-    Yields:
-        The suite's names of the parameters that were set.
+    Raises:
+        CheckpointError: a parameter is not whole at the end.
     """
     missing: dict[str, set[str]] = {}
     for name, piece in table.items():
@@ -125,7 +128,12 @@ def load(
         if not missing[found.parameter]:
             parameter.init_data()
             parameter.set_data(to_mindspore(begun.pop(found.parameter)))
-            yield found.parameter
+    if left := sorted(name for names in missing.values() for name in names):
+        raise CheckpointError(
+            who,
+            f"the checkpoint gave no {', '.join(left[:4])}{', ...' if len(left) > 4 else ''}",
+            "Copy or convert the checkpoint again: its config.json describes tensors that its files lack",
+        )
 
 
 def _rows(

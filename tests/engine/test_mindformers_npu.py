@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -105,27 +106,52 @@ def test_masks(dtype: torch.dtype, latent: bool) -> None:
     assert torch.equal(mask((2, 4), (1, 5)), expected)
 
 
-def test_a_latent_size_that_the_suites_attention_lacks_is_refused() -> None:
-    from transformers import DeepseekV3Config
+def test_what_the_suites_own_networks_cannot_do_is_refused(monkeypatch) -> None:
+    from transformers import DeepseekV3Config, Qwen3Config
 
-    from mszoo.adapters.mindformers.ascend import DeepseekV3ForCausalLM
+    from mszoo.adapters.mindformers import ascend
     from mszoo.registry.errors import RefusalError
 
-    with pytest.raises(RefusalError, match="kv_lora_rank=256, and the suite attends to 512"):
-        DeepseekV3ForCausalLM(DeepseekV3Config(kv_lora_rank=256))
+    with pytest.raises(RefusalError, match=r"kv_lora_rank=256, and the suite attends to 512"):
+        ascend.DeepseekV3ForCausalLM(DeepseekV3Config(kv_lora_rank=256))
+    asked = SimpleNamespace(enable_prompt_embeds=True)
+    monkeypatch.setattr(ascend, "current_model_config", lambda: asked)
+    with pytest.raises(RefusalError, match="Serve without --enable-prompt-embeds"):
+        ascend.Qwen3ForCausalLM(Qwen3Config())
 
 
-def test_a_checkpoint_without_a_parameters_tensor_is_refused() -> None:
-    """The names that are left, not random values in their places."""
+def test_a_kv_cache_of_another_layout_or_dtype_is_refused(monkeypatch) -> None:
+    """vLLM's CPU backend keeps keys and values in one tensor."""
+    from mszoo.layers import kv_cache
+    from mszoo.registry.errors import RefusalError
+
+    layer: Any = SimpleNamespace(num_kv_heads=2, head_size=32, layer_name="model.layers.0.self_attn.attn")
+    layer.kv_cache = torch.zeros(4, 2, 16, 64)
+    with pytest.raises(
+        RefusalError, match=r"KV cache has shape \[4, 2, 16, 64\], and .* \[blocks, block, 2, 32\]"
+    ):
+        kv_cache.KVCache.key_value(layer)
+    layer.kv_cache = (torch.zeros(4, 16, 2, 32), torch.ones(4, 16, 2, 32))
+    key, value = kv_cache.KVCache.key_value(layer)
+    assert key.shape == value.shape == (4, 16, 2, 32)
+    assert (key.asnumpy().max(), value.asnumpy().min()) == (0.0, 1.0)
+    config = SimpleNamespace(cache_config=SimpleNamespace(cache_dtype="fp8"))
+    monkeypatch.setattr(kv_cache, "get_current_vllm_config", lambda: config)
+    with pytest.raises(RefusalError, match=r"is to be fp8, .*\. Serve without --kv-cache-dtype"):
+        kv_cache.KVCache(4, 32, 2, prefix="attn")
+
+
+def test_a_parameter_is_set_when_it_is_whole() -> None:
     from mszoo.adapters.mindformers.parameters import Piece, load
+    from mszoo.layers.weights import CheckpointError
 
     import mindspore as ms  # isort: skip
 
-    parameter = ms.Parameter(ms.Tensor([[0.0], [0.0]], ms.float32), name="both")
+    parameters = {"both": ms.Parameter(ms.Tensor([[0.0], [0.0]], ms.float32), name="both")}
     table = {"first": Piece("both", (1, 1)), "second": Piece("both", (1, 1), start=1)}
-    assert (
-        list(load({"both": parameter}, table, [("first", torch.ones(1, 1)), ("other", torch.ones(1))])) == []
-    )
-    given = [("second", torch.full((1, 1), 2.0)), ("first", torch.ones(1, 1))]
-    assert list(load({"both": parameter}, table, given)) == ["both"]
-    assert parameter.asnumpy().tolist() == [[1.0], [2.0]]
+    first, second = ("first", torch.ones(1, 1)), ("second", torch.full((1, 1), 2.0))
+    with pytest.raises(CheckpointError, match="the checkpoint gave no second"):
+        load(parameters, table, [first, ("other", torch.ones(1))], "mindformers.Model")
+    assert parameters["both"].asnumpy().tolist() == [[0.0], [0.0]]
+    load(parameters, table, [second, first], "mindformers.Model")
+    assert parameters["both"].asnumpy().tolist() == [[1.0], [2.0]]
