@@ -1,7 +1,8 @@
-"""Run as a script: an engine's greedy answers, and who gave them, as JSON, out of a fresh process.
+"""Run as a script: engines' greedy answers, and who gave them, as JSON, out of a fresh process.
 
-Standard input: ``{"model": folder, "prompts": [token ids], "max_tokens": count, "options": of LLM, "lora": [folder
-or null for each prompt], "imports": [modules to import first]}``. The argument names the file to write.
+Standard input: by the name of a job, ``{"model": folder, "prompts": [token ids], "max_tokens": count, "options": of
+LLM, "lora": [folder or null for each prompt], "imports": [modules to import first]}``. The argument names the file
+to write.
 """
 
 from __future__ import annotations
@@ -35,14 +36,22 @@ def look(model: Any) -> dict[str, Any]:
 def main() -> None:
     # Nothing that is imported becomes garbage, and looking for it takes as long as a third of the imports.
     gc.disable()
+    importlib.import_module("vllm")
+    jobs = json.load(sys.stdin)
+    for job in jobs.values():
+        for module in job.get("imports", ()):
+            importlib.import_module(module)
+    gc.freeze()
+    gc.enable()
+    Path(sys.argv[1]).write_text(json.dumps({name: answer(job) for name, job in jobs.items()}))
+    leave()
+
+
+def answer(job: dict[str, Any]) -> dict[str, Any]:
+    """Run one job's engine, and take it down."""
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
 
-    job = json.load(sys.stdin)
-    for module in job.get("imports", ()):
-        importlib.import_module(module)
-    gc.freeze()
-    gc.enable()
     llm = LLM(job["model"], **job["options"])
     sampling = SamplingParams(
         temperature=0, max_tokens=job["max_tokens"], ignore_eos=True, detokenize=False, logprobs=0
@@ -59,9 +68,10 @@ def main() -> None:
         "answers": [list(output.outputs[0].token_ids) for output in outputs],
         "logprobs": [output.outputs[0].cumulative_logprob for output in outputs],
     }
-    Path(sys.argv[1]).write_text(json.dumps(result))
     llm.llm_engine.engine_core.shutdown()
-    leave()
+    del llm
+    gc.collect()
+    return result
 
 
 def leave() -> NoReturn:
@@ -73,6 +83,11 @@ def leave() -> NoReturn:
 
 def run(job: dict[str, Any], result: Path, **environment: str) -> dict[str, Any]:
     """Run a job in a fresh process and return what it wrote, and its log as ``log``."""
+    return run_all({"": job}, result, **environment)[""]
+
+
+def run_all(jobs: dict[str, dict[str, Any]], result: Path, **environment: str) -> dict[str, dict[str, Any]]:
+    """Run jobs in turn in one fresh process, as :func:`run` runs one; the log is that of all."""
     defaults = {
         "skip_tokenizer_init": True,
         "dtype": "float32",
@@ -81,12 +96,15 @@ def run(job: dict[str, Any], result: Path, **environment: str) -> dict[str, Any]
         "num_gpu_blocks_override": 64,
         "seed": 0,
     }
-    job = {"max_tokens": 8} | job | {"options": defaults | job.get("options", {})}
+    complete = {
+        name: {"max_tokens": 8} | job | {"options": defaults | job.get("options", {})}
+        for name, job in jobs.items()
+    }
     # Engines that ran in this process have set how workers start; the job's process decides that itself.
     inherited = {name: value for name, value in os.environ.items() if name != "VLLM_WORKER_MULTIPROC_METHOD"}
     process = subprocess.run(
         [sys.executable, str(Path(__file__).resolve()), str(result)],
-        input=json.dumps(job),
+        input=json.dumps(complete),
         env=inherited | {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"} | environment,
         capture_output=True,
         text=True,
@@ -94,7 +112,8 @@ def run(job: dict[str, Any], result: Path, **environment: str) -> dict[str, Any]
         timeout=600,
     )
     assert process.returncode == 0, process.stderr[-4000:] + process.stdout[-2000:]
-    return json.loads(result.read_text()) | {"log": process.stdout + process.stderr}
+    log = process.stdout + process.stderr
+    return {name: found | {"log": log} for name, found in json.loads(result.read_text()).items()}
 
 
 if __name__ == "__main__":

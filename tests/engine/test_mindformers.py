@@ -257,21 +257,36 @@ def test_telechat2(mode: str, telechat2) -> None:
     assert worst <= TOLERANCE, f"logits differ by {worst:.2e}"
 
 
-@pytest.mark.parametrize(
-    "case", ["qwen2", "qwen3", "qwen3-moe", "glm4", "glm4-moe", "deepseek", "telechat2", "telechat3"]
-)
-def test_answers_equal_vllms_own(case: str, model_folder, telechat2, tmp_path) -> None:
-    """vLLM's own DeepSeek runs without vLLM's C++ norm, which takes rows that lie apart for rows in sequence."""
-    folder = telechat2[0] if case == "telechat2" else model_folder(case)
-    architecture = "TeleChat2ForCausalLM" if case == "telechat2" else CASES[case][0]
-    options: dict[str, Any] = {"enforce_eager": True, "max_model_len": 256, "trust_remote_code": True}
-    options["hf_overrides"] = {"architectures": [architecture]}
-    job = {"model": str(folder), "prompts": PROMPTS, "max_tokens": 12, "options": options}
-    ours = answers.run(job, tmp_path / "ours.json", MSZOO_PREFER="mindformers")
-    if case == "deepseek":
-        options["compilation_config"] = {"custom_ops": ["none"]}
-    theirs = answers.run(job, tmp_path / "theirs.json", MSZOO_DISABLE="1")
-    assert ours["workers"][0]["adapter"] == f"mindformers.{architecture}"
+ALL_EIGHT = ("qwen2", "qwen3", "qwen3-moe", "glm4", "glm4-moe", "deepseek", "telechat2", "telechat3")
+
+
+@pytest.fixture(scope="module")
+def ours_and_theirs(model_folder, telechat2, tmp_path_factory) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Answers by mindformers and by vLLM's own, case by case, in a fresh process each.
+
+    vLLM's own DeepSeek runs without vLLM's C++ norm, which takes rows that lie apart for rows in sequence.
+    """
+    jobs: dict[str, Any] = {}
+    for case in ALL_EIGHT:
+        options: dict[str, Any] = {"enforce_eager": True, "max_model_len": 256, "trust_remote_code": True}
+        options["hf_overrides"] = {"architectures": [architecture_of(case)]}
+        folder = telechat2[0] if case == "telechat2" else model_folder(case)
+        jobs[case] = {"model": str(folder), "prompts": PROMPTS, "max_tokens": 12, "options": options}
+    result = tmp_path_factory.mktemp("answers") / "answers.json"
+    in_process = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    ours = answers.run_all(jobs, result, MSZOO_PREFER="mindformers", **in_process)
+    jobs["deepseek"]["options"]["compilation_config"] = {"custom_ops": ["none"]}
+    return ours, answers.run_all(jobs, result, MSZOO_DISABLE="1", **in_process)
+
+
+def architecture_of(case: str) -> str:
+    return "TeleChat2ForCausalLM" if case == "telechat2" else CASES[case][0]
+
+
+@pytest.mark.parametrize("case", ALL_EIGHT)
+def test_answers_equal_vllms_own(case: str, ours_and_theirs) -> None:
+    ours, theirs = (answered[case] for answered in ours_and_theirs)
+    assert ours["workers"][0]["adapter"] == f"mindformers.{architecture_of(case)}"
     assert ours["workers"][0]["forwards"] > 0
     assert theirs["workers"][0]["adapter"] is None
     assert ours["answers"] == theirs["answers"]
@@ -282,7 +297,9 @@ def test_the_import_leaves_the_process_as_it_was(tmp_path, monkeypatch) -> None:
     """Nothing that the suite lacks is left in ``sys.modules``, no log file in the folder at hand."""
     from mszoo.adapters.mindformers import importer
     from mszoo.adapters.mindformers.config import ARCHITECTURES
+    from mszoo.kernels import runtime
 
+    runtime.prepare("cpu")  # MindSpore sets variables of its own
     monkeypatch.chdir(tmp_path)
     before = dict(os.environ), list(sys.meta_path), warnings.showwarning
     with importer.surroundings():

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from .sites import install_stand_in_suite, on_path
-from .test_mindformers import CASES, TOLERANCE, model_folder, telechat2  # noqa: F401  fixtures
+from .test_mindformers import TOLERANCE, architecture_of, model_folder, telechat2  # noqa: F401  fixtures
 
 ROOT = Path(__file__).parents[2]
 TRIED = (
@@ -44,8 +44,7 @@ def answered(model_folder, telechat2, tmp_path_factory) -> dict[str, Any]:  # no
     jobs = {}
     for case in TRIED:
         folder = telechat2[0] if case == "telechat2" else model_folder(case)
-        architecture = "TeleChat2ForCausalLM" if case == "telechat2" else CASES[case][0]
-        jobs[case] = {"folder": str(folder), "architecture": architecture}
+        jobs[case] = {"folder": str(folder), "architecture": architecture_of(case)}
     site = install_stand_in_suite(tmp_path_factory.mktemp("stand-in"))
     result = tmp_path_factory.mktemp("result") / "result.json"
     environment = {
