@@ -8,6 +8,7 @@ networks attend through :class:`mszoo.layers.Attention` there.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -88,10 +89,15 @@ class Sequences:
     block_tables: torch.Tensor
     slot_mapping: torch.Tensor
 
-    @property
+    @cached_property
     def context_lens(self) -> torch.Tensor:
         """Tokens before the new ones, [B]."""
         return self.seq_lens - self.query_lens
+
+    @cached_property
+    def are_new(self) -> bool:
+        """Whether none has tokens from earlier steps; the device is asked once."""
+        return not bool(self.context_lens.any())
 
 
 def current_sequences(layer_name: str) -> Sequences | None:

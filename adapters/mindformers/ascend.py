@@ -5,6 +5,7 @@ Nothing of this has run on an NPU. The tests run it on CPU, where stand-ins take
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -18,6 +19,8 @@ from mszoo.layers import CausalLM, current_model_config  # isort: skip
 from mszoo.layers.kv_cache import KVCache, current_sequences  # isort: skip
 from mszoo.layers.weights import Expected  # isort: skip
 from mszoo.registry.errors import RefusalError  # isort: skip
+
+logger = logging.getLogger("vllm.mszoo.adapters")
 
 #: The size of the latent vectors that the suite's attention is built for.
 _LATENT_SIZE = 512
@@ -50,6 +53,11 @@ class OwnNetwork(CausalLM):
                 "its network takes token ids, and the server is to take embeddings",
                 "Serve without --enable-prompt-embeds",
             )
+        logger.warning(
+            "mszoo: mindformers.%s: its network has never been tried on an NPU; check its answers, or set "
+            "MSZOO_DISABLE=mindformers",
+            self.architecture,
+        )
         dtype = str(model_config.dtype).removeprefix("torch.")
         values = suite_config(
             architecture,
@@ -105,7 +113,7 @@ class OwnNetwork(CausalLM):
         if sequences is None:
             return self.embed_input_ids(input_ids)
         tokens = sequences.slot_mapping.shape[0]
-        self._set_phase(contract.is_prefill(sequences))
+        self._set_phase(sequences.are_new)
         network_config = self.suite.get_gpt_transformer_config()
         arguments = contract.step_inputs(
             input_ids[:tokens], positions[:tokens], sequences, caches, network_config
@@ -137,12 +145,13 @@ class OwnNetwork(CausalLM):
             No names: none of the parameters is torch's.
 
         Raises:
-            CheckpointError: a parameter got no value.
+            CheckpointError: a tensor is unknown or has another shape, or a parameter got no value.
         """
         parameters.load(
             self.suite.model.get_params_dict(),
             self._pieces(),
             self.layout.by_model(weights),
+            self.unused_tensors(),
             f"mindformers.{self.architecture}",
         )
         self.suite.process_weights_after_loading(self.suite.model)

@@ -21,11 +21,6 @@ _FLASH_MASK = 128
 _HIDDEN = -10000.0
 
 
-def is_prefill(sequences: Sequences) -> bool:
-    """Say whether no sequence has tokens from earlier steps."""
-    return not bool(sequences.context_lens.any())
-
-
 def step_inputs(
     input_ids: ms.Tensor,
     positions: ms.Tensor,
@@ -71,7 +66,7 @@ def attention_mask(sequences: Sequences, dtype: torch.dtype, *, latent: bool) ->
         one has and brings several tokens; [1, 1], which hides nothing, where each brings one.
     """
     device = sequences.seq_lens.device
-    prefill = is_prefill(sequences)
+    prefill = sequences.are_new
     hidden = 1.0 if dtype is torch.bfloat16 and (prefill or latent) else _HIDDEN
     if prefill:
         return torch.full((_FLASH_MASK, _FLASH_MASK), hidden, dtype=dtype, device=device).triu(1)

@@ -14,7 +14,7 @@ import torch
 
 import mindspore as ms  # isort: skip
 from mszoo.kernels.exchange import TORCH_DTYPE, to_mindspore  # isort: skip
-from mszoo.layers.weights import CheckpointError  # isort: skip
+from mszoo.layers.weights import CheckpointError, Expected, check_tensors  # isort: skip
 
 #: The suite's names in a ``GPTModel``, and Hugging Face's, where no tensor is fused.
 _NAMES = (
@@ -99,6 +99,7 @@ def load(
     parameters: Mapping[str, ms.Parameter],
     table: Mapping[str, Piece],
     weights: Iterable[tuple[str, torch.Tensor]],
+    ignored: Sequence[str],
     who: str,
 ) -> None:
     """Set parameters to a checkpoint's tensors, each as soon as it is whole.
@@ -106,20 +107,23 @@ def load(
     Args:
         parameters: the network's, by the suite's names.
         table: :func:`pieces`.
-        weights: by Hugging Face's names; those that ``table`` lacks are passed over.
+        weights: by Hugging Face's names.
+        ignored: names that may be there without being used.
         who: the adapter, for messages.
 
     Raises:
-        CheckpointError: a parameter is not whole at the end.
+        CheckpointError: a tensor is unknown or has another shape, or a parameter is not whole at the end.
     """
     missing: dict[str, set[str]] = {}
     for name, piece in table.items():
         missing.setdefault(piece.parameter, set()).add(name)
     begun: dict[str, torch.Tensor] = {}
     for name, tensor in weights:
-        found = table.get(name)
+        found, shape = table.get(name), tuple(tensor.shape)
         if found is None:
+            check_tensors({}, {name: shape}, ignored, who)
             continue
+        check_tensors({name: Expected(found.parameter, None, found.shape)}, {name: shape}, (), who)
         parameter = parameters[found.parameter]
         if found.parameter not in begun:
             begun[found.parameter] = torch.empty(tuple(parameter.shape), dtype=TORCH_DTYPE[parameter.dtype])

@@ -149,8 +149,13 @@ def test_a_parameter_is_set_when_it_is_whole() -> None:
     parameters = {"both": ms.Parameter(ms.Tensor([[0.0], [0.0]], ms.float32), name="both")}
     table = {"first": Piece("both", (1, 1)), "second": Piece("both", (1, 1), start=1)}
     first, second = ("first", torch.ones(1, 1)), ("second", torch.full((1, 1), 2.0))
+    other = ("other", torch.ones(1))
     with pytest.raises(CheckpointError, match="the checkpoint gave no second"):
-        load(parameters, table, [first, ("other", torch.ones(1))], "mindformers.Model")
+        load(parameters, table, [first, other], ("other",), "mindformers.Model")
+    with pytest.raises(CheckpointError, match="no place for tensor other"):
+        load(parameters, table, [first, other], (), "mindformers.Model")
+    with pytest.raises(CheckpointError, match="tensor second has shape"):
+        load(parameters, table, [first, ("second", torch.ones(1))], (), "mindformers.Model")
     assert parameters["both"].asnumpy().tolist() == [[0.0], [0.0]]
-    load(parameters, table, [second, first], "mindformers.Model")
+    load(parameters, table, [second, first], (), "mindformers.Model")
     assert parameters["both"].asnumpy().tolist() == [[1.0], [2.0]]
