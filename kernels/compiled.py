@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 
+from mszoo.kernels import vllm_ops
+
 
 @functools.cache
 def missing() -> str | None:
-    """Load the library; return None if it is there, else why not, and how to get it."""
+    """Load the library; return None if it can be called, else why not, and how to mend that."""
     version = torch.__version__.partition("+")[0]
     library = Path(__file__).resolve().with_name(f"cpu_ops.torch-{version}.so")
     if not library.is_file():
@@ -20,14 +22,17 @@ def missing() -> str | None:
             "environment and pip's --no-build-isolation"
         )
     try:
-        import vllm._custom_ops  # noqa: F401  the library calls vLLM's kernels
-
         torch.ops.load_library(str(library))
-    except (ImportError, OSError) as error:
+    except OSError as error:
         return f"the compiled kernels don't load ({error})"
-    return None
+    return vllm_ops.obstacle(vllm_ops.COMPILED_LAYER)
 
 
-def decoder_layer(*args: Any) -> Any:
-    """Make a compiled decoder layer; see csrc/decoder_layer.cpp for the arguments."""
-    return torch.classes.mszoo.DecoderLayer(*args)
+def decoder_layer(
+    tensors: dict[str, torch.Tensor],
+    integers: dict[str, int],
+    floats: dict[str, float],
+    words: dict[str, str],
+) -> Any:
+    """Make a compiled decoder layer; see csrc/decoder_layer.cpp for the names."""
+    return torch.classes.mszoo.DecoderLayer(tensors, integers, floats, words)

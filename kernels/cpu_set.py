@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import vllm._custom_ops  # noqa: F401  loads torch.ops._C
+from torch.nn import functional
 
-import mindspore as ms  # isort: skip
-from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
+from mszoo.kernels import vllm_ops
+from mszoo.kernels.exchange import to_mindspore, to_torch
 
-_C = torch.ops._C
+import mindspore as ms
+
+_C = vllm_ops.require(vllm_ops.CPU_SET)
 
 
 def rms_norm(x: ms.Tensor, weight: ms.Tensor, eps: float) -> ms.Tensor:
@@ -67,6 +69,38 @@ def rotary_embedding(
     query, key, _ = source.split([q_size, kv_size, kv_size], -1)
     _C.rotary_embedding(to_torch(positions), query, key, head_size, to_torch(cos_sin_cache), not interleaved)
     return qkv
+
+
+def layer_norm(x: ms.Tensor, weight: ms.Tensor | None, bias: ms.Tensor | None, eps: float) -> ms.Tensor:
+    """See :data:`mszoo.kernels.spec.LAYER_NORM`."""
+    source = to_torch(x)
+    scale, shift = (None if item is None else to_torch(item) for item in (weight, bias))
+    return to_mindspore(functional.layer_norm(source, source.shape[-1:], scale, shift, eps))
+
+
+def silu(x: ms.Tensor) -> ms.Tensor:
+    """See :data:`mszoo.kernels.spec.SILU`."""
+    return to_mindspore(functional.silu(to_torch(x)))
+
+
+def gelu(x: ms.Tensor) -> ms.Tensor:
+    """See :data:`mszoo.kernels.spec.GELU`."""
+    return to_mindspore(functional.gelu(to_torch(x)))
+
+
+def gelu_tanh(x: ms.Tensor) -> ms.Tensor:
+    """See :data:`mszoo.kernels.spec.GELU_TANH`."""
+    return to_mindspore(functional.gelu(to_torch(x), approximate="tanh"))
+
+
+def relu(x: ms.Tensor) -> ms.Tensor:
+    """See :data:`mszoo.kernels.spec.RELU`."""
+    return to_mindspore(functional.relu(to_torch(x)))
+
+
+def relu2(x: ms.Tensor) -> ms.Tensor:
+    """See :data:`mszoo.kernels.spec.RELU2`."""
+    return to_mindspore(functional.relu(to_torch(x)).square())
 
 
 def silu_and_mul(x: ms.Tensor) -> ms.Tensor:

@@ -2,14 +2,13 @@
 
 The built-in set of the device runs every op that no suite's implementation replaces. Suites' implementations come
 in from outside, already ranked and only those that go before the built-in one (see
-:mod:`mszoo.registry.bridge.kernels`). Under ``MSZOO_KERNELS=auto`` the first of them runs; under
+:mod:`mszoo.adapters.vllm.ops.kernels`). Under ``MSZOO_KERNELS=auto`` the first of them runs; under
 ``MSZOO_KERNELS=<set>`` the first that belongs to that set.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
@@ -18,10 +17,13 @@ from types import MappingProxyType
 from typing import Any
 
 from mszoo.kernels.spec import SPECS
+from mszoo.registry.devices import TABLE, device_of
 from mszoo.registry.errors import RefusalError
+from mszoo.registry.objects import load_object
 
 _VLLM_LAYERS = "vllm.model_executor.layers"
 #: Ops whose ``cpu`` kernel belongs to vLLM's own linear method, embedding or attention backend, and vLLM's module.
+#: Attention is the backend's on every device.
 VLLM_OWNED: Mapping[str, str] = MappingProxyType(
     {
         "embedding": f"{_VLLM_LAYERS}.vocab_parallel_embedding:VocabParallelEmbedding",
@@ -55,7 +57,7 @@ class Kernels:
     """What runs each op of one model.
 
     Attributes:
-        device: "cpu" or "npu".
+        device: of :data:`mszoo.registry.devices.DEVICES`.
         dtype: the model's dtype, such as "float32".
         base: the built-in kernel set, which runs what no suite's implementation replaces.
         reason: why this set, for people.
@@ -79,6 +81,11 @@ class Kernels:
         return Counter(self.sets.values()).most_common(1)[0][0]
 
     @property
+    def sums_by_torch(self) -> bool:
+        """Whether torch adds between the kernels; MindSpore's threads would keep the cores from the next one."""
+        return self.base == "cpu"
+
+    @property
     def from_suites(self) -> dict[str, Implementation]:
         """The ops that suites' implementations run."""
         return {op: item for op, item in self.ops.items() if not item.builtin}
@@ -89,7 +96,7 @@ class Kernels:
 
     def by_vllm(self, op: str) -> bool:
         """Say whether vLLM's own module runs ``op``, so that there is no function to call."""
-        return self.ops[op].builtin and self.ops[op].kernel_set == "cpu" and op in VLLM_OWNED
+        return self.ops[op].builtin and self.ops[op].path == VLLM_OWNED.get(op)
 
     def function(self, op: str) -> Callable[..., Any]:
         """Return the implementation of ``op``.
@@ -98,7 +105,7 @@ class Kernels:
             LookupError: vLLM's own module runs this op (:data:`VLLM_OWNED`); call that module instead.
         """
         if self.by_vllm(op):
-            raise LookupError(f"the cpu kernel of {op} is called through vLLM's own module")
+            raise LookupError(f"the kernel of {op} is called through vLLM's own module")
         return load(self.ops[op].path)
 
 
@@ -109,10 +116,7 @@ def load(path: str) -> Callable[..., Any]:
         ImportError, AttributeError: as Python raises them.
         TypeError: it can't be called.
     """
-    module, _, name = path.partition(":")
-    function: Any = importlib.import_module(module)
-    for part in name.split("."):
-        function = getattr(function, part)
+    function = load_object(path)
     if not callable(function):
         raise TypeError(f"{path} is a {type(function).__name__}, not a function")
     return function  # type: ignore[no-any-return]
@@ -128,7 +132,7 @@ def choose(
 
     Args:
         requested: ``MSZOO_KERNELS``: "auto", "mindspore", "cpu" or "ascend".
-        device: "cpu" or "npu".
+        device: of :data:`mszoo.registry.devices.DEVICES`.
         dtype: "float32", "bfloat16" or "float16".
         from_suites: by op, the suites' implementations that run on this device, in this dtype, and go before
             the built-in one; the first is the best.
@@ -140,37 +144,34 @@ def choose(
     ops = {}
     for op in SPECS:
         fitting = (item for item in from_suites.get(op, ()) if requested in ("auto", item.kernel_set))
-        ops[op] = next(fitting, None) or _builtin(op, base, reason)
+        ops[op] = next(fitting, None) or _builtin(op, base, device, reason)
     return Kernels(device, dtype, base, reason, ops)
 
 
 def _base(requested: str, device: str, dtype: str) -> tuple[str, str]:
     """Return the built-in kernel set, and why it is that one."""
-    if requested == "ascend":
+    runs_on = device_of(requested) or device
+    if runs_on != device:
         raise RefusalError(
-            "MSZOO_KERNELS=ascend",
-            "the ascend kernel set is not part of this version",
-            "Unset MSZOO_KERNELS, or set it to mindspore",
+            f"MSZOO_KERNELS={requested}",
+            f"its kernels run on {runs_on.upper()} and this is {device.upper()}",
+            "Unset MSZOO_KERNELS",
         )
-    if requested == "cpu" and device != "cpu":
+    if requested == "mindspore" and device == "cpu" and dtype != "float32":
         raise RefusalError(
-            "MSZOO_KERNELS=cpu", f"its kernels run on CPU and this is {device}", "Unset MSZOO_KERNELS"
+            "MSZOO_KERNELS=mindspore",
+            f"MindSpore's CPU backend multiplies matrices in float32 only, and the model's dtype is {dtype}",
+            "Serve with --dtype float32, or unset MSZOO_KERNELS",
         )
-    if requested == "mindspore" or device != "cpu":
-        if device == "cpu" and dtype != "float32":
-            raise RefusalError(
-                "MSZOO_KERNELS=mindspore",
-                f"MindSpore's CPU backend multiplies matrices in float32 only, and the model's dtype is {dtype}",
-                "Serve with --dtype float32, or unset MSZOO_KERNELS",
-            )
-        return "mindspore", (
-            "MSZOO_KERNELS=mindspore" if requested == "mindspore" else f"the set that runs on {device}"
-        )
-    return "cpu", "MSZOO_KERNELS=cpu" if requested == "cpu" else "the fastest set on CPU"
+    if requested != "auto":
+        return requested, f"MSZOO_KERNELS={requested}"
+    return TABLE[device].kernels, f"the fastest set on {device.upper()}"
 
 
-def _builtin(op: str, kernel_set: str, reason: str) -> Implementation:
-    if kernel_set == "cpu" and op in VLLM_OWNED:
+def _builtin(op: str, kernel_set: str, device: str, reason: str) -> Implementation:
+    # Elsewhere only vLLM's backend knows the layout of the cache, and a graph of vLLM's takes its steps.
+    by_backend = device != "cpu" and op == "paged_attention"
+    if by_backend or (kernel_set == "cpu" and op in VLLM_OWNED):
         return Implementation(kernel_set, VLLM_OWNED[op], "vLLM", reason, builtin=True)
     return Implementation(kernel_set, f"mszoo.kernels.{kernel_set}_set:{op}", "mszoo", reason, builtin=True)
 

@@ -33,11 +33,11 @@ from collections.abc import Iterator
 import torch
 import torch.utils.dlpack as torch_dlpack
 
-import mindspore as ms  # isort: skip
-from mindspore.utils import dlpack as ms_dlpack  # isort: skip
+from mszoo.kernels import runtime
+from mszoo.registry.errors import MszooError
 
-from mszoo.kernels import runtime  # isort: skip
-from mszoo.registry.errors import MszooError  # isort: skip
+import mindspore as ms
+from mindspore.utils import dlpack as ms_dlpack
 
 __all__ = ["ExchangeError", "ParameterView", "checked", "move_to_mindspore", "to_mindspore", "to_torch"]
 
@@ -157,10 +157,12 @@ def _view(tensor: torch.Tensor) -> ms.Tensor:
 def move_to_mindspore(tensor: torch.Tensor) -> None:
     """Move a torch tensor's memory into MindSpore's: the same tensor, values and layout; nothing if it is there.
 
+    On a device both read each other's memory where it lies, and vLLM counts what torch allocates: a tensor stays.
+
     Raises:
         TypeError: as :func:`to_mindspore`.
     """
-    if _owned(tensor) is None:
+    if tensor.is_cpu and _owned(tensor) is None:
         owned = to_mindspore(tensor.data).copy()
         tensor.data = to_torch(owned)
         tensor._mszoo_mindspore = owned

@@ -15,12 +15,11 @@ can't write into vLLM's memory; the caller stores them afterwards.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from mszoo.kernels import mindspore_set as kernels
 
 import mindspore as ms
 from mindspore import nn, ops
-
-from mszoo.kernels import mindspore_set as kernels
 
 #: Cosines, signed sines and the order of swapped halves, as :func:`_rotate` takes them.
 Tables = tuple[ms.Tensor, ms.Tensor, ms.Tensor]
@@ -39,26 +38,6 @@ def bucket(tokens: int) -> int | None:
     return next((size for size in TOKENS if size >= tokens), None)
 
 
-@dataclass(frozen=True)
-class LayerShape:
-    """What a layer's graph needs to know beside its weights.
-
-    Attributes:
-        num_heads, num_kv_heads: H and G.
-        eps: of its norms.
-        scale, sliding_window, softcap: as in the op ``paged_attention``.
-        activation: name of the gated activation's op.
-    """
-
-    num_heads: int
-    num_kv_heads: int
-    eps: float
-    scale: float
-    sliding_window: int | None
-    softcap: float
-    activation: str
-
-
 class LayerCell(nn.Cell):
     """One layer of :class:`DecoderCell`.
 
@@ -66,11 +45,23 @@ class LayerCell(nn.Cell):
         weights: by name: ``input_norm``, ``qkv``, ``out``, ``post_norm``, ``gate_up``, ``down``, and where the
             layer has them ``q_norm``, ``k_norm`` and ``<projection>_bias``.
         kv_cache: as in the op ``paged_attention``.
-        shape: the rest.
+        num_heads, num_kv_heads: H and G.
+        eps: of its norms.
+        scale, softcap: as in the op ``paged_attention``.
+        activation: name of the gated activation's op.
     """
 
     def __init__(
-        self, weights: Mapping[str, ms.Parameter | None], kv_cache: ms.Parameter, shape: LayerShape
+        self,
+        weights: Mapping[str, ms.Parameter | None],
+        kv_cache: ms.Parameter,
+        *,
+        num_heads: int,
+        num_kv_heads: int,
+        eps: float,
+        scale: float,
+        softcap: float,
+        activation: str,
     ) -> None:
         super().__init__(auto_prefix=False)
         self.input_norm, self.post_norm = weights["input_norm"], weights["post_norm"]
@@ -80,8 +71,8 @@ class LayerCell(nn.Cell):
         self.gate_up, self.gate_up_bias = weights["gate_up"], weights.get("gate_up_bias")
         self.down, self.down_bias = weights["down"], weights.get("down_bias")
         self.kv_cache = kv_cache
-        self.heads, self.kv_heads, self.eps = shape.num_heads, shape.num_kv_heads, shape.eps
-        self.scale, self.softcap, self.activation = shape.scale, shape.softcap, shape.activation
+        self.heads, self.kv_heads, self.eps = num_heads, num_kv_heads, eps
+        self.scale, self.softcap, self.activation = scale, softcap, activation
 
     def construct(self, x, residual, tables, key_rows, value_rows, bias):  # type: ignore[no-untyped-def]
         """Return the layer's output and the residual stream, [T, hidden]; its keys and values, [T, G, D]."""
@@ -97,7 +88,7 @@ class LayerCell(nn.Cell):
             query, key, value = _split_heads(qkv, heads, kv_heads)
             query = _rotate(kernels.rms_norm(query, self.q_norm, self.eps), *tables[0])
             key = _rotate(kernels.rms_norm(key, self.k_norm, self.eps), *tables[1])
-        x = self.attend(query, key, value, key_rows, value_rows, bias)
+        x = self.attend(query, key, value, key_rows, value_rows, bias)  # type: ignore[no-untyped-call]
         x = kernels.linear(x, self.out, self.out_bias)
         x, residual = kernels.fused_add_rms_norm(x, residual, self.post_norm, self.eps)
         gated = kernels.linear(x, self.gate_up, self.gate_up_bias)
@@ -183,16 +174,16 @@ class DecoderCell(nn.Cell):
         if self.separate:
             tables = query, key
         else:
-            tables = _for_all_heads(query, key, self.heads, self.kv_heads)
+            tables = _for_all_heads(query, key, self.heads, self.kv_heads)  # type: ignore[assignment]
         key_rows = kernels.key_rows(block_table, self.kv_heads)
         tokens = positions.shape[0] // block_table.shape[0]
         biases = ()
         for window in self.windows:
-            biases = (*biases, _bias(start, block_table.shape[1] * self.block_size, tokens, window))
+            biases = (*biases, _bias(start, block_table.shape[1] * self.block_size, tokens, window))  # type: ignore[assignment]
         residual, keys, values = None, (), ()
         for layer, index in zip(self.layers, self.window_of):  # noqa: B905  a graph's zip has no strict
             x, residual, key, value = layer(x, residual, tables, key_rows, key_rows + 1, biases[index])
-            keys, values = (*keys, key), (*values, value)
+            keys, values = (*keys, key), (*values, value)  # type: ignore[assignment]
         x, _ = kernels.fused_add_rms_norm(x, residual, self.norm, self.eps)
         return x, ops.stack(keys), ops.stack(values)
 

@@ -72,22 +72,56 @@ def rotary_embedding(
     return ops.cat((rotated, v), 1).reshape(qkv.shape)
 
 
+def layer_norm(x: ms.Tensor, weight: ms.Tensor | None, bias: ms.Tensor | None, eps: float) -> ms.Tensor:
+    """See :data:`mszoo.kernels.spec.LAYER_NORM`."""
+    centred = x - _mean(x, -1)
+    normed = centred * ops.rsqrt(_mean(ops.square(centred), -1) + eps)
+    if weight is not None:
+        normed = normed * weight
+    return normed if bias is None else normed + bias
+
+
+def silu(x: ms.Tensor) -> ms.Tensor:
+    """See :data:`mszoo.kernels.spec.SILU`."""
+    return ops.silu(x)
+
+
+def gelu(x: ms.Tensor) -> ms.Tensor:
+    """See :data:`mszoo.kernels.spec.GELU`."""
+    return ops.gelu(x, approximate="none")
+
+
+def gelu_tanh(x: ms.Tensor) -> ms.Tensor:
+    """See :data:`mszoo.kernels.spec.GELU_TANH`."""
+    return ops.gelu(x, approximate="tanh")
+
+
+def relu(x: ms.Tensor) -> ms.Tensor:
+    """See :data:`mszoo.kernels.spec.RELU`."""
+    return ops.relu(x)
+
+
+def relu2(x: ms.Tensor) -> ms.Tensor:
+    """See :data:`mszoo.kernels.spec.RELU2`."""
+    return ops.square(ops.relu(x))
+
+
 def silu_and_mul(x: ms.Tensor) -> ms.Tensor:
     """See :data:`mszoo.kernels.spec.SILU_AND_MUL`."""
     gate, up = ops.split(x, x.shape[-1] // 2, -1)
-    return ops.silu(gate) * up
+    return silu(gate) * up
 
 
 def gelu_and_mul(x: ms.Tensor) -> ms.Tensor:
     """See :data:`mszoo.kernels.spec.GELU_AND_MUL`."""
     gate, up = ops.split(x, x.shape[-1] // 2, -1)
-    return ops.gelu(gate, approximate="none") * up
+    return gelu(gate) * up
 
 
 def gelu_tanh_and_mul(x: ms.Tensor) -> ms.Tensor:
     """See :data:`mszoo.kernels.spec.GELU_TANH_AND_MUL`."""
     gate, up = ops.split(x, x.shape[-1] // 2, -1)
-    return ops.gelu(gate, approximate="tanh") * up
+    return gelu_tanh(gate) * up
 
 
 def paged_attention(
@@ -222,11 +256,12 @@ def causal_bias(row: ms.Tensor, column: ms.Tensor, sliding_window: int | None) -
 
 def _split_heads(qkv: ms.Tensor, num_heads: int, num_kv_heads: int) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor]:
     heads = qkv.reshape(qkv.shape[0], num_heads + 2 * num_kv_heads, -1)
-    return ops.split(heads, [num_heads, num_kv_heads, num_kv_heads], 1)
+    query, key, value = ops.split(heads, [num_heads, num_kv_heads, num_kv_heads], 1)
+    return query, key, value
 
 
 def _half(cos_sin_cache: ms.Tensor) -> int:
-    return cos_sin_cache.shape[-1] // 2
+    return int(cos_sin_cache.shape[-1]) // 2
 
 
 def _rotate(x: ms.Tensor, cos: ms.Tensor, sin: ms.Tensor) -> ms.Tensor:

@@ -9,20 +9,24 @@ import os
 import sys
 from collections.abc import Iterator
 
+from mszoo.registry.devices import TABLE
+
 
 @functools.cache
 def prepare(device: str) -> None:
-    """Make MindSpore ready to compute on ``device`` ("cpu" or "npu"); later calls do nothing.
+    """Make MindSpore ready to compute on ``device``; later calls do nothing.
 
     It runs the process's first MindSpore ops, after which a fork would hang, so it is called where a model is
     built and never at registration.
     """
-    import torch  # noqa: F401  first, so that one OpenMP runtime serves both frameworks
+    import torch  # first, so that one OpenMP runtime serves both frameworks
 
-    import mindspore as ms  # isort: skip
+    import mindspore as ms
 
     with _all_allowed_cores():
-        ms.set_device("CPU" if device == "cpu" else "Ascend")
+        # Of several devices, the one that vLLM gave this worker.
+        index = None if device == "cpu" else torch.accelerator.current_device_index()
+        ms.set_device(TABLE[device].backend, index)
         # Asynchronous dispatch costs milliseconds per hand-over on CPU, and views of a tensor's memory are
         # valid only once it has been computed.
         ms.set_context(mode=ms.PYNATIVE_MODE)
@@ -39,7 +43,7 @@ def _first_op() -> None:
     """
     import mindspore as ms
 
-    with _quiet_stderr(), contextlib.suppress(SystemError):
+    with _quiet_stderr(), _last_error_kept(), contextlib.suppress(SystemError):
         ms.Tensor([0], dtype=ms.bfloat16).reshape(1, 1)
     one = ms.Tensor([1.0], dtype=ms.float32)
     _ = one + one  # starts the thread pools
@@ -58,6 +62,25 @@ def _quiet_stderr() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+@contextlib.contextmanager
+def _last_error_kept() -> Iterator[None]:
+    """Let what is printed inside leave no trace in ``sys``.
+
+    Python keeps the last error that it printed, with the frames of everybody who led to it: whatever their
+    variables name would never be freed, vLLM's engine among it.
+    """
+    names = ("last_exc", "last_type", "last_value", "last_traceback")
+    before = {name: getattr(sys, name) for name in names if hasattr(sys, name)}
+    try:
+        yield
+    finally:
+        for name in names:
+            if name in before:
+                setattr(sys, name, before[name])
+            elif hasattr(sys, name):
+                delattr(sys, name)
 
 
 @contextlib.contextmanager

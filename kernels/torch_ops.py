@@ -9,7 +9,6 @@ is. Importing this module imports torch only.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,25 +16,6 @@ from torch.library import Library, register_fake
 
 from mszoo.kernels.spec import SPECS
 from mszoo.registry.errors import RefusalError
-
-#: How each op looks to torch. The names are those of the op's spec.
-SCHEMAS: Mapping[str, str] = MappingProxyType(
-    {
-        "embedding": "(Tensor ids, Tensor weight) -> Tensor",
-        "linear": "(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor",
-        "rms_norm": "(Tensor x, Tensor weight, float eps) -> Tensor",
-        "fused_add_rms_norm": "(Tensor x, Tensor residual, Tensor weight, float eps) -> (Tensor, Tensor)",
-        "qk_norm": "(Tensor qkv, Tensor q_weight, Tensor k_weight, float eps, int num_heads, int num_kv_heads) "
-        "-> Tensor",
-        "rotary_embedding": "(Tensor positions, Tensor qkv, Tensor cos_sin_cache, int num_heads, "
-        "int num_kv_heads, bool interleaved=False) -> Tensor",
-        "silu_and_mul": "(Tensor x) -> Tensor",
-        "gelu_and_mul": "(Tensor x) -> Tensor",
-        "gelu_tanh_and_mul": "(Tensor x) -> Tensor",
-        "paged_attention": "(Tensor query, Tensor kv_cache, Tensor block_table, int[] query_start, "
-        "int[] seq_lens, float scale, int num_kv_heads, int? sliding_window=None, float softcap=0.0) -> Tensor",
-    }
-)
 
 # A library's ops live as long as it does.
 _libraries: dict[str, Library] = {}
@@ -51,9 +31,9 @@ def define(namespace: str, op: str, functions: Mapping[str, Callable[[], Callabl
             tensors, as the spec says. Called at every call of the op, so it should remember its answer.
     """
     library = _libraries.setdefault(namespace, Library(namespace, "FRAGMENT"))
-    library.define(op + SCHEMAS[op])
+    library.define(op + SPECS[op].schema)
     library.impl(op, _Call(namespace, op, functions), "CPU")
-    register_fake(f"{namespace}::{op}", _FAKES[op], lib=library)
+    register_fake(f"{namespace}::{op}", SPECS[op].fake, lib=library)
 
 
 class _Call:
@@ -64,7 +44,7 @@ class _Call:
     ) -> None:
         self._name = f"torch.ops.{namespace}.{op}"
         self._functions = functions
-        names = [part.split("=")[0].split()[-1] for part in _parameters(SCHEMAS[op])]
+        names = [part.split("=")[0].split()[-1] for part in _parameters(SPECS[op].schema)]
         self._overwrites = [name in SPECS[op].overwrites for name in names]
 
     def __call__(self, *args: Any) -> Any:
@@ -109,28 +89,3 @@ def _dtype(args: tuple[Any, ...]) -> str:
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             return str(value.dtype).removeprefix("torch.")
     return "no floating-point dtype"
-
-
-def _like(first: torch.Tensor, *_: Any) -> torch.Tensor:
-    return first.new_empty(first.shape)
-
-
-def _gated(x: torch.Tensor) -> torch.Tensor:
-    return x.new_empty((*x.shape[:-1], x.shape[-1] // 2))
-
-
-# What torch.compile runs in place of an op: results of the right shape and dtype.
-_FAKES: Mapping[str, Callable[..., Any]] = {
-    "embedding": lambda ids, weight: weight.new_empty((*ids.shape, weight.shape[-1])),
-    "linear": lambda x, weight, bias=None: x.new_empty((*x.shape[:-1], weight.shape[0])),
-    "rms_norm": _like,
-    "fused_add_rms_norm": lambda x, residual, weight, eps: (_like(x), _like(residual)),
-    "qk_norm": _like,
-    "rotary_embedding": lambda positions, qkv, *_, **__: _like(qkv),
-    "silu_and_mul": _gated,
-    "gelu_and_mul": _gated,
-    "gelu_tanh_and_mul": _gated,
-    "paged_attention": lambda query, kv_cache, *_: query.new_empty(
-        (query.shape[0], query.shape[1] * query.shape[2])
-    ),
-}

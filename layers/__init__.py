@@ -3,9 +3,9 @@
 Importing this package imports torch, MindSpore and vLLM, so it happens where a model is built.
 """
 
-import torch  # noqa: F401  isort: skip  # first: one OpenMP runtime then serves torch and MindSpore
+import torch  # noqa: F401  first: one OpenMP runtime then serves torch and MindSpore
 
-from mszoo.layers.activation import GatedActivation
+from mszoo.layers.activation import Activation, GatedActivation
 from mszoo.layers.attention import Attention, EncoderAttention
 from mszoo.layers.embedding import (
     LogitsProcessor,
@@ -14,7 +14,6 @@ from mszoo.layers.embedding import (
     lm_head,
     token_embedding,
 )
-from mszoo.layers.fused import FusedDecoder, FusedDecoderLayer
 from mszoo.layers.linear import (
     WholeLinear,
     apply_linear,
@@ -24,30 +23,24 @@ from mszoo.layers.linear import (
     qkv_linear,
     row_linear,
 )
-from mszoo.layers.mla import LatentAttention
 from mszoo.layers.model import CausalLM, Encoder, Module, ModuleList, current_model_config, lora_is_enabled
 from mszoo.layers.moe import Experts, TopKRouter
 from mszoo.layers.norm import GemmaRMSNorm, LayerNorm, QKNorm, RMSNorm
-from mszoo.layers.parts import Parts
-from mszoo.layers.rotary import InterleavedRotaryEmbedding, RotaryEmbedding
+from mszoo.layers.rotary import RotaryEmbedding
 
 __all__ = [
+    "Activation",
     "Attention",
     "CausalLM",
     "Encoder",
     "EncoderAttention",
     "Experts",
-    "FusedDecoder",
-    "FusedDecoderLayer",
     "GatedActivation",
     "GemmaRMSNorm",
-    "InterleavedRotaryEmbedding",
-    "LatentAttention",
     "LayerNorm",
     "LogitsProcessor",
     "Module",
     "ModuleList",
-    "Parts",
     "QKNorm",
     "RMSNorm",
     "RotaryEmbedding",

@@ -17,13 +17,13 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from vllm.config import CompilationConfig, get_current_vllm_config
-from vllm.logger import init_logger
 
-import mindspore as ms  # isort: skip
-from mszoo.kernels import dispatch  # isort: skip
-from mszoo.kernels.exchange import TORCH_DTYPE, to_mindspore  # isort: skip
-from mszoo.registry.errors import PluginError  # isort: skip
+from mszoo.kernels import dispatch
+from mszoo.kernels.exchange import TORCH_DTYPE, to_mindspore
+from mszoo.layers.seam import CompilationConfig, get_current_vllm_config, init_logger
+from mszoo.registry.errors import PluginError
+
+import mindspore as ms
 
 logger = init_logger("vllm.mszoo.layers")
 
@@ -105,7 +105,12 @@ def building_with(replacements: Replacements) -> Iterator[None]:
 
 
 def replace_cells(
-    network: ms.nn.Cell, model: torch.nn.Module, *, name_of: Callable[[str], str] = str, prefix: str = ""
+    network: ms.nn.Cell,
+    model: torch.nn.Module,
+    *,
+    name_of: Callable[[str], str] = str,
+    prefix: str = "",
+    required: Collection[str] = (),
 ) -> tuple[Replaced, ...]:
     """Replace the cells that the records in effect name, outermost first, and give every weight to ``model``.
 
@@ -114,16 +119,18 @@ def replace_cells(
         model: gets the modules and parameters, under their checkpoint names.
         name_of: from a cell's path in ``network`` to the checkpoint's name of the module.
         prefix: prepended to the names that replacements get.
+        required: classes of cells, as ``module:Class``, that the model can't be served with.
 
     Returns:
         What was replaced. The network computes with it from now on.
 
     Raises:
+        CellStays: a replacement of a required class is not for one of its cells.
         PluginError: a replacement can't be loaded.
         RefusalError: a replacement can't honour what the model is.
         TypeError: a parameter has a dtype that torch lacks.
     """
-    work = _Work(model, _current.get(), name_of, f"{prefix}." if prefix else "")
+    work = _Work(model, _current.get(), name_of, f"{prefix}." if prefix else "", required)
     work.visit(network, "")
     for (cell, replacement), count in Counter(
         (item.cell, item.replacement) for item in work.replaced
@@ -146,7 +153,8 @@ def forget_layers(config: CompilationConfig, known: Collection[str]) -> None:
     config.static_all_moe_layers[:] = [name for name in config.static_all_moe_layers if name in known]
 
 
-def _kind(cell: ms.nn.Cell) -> str:
+def kind_of(cell: ms.nn.Cell) -> str:
+    """Return a cell's class as ``module:Class``."""
     return f"{type(cell).__module__}:{type(cell).__qualname__}"
 
 
@@ -154,9 +162,15 @@ class _Work:
     """One walk through a network."""
 
     def __init__(
-        self, model: torch.nn.Module, replacements: Replacements, name_of: Callable[[str], str], dot: str
+        self,
+        model: torch.nn.Module,
+        replacements: Replacements,
+        name_of: Callable[[str], str],
+        dot: str,
+        required: Collection[str],
     ) -> None:
         self.model, self.replacements, self.name_of, self.dot = model, replacements, name_of, dot
+        self.required = required
         self.replaced: list[Replaced] = []
         # A cell or parameter that the network holds in two places (tied weights) stays one.
         self._seats: dict[int, Seat | None] = {}
@@ -178,7 +192,7 @@ class _Work:
         self._adopt(cell, path)
 
     def _replace(self, cell: ms.nn.Cell, name: str) -> Seat | None:
-        kind = _kind(cell)
+        kind = kind_of(cell)
         found = self.replacements.get(kind)
         if found is None:
             return None
@@ -187,6 +201,8 @@ class _Work:
         try:
             module = found.load()(cell, prefix=self.dot + name)
         except CellStays as reason:
+            if kind in self.required:
+                raise
             logger.info_once("mszoo: %s stays: %s", kind, reason)
             forget_layers(config, known)
             return None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from vllm.model_executor.layers.logits_processor import LogitsProcessor
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
-import mindspore as ms  # isort: skip
-from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
-from mszoo.layers.methods import quant_config  # isort: skip
+from mszoo.kernels.exchange import to_mindspore, to_torch
+from mszoo.layers.methods import quant_config
+from mszoo.layers.seam import LogitsProcessor, ParallelLMHead, VocabParallelEmbedding
+
+import mindspore as ms
 
 __all__ = ["LogitsProcessor", "TokenEmbedding", "apply_embedding", "lm_head", "token_embedding"]
 
@@ -19,8 +19,10 @@ class TokenEmbedding(VocabParallelEmbedding):
     def __init__(self, vocab_size: int, hidden_size: int, *, prefix: str) -> None:
         super().__init__(vocab_size, hidden_size, quant_config=quant_config(), prefix=prefix)
 
-    def forward(self, input: ms.Tensor) -> ms.Tensor:
-        """Look up."""
+    def forward(self, input: ms.Tensor | torch.Tensor) -> ms.Tensor | torch.Tensor:
+        """Look up; a torch tensor comes from a draft model of vLLM's that shares the table, and goes back to it."""
+        if isinstance(input, torch.Tensor):
+            return super().forward(input)
         ids = to_torch(input)
         return to_mindspore(super().forward(ids.reshape(-1)).view(*ids.shape, -1))
 

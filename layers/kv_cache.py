@@ -7,18 +7,21 @@ networks attend through :class:`mszoo.layers.Attention` there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-from vllm.config import get_current_vllm_config
-from vllm.forward_context import get_forward_context
-from vllm.model_executor.layers.attention import Attention as VllmAttention
 
-import mindspore as ms  # isort: skip
-from mszoo.kernels.exchange import to_mindspore  # isort: skip
-from mszoo.registry.errors import RefusalError  # isort: skip
+from mszoo.kernels.exchange import to_mindspore
+from mszoo.layers.seam import VllmAttention, get_current_vllm_config, get_forward_context
+from mszoo.registry.errors import RefusalError
+
+import mindspore as ms
+
+#: Tokens of a block where there is no cache yet: vllm-ascend's.
+_BLOCK = 128
 
 
 class KVCache(VllmAttention):
@@ -98,6 +101,39 @@ class Sequences:
     def are_new(self) -> bool:
         """Whether none has tokens from earlier steps; the device is asked once."""
         return not bool(self.context_lens.any())
+
+
+def whole_step(
+    tokens: int, longest: int, caches: Sequence[KVCache], device: torch.device
+) -> tuple[Sequences, list[tuple[ms.Tensor, ms.Tensor]]]:
+    """Return new sequences and pages for a step that vLLM takes without any, to see how much memory it needs.
+
+    Layers of one shape share their pages, since nobody reads them later.
+
+    Args:
+        tokens: T of the step.
+        longest: tokens of a sequence at most.
+        caches: by layer.
+        device: of the tensors.
+
+    Returns:
+        The sequences, and by layer the pages as of :meth:`KVCache.key_value`.
+    """
+    lens = torch.tensor([longest] * (tokens // longest) + [tokens % longest] * (tokens % longest > 0))
+    per_sequence = -(-longest // _BLOCK)
+    per_block = per_sequence * _BLOCK
+    places = torch.cat([torch.arange(count) + row * per_block for row, count in enumerate(lens.tolist())])
+    tables = torch.arange(len(lens) * per_sequence).view(len(lens), -1)
+    query_lens, block_tables, slots = (item.to(device, torch.int32) for item in (lens, tables, places))
+    shared: dict[tuple[int, int], tuple[ms.Tensor, ms.Tensor]] = {}
+    for cache in caches:
+        heads = cache.num_kv_heads, cache.head_size
+        if heads not in shared:
+            shape, dtype = (tables.numel(), _BLOCK, *heads), cache.kv_cache_torch_dtype
+            key, value = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+            shared[heads] = to_mindspore(key), to_mindspore(value)
+    pages = [shared[cache.num_kv_heads, cache.head_size] for cache in caches]
+    return Sequences(query_lens, query_lens, block_tables, slots), pages
 
 
 def current_sequences(layer_name: str) -> Sequences | None:

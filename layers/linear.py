@@ -7,19 +7,20 @@ vLLM's. Who multiplies is decided in :mod:`mszoo.layers.methods`.
 from __future__ import annotations
 
 import torch
-from vllm.distributed import get_tensor_model_parallel_world_size
-from vllm.model_executor.layers.linear import (
+
+from mszoo.kernels.exchange import to_mindspore, to_torch
+from mszoo.layers.methods import quant_config
+from mszoo.layers.seam import (
     ColumnParallelLinear,
     MergedColumnParallelLinear,
     QKVParallelLinear,
     ReplicatedLinear,
     RowParallelLinear,
+    get_tensor_model_parallel_world_size,
 )
+from mszoo.registry.errors import RefusalError
 
-import mindspore as ms  # isort: skip
-from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
-from mszoo.layers.methods import quant_config  # isort: skip
-from mszoo.registry.errors import RefusalError  # isort: skip
+import mindspore as ms
 
 
 class WholeLinear(ReplicatedLinear):

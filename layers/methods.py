@@ -10,28 +10,25 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from vllm import _custom_ops
-from vllm.config import get_current_vllm_config
-from vllm.logger import init_logger
-from vllm.model_executor.layers.fused_moe.config import FusedMoEConfig
-from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
-from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
-from vllm.model_executor.layers.linear import (
+
+from mszoo.kernels import dispatch
+from mszoo.kernels.exchange import ParameterView, move_to_mindspore, to_mindspore, to_torch
+from mszoo.layers.seam import (
     LinearBase,
+    ParallelLMHead,
+    QuantizationConfig,
+    QuantizeMethodBase,
+    RoutedExperts,
+    UnquantizedEmbeddingMethod,
+    UnquantizedFusedMoEMethod,
     UnquantizedLinearMethod,
+    VocabParallelEmbedding,
+    cpu_backend,
+    current_platform,
+    get_current_vllm_config,
+    init_logger,
     register_weight_loader_v2_supported_method,
 )
-from vllm.model_executor.layers.quantization.base_config import QuantizationConfig, QuantizeMethodBase
-from vllm.model_executor.layers.utils import check_cpu_sgl_kernel
-from vllm.model_executor.layers.vocab_parallel_embedding import (
-    ParallelLMHead,
-    UnquantizedEmbeddingMethod,
-    VocabParallelEmbedding,
-)
-from vllm.platforms import current_platform
-
-from mszoo.kernels import dispatch  # isort: skip
-from mszoo.kernels.exchange import ParameterView, move_to_mindspore, to_mindspore, to_torch  # isort: skip
 
 logger = init_logger("vllm.mszoo.layers")
 
@@ -90,7 +87,7 @@ class MindSporeHeadMethod(_MindSporeProduct, UnquantizedEmbeddingMethod):
 class MindSporeExpertsMethod(UnquantizedFusedMoEMethod):
     """Experts with MindSpore's products, one expert after the other, on weights that stay as they were loaded."""
 
-    def __init__(self, moe: FusedMoEConfig) -> None:
+    def __init__(self, moe: Any) -> None:
         super().__init__(moe)
         kernels = dispatch.current()
         self._linear = kernels.function("linear")
@@ -124,6 +121,17 @@ class MindSporeExpertsMethod(UnquantizedFusedMoEMethod):
             output.index_add_(0, tokens, computed * topk_weights[tokens, rank, None].to(x.dtype))
         return output
 
+    def apply_monolithic(
+        self,
+        layer: RoutedExperts,
+        x: torch.Tensor,
+        router_logits: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Route and apply: vLLM 0.23 leaves routing to the method on CPU, later ones do it themselves."""
+        weights, experts = layer.router.select_experts(x, router_logits)
+        return self.apply(layer, x, weights, experts, None, None)
+
 
 class CpuTableMethod(UnquantizedEmbeddingMethod):
     """The token embedding with torch's look-up, on a weight that stays as it was loaded.
@@ -155,6 +163,8 @@ class MindSporeTableMethod(CpuTableMethod):
 
     def embedding(self, layer: torch.nn.Module, input_: torch.Tensor) -> torch.Tensor:
         """Return the rows of the weight that ``input_`` names: [T] -> [T, hidden]."""
+        if torch.compiler.is_compiling():  # a draft model of vLLM's, which shares the table: torch's look-up
+            return super().embedding(layer, input_)
         return to_torch(self._embedding(to_mindspore(input_), self._table.of(layer.weight)))
 
 
@@ -169,15 +179,20 @@ class CpuLinearMethod(UnquantizedLinearMethod):
     def __init__(self) -> None:
         super().__init__()
         self.handler: Any = None
+        self._multiply: Any = None
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
         """Pack the weight for oneDNN and free the raw one, where vLLM would do so."""
-        rows, columns = layer.weight.shape
-        if current_platform.is_zen_cpu() or check_cpu_sgl_kernel(rows, columns, layer.weight.dtype):
+        backend = cpu_backend()
+        if (
+            backend is None
+            or current_platform.is_zen_cpu()
+            or backend.check_cpu_sgl_kernel(*layer.weight.shape, layer.weight.dtype)
+        ):
             super().process_weights_after_loading(layer)
             return
         try:
-            self.handler = _custom_ops.create_onednn_mm(layer.weight.t(), 32)
+            self.handler, self._multiply = backend.pack(layer.weight), backend.multiply
         except RuntimeError:  # no oneDNN kernel on this processor: vLLM says so and multiplies by torch
             super().process_weights_after_loading(layer)
             return
@@ -189,7 +204,7 @@ class CpuLinearMethod(UnquantizedLinearMethod):
         """Return ``x @ weight.T + bias``: [T, in] -> [T, out]."""
         if self.handler is None:
             return super().apply(layer, x, bias)
-        return _custom_ops.onednn_mm(self.handler, x, bias)
+        return self._multiply(self.handler, x, bias)  # type: ignore[no-any-return]
 
 
 class _Methods(QuantizationConfig):

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
-from vllm.config import ModelConfig, get_current_vllm_config
 
-import mindspore as ms  # isort: skip
-from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
-from mszoo.layers import weights as _weights  # isort: skip
-from mszoo.layers.embedding import LogitsProcessor, apply_embedding  # isort: skip
+from mszoo.kernels.exchange import to_mindspore, to_torch
+from mszoo.layers import weights as _weights
+from mszoo.layers.embedding import LogitsProcessor, apply_embedding
+from mszoo.layers.seam import ModelConfig, get_current_vllm_config
+
+import mindspore as ms
 
 #: The base class of a model's parts. vLLM finds layers (for LoRA, quantization, loading) by walking modules.
-Module = torch.nn.Module
-ModuleList = torch.nn.ModuleList
+Module: TypeAlias = torch.nn.Module
+ModuleList: TypeAlias = torch.nn.ModuleList
+
+
+def outside_the_tree(module: Any, **values: Any) -> None:
+    """Set attributes of a torch module, or of a MindSpore cell, past its registration of modules and parameters.
+
+    A module that is known by two names in the tree would have its weights twice in the checkpoint, and a network of
+    cells that computes on views of the tree's weights has no place in it.
+    """
+    module.__dict__.update(values)
 
 
 def current_model_config() -> ModelConfig:
@@ -36,10 +46,11 @@ class Model(Module, ABC):
     config, and builds its parts from mszoo.layers under the names that its checkpoints use.
     """
 
-    #: Checkpoint modules that one layer fuses. The adapter's record declares the same for vLLM.
+    #: Checkpoint modules that one layer fuses, as the adapter's record says; whoever builds the model sets it.
     packed_modules_mapping: Mapping[str, Sequence[str]] = {}
 
     config: Any
+    _expected: dict[str, _weights.Expected] | None = None
 
     @abstractmethod
     def forward(
@@ -58,8 +69,14 @@ class Model(Module, ABC):
         """Return the embeddings of token ids: [T] -> [T, hidden]."""
 
     def expected_tensors(self) -> dict[str, _weights.Expected]:
-        """Return, by checkpoint name, every tensor that the model needs."""
-        return _weights.expected_tensors(self, self.packed_modules_mapping)
+        """Return, by checkpoint name, every tensor that the model needs.
+
+        Asked for first when the model is built: later vLLM puts LoRA layers in place of its layers, and packs
+        weights, and a reload of the weights still needs the same tensors.
+        """
+        if self._expected is None:
+            self._expected = _weights.expected_tensors(self, self.packed_modules_mapping)
+        return self._expected
 
     def checkpoint_name(self, name: str, expected: Collection[str]) -> str:
         """Return by which name ``expected`` has a checkpoint's tensor, where checkpoints call it in several ways.
@@ -70,6 +87,14 @@ class Model(Module, ABC):
         """
         del expected
         return name
+
+    def expected_name(self, name: str, expected: Collection[str]) -> str:
+        """Return by which name ``expected`` has a checkpoint's tensor, older names of it included.
+
+        Args:
+            name, expected: as of :meth:`checkpoint_name`.
+        """
+        return name if name in expected else self.checkpoint_name(_weights.modern_name(name), expected)
 
     def unused_tensors(self) -> tuple[str, ...]:
         """Return names that a checkpoint may hold without the model using them."""
@@ -82,7 +107,7 @@ class Model(Module, ABC):
             CheckpointError: a tensor is unknown or has the wrong shape.
         """
         expected = self.expected_tensors()
-        named = ((self.checkpoint_name(name, expected), tensor) for name, tensor in weights)
+        named = ((self.expected_name(name, expected), tensor) for name, tensor in weights)
         return _weights.load(self, expected, named, self.unused_tensors())
 
 
@@ -93,11 +118,6 @@ class CausalLM(Model):
     writes :meth:`forward`.
     """
 
-    packed_modules_mapping: Mapping[str, Sequence[str]] = {
-        "qkv_proj": ("q_proj", "k_proj", "v_proj"),
-        "gate_up_proj": ("gate_proj", "up_proj"),
-    }
-
     model: Any
     lm_head: Module
     logits_processor: LogitsProcessor
@@ -106,9 +126,17 @@ class CausalLM(Model):
         """Return the embeddings of token ids: [T] -> [T, hidden]."""
         return apply_embedding(self.model.embed_tokens, input_ids)
 
+    @property
+    def output_projection(self) -> torch.nn.Module:
+        """What makes logits of hidden states, or what vLLM put in its place."""
+        return self.lm_head
+
     def compute_logits(self, hidden_states: ms.Tensor) -> ms.Tensor | None:
         """Return logits [T, vocab] of hidden states [T, hidden]; None on ranks that don't gather them."""
-        logits = self.logits_processor(self.lm_head, to_torch(hidden_states))
+        head, processor = self.output_projection, self.logits_processor
+        if _lora_is_idle(processor, hidden_states.shape[0]):
+            head, processor = getattr(head, "base_layer", head), processor.base_layer
+        logits = processor(head, to_torch(hidden_states), getattr(head, "bias", None))
         return None if logits is None else to_mindspore(logits)
 
     def unused_tensors(self) -> tuple[str, ...]:
@@ -116,10 +144,19 @@ class CausalLM(Model):
         return ("lm_head.weight",) if getattr(self.config, "tie_word_embeddings", False) else ()
 
 
+def _lora_is_idle(processor: Any, rows: int) -> bool:
+    """Say whether what vLLM put in the place of a logits processor would add nothing, and can't take these rows.
+
+    It knows the adapter of each token that is sampled, and fails on a prompt's tokens, whose logits are asked for
+    prompt_logprobs. Where no adapter has anything for the output projection, what it replaced is as good.
+    """
+    if not hasattr(processor, "base_layer") or rows == processor.punica_wrapper.sampler_indices.shape[0]:
+        return False
+    return not processor.lora_a_stacked.any()
+
+
 class Encoder(Model):
     """An encoder: its tokens see all tokens of their sequence, and vLLM pools its hidden states.
 
     The adapter's record says with ``pooling`` how. A subclass attends with :class:`mszoo.layers.EncoderAttention`.
     """
-
-    packed_modules_mapping: Mapping[str, Sequence[str]] = {"qkv_proj": ("query", "key", "value")}

@@ -7,19 +7,25 @@ vLLM shards every expert over ranks and multiplies all of them in one kernel. Wh
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from vllm.config import get_current_vllm_config
-from vllm.model_executor.layers.fused_moe.experts.cpu_moe import CPUUnquantizedExperts
-from vllm.model_executor.layers.fused_moe.layer import FusedMoEFactory
-from vllm.model_executor.layers.linear import ReplicatedLinear
 
-import mindspore as ms  # isort: skip
-from mszoo.kernels import dispatch  # isort: skip
-from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
-from mszoo.layers.methods import quant_config  # isort: skip
-from mszoo.layers.weights import Expected  # isort: skip
-from mszoo.registry.errors import RefusalError  # isort: skip
+from mszoo.kernels import dispatch
+from mszoo.kernels.exchange import to_mindspore, to_torch
+from mszoo.layers.methods import quant_config
+from mszoo.layers.seam import (
+    FusedMoEFactory,
+    ReplicatedLinear,
+    cpu_backend,
+    experts_context,
+    get_current_vllm_config,
+    routed_experts_of,
+)
+from mszoo.layers.weights import Expected
+from mszoo.registry.errors import RefusalError
+
+import mindspore as ms
 
 #: The activations of vLLM's fused layer, by Hugging Face's names.
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
@@ -32,13 +38,14 @@ class TopKRouter(ReplicatedLinear):
 
     Args:
         hidden_size, num_experts: sizes of the weight.
-        per_token: how many experts a token gets.
-        scores: what makes scores of logits: "softmax" or "sigmoid".
-        normalized: the weights of a token's experts add up to 1.
-        scale: multiplies the weights.
-        bias: experts are chosen by their scores and a bias, ``e_score_correction_bias``; their weights are scores.
-        groups, groups_per_token: a token's experts are of those groups whose two best experts are the best
-            (DeepSeek-V3's routing).
+        top_k: how many experts a token gets.
+        scoring_func: what makes scores of logits: "softmax" or "sigmoid".
+        renormalize: the weights of a token's experts are made to add up to 1.
+        routed_scaling_factor: multiplies the weights.
+        correction_bias: experts are chosen by their scores and a bias, ``e_score_correction_bias``; their weights
+            are scores.
+        num_expert_group, topk_group: a token's experts are of the ``topk_group`` groups whose two best experts are
+            the best (DeepSeek-V3's routing).
         prefix: its name.
     """
 
@@ -46,14 +53,14 @@ class TopKRouter(ReplicatedLinear):
         self,
         hidden_size: int,
         num_experts: int,
-        per_token: int,
+        top_k: int,
         *,
-        scores: str = "softmax",
-        normalized: bool = True,
-        scale: float = 1.0,
-        bias: bool = False,
-        groups: int = 1,
-        groups_per_token: int = 1,
+        scoring_func: str = "softmax",
+        renormalize: bool = True,
+        routed_scaling_factor: float = 1.0,
+        correction_bias: bool = False,
+        num_expert_group: int = 1,
+        topk_group: int = 1,
         prefix: str,
     ) -> None:
         super().__init__(
@@ -66,27 +73,41 @@ class TopKRouter(ReplicatedLinear):
             return_bias=False,
         )
         self.e_score_correction_bias: torch.nn.Parameter | None = None
-        if bias:
+        if correction_bias:
             zeros = torch.zeros(num_experts, dtype=torch.float32)
             self.e_score_correction_bias = torch.nn.Parameter(zeros, requires_grad=False)
-        self.per_token = per_token
-        self._of_logits: Callable[..., torch.Tensor] = {"softmax": torch.softmax, "sigmoid": _sigmoid}[scores]
-        self._normalized, self._scale = normalized, scale
-        self._groups, self._groups_per_token = groups, groups_per_token
-        self._best_logits_decide = scores == "softmax" and normalized and groups == 1 and not bias
+        self.top_k = top_k
+        known: dict[str, Callable[..., torch.Tensor]] = {"softmax": torch.softmax, "sigmoid": _sigmoid}
+        if scoring_func not in known:
+            raise RefusalError(
+                "config.json",
+                f"scoring_func={scoring_func!r} is not known",
+                f"Known functions: {', '.join(known)}",
+            )
+        self._scores_of = known[scoring_func]
+        self._renormalize, self._scale = renormalize, routed_scaling_factor
+        self._groups, self._topk_group = num_expert_group, topk_group
+        self._best_logits_decide = (
+            scoring_func == "softmax" and renormalize and num_expert_group == 1 and not correction_bias
+        )
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """[T, hidden] -> weights [T, k] float32, experts [T, k]."""
         logits = super().forward(x.float())
         if self._best_logits_decide:  # the same weights in two ops instead of five
-            best, chosen = logits.topk(self.per_token, -1, sorted=False)
+            best, chosen = logits.topk(self.top_k, -1, sorted=False)
             return self._scaled(best.softmax(-1)), chosen
-        scores = self._of_logits(logits, -1)
-        chosen = self._preference(scores).topk(self.per_token, -1, sorted=False)[1]
+        scores = self._scores_of(logits, -1)
+        chosen = self._preference(scores).topk(self.top_k, -1, sorted=False)[1]
         weights = scores.gather(1, chosen)
-        if self._normalized:
+        if self._renormalize:
             weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
         return self._scaled(weights), chosen
+
+    def choose(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what vLLM's fused layer wants of routing: weights [T, k] float32, experts [T, k] int32."""
+        weights, chosen = self(x)
+        return weights, chosen.int()
 
     def _scaled(self, weights: torch.Tensor) -> torch.Tensor:
         return weights if self._scale == 1.0 else weights * self._scale
@@ -97,7 +118,7 @@ class TopKRouter(ReplicatedLinear):
         if self._groups == 1:
             return biased
         grouped = biased.unflatten(-1, (self._groups, -1))
-        best = grouped.topk(2, -1)[0].sum(-1).topk(self._groups_per_token, -1, sorted=False)[1]
+        best = grouped.topk(2, -1)[0].sum(-1).topk(self._topk_group, -1, sorted=False)[1]
         kept = torch.zeros(grouped.shape[:2], dtype=torch.bool).scatter_(1, best, True)
         return grouped.masked_fill(~kept[..., None], 0.0).flatten(1)
 
@@ -136,7 +157,8 @@ class Experts(torch.nn.Module):
                 f"hidden_act is {hidden_act!r}, and experts have {', '.join(_ACTIVATIONS)}",
                 "Serve the model with another implementation",
             )
-        self._experts = router.output_size
+        self._experts, self._choose = router.output_size, router.choose
+        self._context = experts_context(get_current_vllm_config())
         self._size = hidden_size, intermediate_size
         self._names, self._stacked = names, stacked
         by_vllm = dispatch.current().by_vllm("linear")
@@ -149,11 +171,11 @@ class Experts(torch.nn.Module):
         try:
             self.fused = FusedMoEFactory(
                 num_experts=self._experts,
-                top_k=router.per_token,
+                top_k=router.top_k,
                 hidden_size=hidden_size,
                 intermediate_size=intermediate_size,
                 activation=_ACTIVATIONS[hidden_act],
-                custom_routing_function=lambda hidden_states, **_: router(hidden_states),
+                custom_routing_function=lambda hidden_states, **_: router.choose(hidden_states),
                 quant_config=quant_config(),
                 prefix=prefix,
             )
@@ -170,8 +192,9 @@ class Experts(torch.nn.Module):
         kernel = self._kernel()
         if kernel is None:
             # The router sees the hidden states; vLLM passes on "logits" without looking at them.
-            return to_mindspore(self.fused(hidden_states, hidden_states))
-        experts, nothing = self.fused.routed_experts, hidden_states.new_empty(0)
+            with self._context():
+                return to_mindspore(self.fused(hidden_states, hidden_states))
+        (experts, _), nothing = routed_experts_of(self.fused), hidden_states.new_empty(0)
         weights, chosen = self.fused.router.select_experts(
             hidden_states, hidden_states, topk_indices_dtype=torch.int32
         )
@@ -195,20 +218,34 @@ class Experts(torch.nn.Module):
         )
         return to_mindspore(output)
 
-    def _kernel(self) -> CPUUnquantizedExperts | None:
+    @property
+    def hidden_size(self) -> int:
+        """Width of what comes in and goes out."""
+        return self._size[0]
+
+    def choose(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Route: [T, hidden] -> weights [T, k] float32, experts [T, k] int32."""
+        return self._choose(hidden_states)
+
+    def _kernel(self) -> Any:
         """Return vLLM's kernel where its layer does nothing else beside routing: one rank has all experts.
 
         The way through the layer takes as long as the kernel does for one token.
         """
-        kernel = getattr(self.fused.routed_experts.quant_method.moe_kernel, "fused_experts", None)
+        backend = cpu_backend()
         parallel = self.fused.moe_config.moe_parallel_config
-        alone = parallel.tp_size == parallel.ep_size == parallel.dp_size == parallel.pcp_size == 1
-        return kernel if isinstance(kernel, CPUUnquantizedExperts) and alone else None
+        if backend is None or any(
+            size > 1 for size in (parallel.tp_size, parallel.ep_size, parallel.dp_size, parallel.pcp_size)
+        ):
+            return None
+        return backend.experts_kernel(routed_experts_of(self.fused)[0])
 
     def checkpoint_tensors(self, name: str) -> dict[str, Expected]:
         """See :class:`mszoo.layers.weights.HasOwnTensors`."""
         hidden_size, intermediate_size = self._size
-        w13, w2 = (f"{name}.fused.routed_experts.{weight}_weight" for weight in ("w13", "w2"))
+        owner = routed_experts_of(self.fused)[1]
+        prefix = f"{name}.fused.{owner}." if owner else f"{name}.fused."
+        w13, w2 = f"{prefix}w13_weight", f"{prefix}w2_weight"
         if self._stacked is not None:
             gate_up, down = (name.rpartition(".")[0] + f".{stack}.weight" for stack in self._stacked)
             return {

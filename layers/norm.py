@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-import mindspore as ms  # isort: skip
-from mszoo.kernels import dispatch  # isort: skip
-from mszoo.kernels.exchange import ParameterView, to_mindspore, to_torch  # isort: skip
+from mszoo.kernels import dispatch
+from mszoo.kernels.exchange import ParameterView, to_mindspore, to_torch
+
+import mindspore as ms
 
 
 class RMSNorm(torch.nn.Module):
@@ -84,19 +85,17 @@ class LayerNorm(torch.nn.Module):
             self.weight = torch.nn.Parameter(torch.ones(hidden_size), requires_grad=False)
         if bias:
             self.bias = torch.nn.Parameter(torch.zeros(hidden_size), requires_grad=False)
-        self._by_mindspore = dispatch.current().base == "mindspore"
+        self._layer_norm = dispatch.current().function("layer_norm")
+        self._views = ParameterView(), ParameterView()
 
     def forward(self, x: ms.Tensor) -> ms.Tensor:
         """Return ``norm(x)``: [T, N]."""
-        if not self._by_mindspore:
-            return to_mindspore(self.of(to_torch(x)))
-        # MindSpore's CPU backend has no layer_norm.
-        centred = x - ms.ops.mean(x, -1, True)
-        normed = centred * ms.ops.rsqrt(ms.ops.mean(centred * centred, -1, True) + self.eps)
-        weight = self.scale()
-        if weight is not None:
-            normed = normed * to_mindspore(weight)
-        return normed if self.bias is None else normed + to_mindspore(self.bias)
+        weight_view, bias_view = self._views
+        weight, bias = self.weight, None if self.bias is None else bias_view.of(self.bias)
+        if weight is None:
+            return self._layer_norm(x, None, bias, self.eps)
+        scale = to_mindspore(weight + self.offset) if self.offset else weight_view.of(weight)
+        return self._layer_norm(x, scale, bias, self.eps)
 
     def of(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``norm(x)`` of a tensor of torch's, by torch: [..., N]."""
@@ -107,29 +106,55 @@ class LayerNorm(torch.nn.Module):
         return self.weight + self.offset if self.weight is not None and self.offset else self.weight
 
 
-#: The norms that a compiled layer knows.
-Norm = RMSNorm | GemmaRMSNorm | LayerNorm
-
-
-class QKNorm(torch.nn.Module):
-    """The norms of query and key heads, applied inside the fused ``qkv``.
+class HeadNorm(torch.nn.Module):
+    """Norm of mean and variance over each head, by a weight of its own, in tensors of all heads: [T, H D].
 
     Args:
-        q_norm: the module that owns the query norm's weight [D].
-        k_norm: the module that owns the key norm's weight [D].
-        num_heads: query heads on this rank.
-        num_kv_heads: key/value heads on this rank.
+        num_heads, head_size: H and D.
+        eps: added to the variance.
+        listed: the checkpoint has a tensor [D] for each head, not one [H, D].
+    """
+
+    def __init__(self, num_heads: int, head_size: int, eps: float, *, listed: bool) -> None:
+        super().__init__()
+        self.width, self.eps, self._shape = num_heads * head_size, eps, (num_heads, head_size)
+        if listed:
+            self.norms = torch.nn.ModuleList(LayerNorm(head_size, eps, bias=False) for _ in range(num_heads))
+        else:
+            self.weight = torch.nn.Parameter(torch.ones(num_heads, head_size), requires_grad=False)
+        self._by_torch = dispatch.current().sums_by_torch
+        self._layer_norm = dispatch.current().function("layer_norm")
+
+    def forward(self, x: ms.Tensor) -> ms.Tensor:
+        """Return ``norm(x)``: [T, H D]."""
+        rows = to_mindspore(to_torch(x).view(-1, self._shape[1]))
+        normed = self._layer_norm(rows, None, None, self.eps)
+        weight = torch.stack([norm.weight for norm in self.norms]) if hasattr(self, "norms") else self.weight
+        if self._by_torch:
+            scaled = to_torch(normed).view(-1, *self._shape) * weight
+            return to_mindspore(scaled.view(-1, self.width))
+        return (normed.view(-1, *self._shape) * to_mindspore(weight)).view(-1, self.width)
+
+
+#: The norms that a decoder layer may have.
+Norm = RMSNorm | GemmaRMSNorm | LayerNorm | HeadNorm
+
+
+class QKNorm:
+    """The norms of query and key heads, applied inside the fused ``qkv``; the norms are modules of somebody else.
+
+    Args:
+        q_norm, k_norm: own the weights [D].
+        num_heads, num_kv_heads: query and key/value heads on this rank.
     """
 
     def __init__(self, q_norm: RMSNorm, k_norm: RMSNorm, num_heads: int, num_kv_heads: int) -> None:
-        super().__init__()
-        # Kept out of the module tree: the checkpoint names the norms, not this pair.
-        self.__dict__["_norms"] = (q_norm, k_norm)
+        self._norms = q_norm, k_norm
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
         self._views = ParameterView(), ParameterView()
         self._qk_norm = dispatch.current().function("qk_norm")
 
-    def forward(self, qkv: ms.Tensor) -> ms.Tensor:
+    def __call__(self, qkv: ms.Tensor) -> ms.Tensor:
         """Return ``qkv`` [T, (H + 2 G) D] with normed queries and keys; the input may be overwritten."""
         (q_norm, k_norm), (q_view, k_view) = self._norms, self._views
         return self._qk_norm(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import mindspore as ms  # isort: skip
-from mszoo.kernels import dispatch  # isort: skip
-from mszoo.kernels.exchange import to_torch  # isort: skip
+from mszoo.kernels import dispatch
+from mszoo.kernels.exchange import to_torch
+
+import mindspore as ms
 
 
 def stream_sum() -> Callable[..., ms.Tensor]:
@@ -15,7 +16,7 @@ def stream_sum() -> Callable[..., ms.Tensor]:
     With the ``cpu`` set torch adds, on the same memory: a sum by MindSpore in the middle of a step wakes its
     threads, which then keep the cores from vLLM's kernels, and the step takes three times as long.
     """
-    return _by_torch if dispatch.current().base == "cpu" else _by_mindspore
+    return _by_torch if dispatch.current().sums_by_torch else _by_mindspore
 
 
 def _by_torch(residual: ms.Tensor, x: ms.Tensor, multiplier: float = 1.0) -> ms.Tensor:

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-from vllm.config import get_current_vllm_config
 
-import mindspore as ms  # isort: skip
-from mszoo.kernels import dispatch  # isort: skip
-from mszoo.kernels.exchange import ParameterView, move_to_mindspore  # isort: skip
-from mszoo.registry.errors import RefusalError  # isort: skip
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from mszoo.kernels import dispatch
+from mszoo.kernels.exchange import ParameterView, move_to_mindspore
+from mszoo.layers.seam import get_current_vllm_config
+from mszoo.registry.errors import RefusalError
+
+import mindspore as ms
 
 #: Rope types whose frequencies do not depend on the length of the sequence at hand.
 _STATIC_TYPES = ("default", "linear", "llama3", "yarn")
+#: Those that change the keys of earlier tokens once a sequence passes a length, which a cache can't follow, and the
+#: field that has the length: up to there they are fixed.
+_FIXED_UP_TO = {"dynamic": "max_position_embeddings", "longrope": "original_max_position_embeddings"}
 
 #: The tables that layers use now; all layers of a model share one, a long context's takes megabytes.
 _tables: WeakValueDictionary[tuple[object, ...], torch.Tensor] = WeakValueDictionary()
 
 
 class RotaryEmbedding(torch.nn.Module):
-    """Rotates queries and keys by halves of a head, by a table of cosines and sines.
+    """Rotates queries and keys by a table of cosines and sines.
 
     The frequencies are those of Hugging Face's ``modeling_rope_utils``: a rope type differs from another only
     in the table.
@@ -36,13 +42,11 @@ class RotaryEmbedding(torch.nn.Module):
         max_position: ``max_position_embeddings`` of the config.
         rope_parameters: ``rope_parameters`` of the config (transformers 5): rope_type, rope_theta and the
             type's own.
+        is_neox_style: halves of a head turn (GPT-NeoX); otherwise pairs of neighbours (GPT-J).
 
     Raises:
         RefusalError: the rope type, or this length with it, has no right answer here.
     """
-
-    #: Whether pairs of neighbours turn instead of halves.
-    interleaved = False
 
     def __init__(
         self,
@@ -50,18 +54,23 @@ class RotaryEmbedding(torch.nn.Module):
         num_heads: int,
         num_kv_heads: int,
         max_position: int,
-        rope_parameters: dict[str, Any],
+        rope_parameters: Mapping[str, Any],
+        is_neox_style: bool = True,
     ) -> None:
         super().__init__()
+        self.is_neox_style = is_neox_style
+        rope_parameters = dict(rope_parameters)
         model_config = get_current_vllm_config().model_config
         positions = max(model_config.max_model_len, max_position)
         dtype = torch.get_default_dtype()
         key = json.dumps(rope_parameters, sort_keys=True), head_size, max_position, positions, dtype
         table = _tables.get(key)
         if table is None:
-            table = _tables[key] = _cos_sin_table(
-                head_size, max_position, rope_parameters, model_config.max_model_len, positions
-            ).to(dtype)
+            with torch.device("cpu"):  # Hugging Face's functions compute on the device that they are told
+                table = _cos_sin_table(
+                    head_size, max_position, rope_parameters, model_config.max_model_len, positions
+                )
+            table = _tables[key] = table.to(torch.get_default_device(), dtype)
             if dispatch.current().base == "mindspore":
                 move_to_mindspore(table)
         self.register_buffer("cos_sin_cache", table, persistent=False)
@@ -77,14 +86,8 @@ class RotaryEmbedding(torch.nn.Module):
             self._view.of(self.cos_sin_cache),
             self.num_heads,
             self.num_kv_heads,
-            self.interleaved,
+            not self.is_neox_style,
         )
-
-
-class InterleavedRotaryEmbedding(RotaryEmbedding):
-    """Rotates pairs of neighbours instead of halves."""
-
-    interleaved = True
 
 
 def _cos_sin_table(
@@ -94,24 +97,31 @@ def _cos_sin_table(
     rope_type = rope.get("rope_type", "default")
     rotary_size = int(head_size * rope.get("partial_rotary_factor", 1.0))
     scaling = 1.0
-    if rope_type == "dynamic" and max_model_len <= max_position:
-        rope_type = "default"  # up to max_position_embeddings the dynamic type is the default one
-    elif rope_type == "dynamic":
-        raise RefusalError(
-            "config.json",
-            f"rope_type='dynamic' changes the keys of earlier tokens once a sequence passes "
-            f"max_position_embeddings={max_position}, and max_model_len is {max_model_len}",
-            f"Serve with --max-model-len {max_position}",
-        )
-    if rope_type not in _STATIC_TYPES:
+    if rope_type not in (*_STATIC_TYPES, *_FIXED_UP_TO):
         raise RefusalError(
             "config.json",
             f"rope_type={rope_type!r} is not supported",
-            f"Supported types: {', '.join((*_STATIC_TYPES, 'dynamic'))}",
+            f"Supported types: {', '.join((*_STATIC_TYPES, *_FIXED_UP_TO))}",
         )
+    if rope_type in _FIXED_UP_TO:
+        field = _FIXED_UP_TO[rope_type]
+        longest = max_position if rope_type == "dynamic" else rope.get(field) or max_position
+        if max_model_len > longest:
+            raise RefusalError(
+                "config.json",
+                f"rope_type={rope_type!r} changes the keys of earlier tokens once a sequence passes "
+                f"{field}={longest}, and max_model_len is {max_model_len}",
+                f"Serve with --max-model-len {longest}",
+            )
+        positions = longest
+    theta = rope["rope_theta"]
+    if rope_type == "dynamic":  # up to there the default type, from another base where it gives one (Hunyuan)
+        rope_type = "default"
+        if rope.get("alpha"):
+            theta *= rope["alpha"] ** (head_size / (head_size - 2))
     if rope_type == "default":
         exponents = torch.arange(0, rotary_size, 2, dtype=torch.int64).float() / rotary_size
-        frequencies = 1.0 / (rope["rope_theta"] ** exponents)
+        frequencies = 1.0 / (theta**exponents)
     else:
         # The functions read a config; this is the part of it that they read.
         config = SimpleNamespace(
@@ -122,6 +132,15 @@ def _cos_sin_table(
             max_position_embeddings=max_position,
             standardize_rope_params=lambda: None,
         )
-        frequencies, scaling = ROPE_INIT_FUNCTIONS[rope_type](config, torch.device("cpu"))
+        try:
+            frequencies, scaling = ROPE_INIT_FUNCTIONS[rope_type](config, torch.device("cpu"))
+            if frequencies.shape != (rotary_size // 2,):
+                raise ValueError(f"{len(frequencies)} for {rotary_size // 2} pairs")
+        except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise RefusalError(
+                "config.json",
+                f"rope_parameters={rope!r} give no frequencies of rope_type={rope_type!r} ({error})",
+                "Mend rope_parameters in config.json",
+            ) from error
     angles = torch.outer(torch.arange(positions, dtype=torch.float32), frequencies.float())
     return torch.cat([angles.cos() * scaling, angles.sin() * scaling], -1)

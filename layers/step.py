@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import torch
-from vllm.forward_context import ForwardContext, get_forward_context
-from vllm.v1.attention.backends.cpu_attn import CPUAttentionMetadata
+from typing import TYPE_CHECKING
 
-import mindspore as ms  # isort: skip
-from mszoo.kernels.exchange import to_mindspore  # isort: skip
+import torch
+
+from mszoo.kernels.exchange import to_mindspore
+from mszoo.layers.seam import ForwardContext, get_forward_context
+
+import mindspore as ms
+
+if TYPE_CHECKING:  # it stands on vLLM's CPU backend
+    from mszoo.layers.seam_cpu import CPUAttentionMetadata
 
 
 class Batch:

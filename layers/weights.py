@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from vllm.model_executor.layers.attention import Attention
-from vllm.model_executor.layers.linear import (
+
+from mszoo.layers.seam import (
     LinearBase,
     MergedColumnParallelLinear,
     QKVParallelLinear,
+    VocabParallelEmbedding,
+    default_weight_loader,
+    init_logger,
 )
-from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
-from vllm.model_executor.model_loader.weight_utils import default_weight_loader
+from mszoo.layers.seam import VllmAttention as Attention
+from mszoo.registry.errors import BrokenCheckpointError, CheckpointError
 
-from mszoo.registry.errors import MszooError
+logger = init_logger("vllm.mszoo.layers")
 
 #: Tensors that old checkpoints carry and every implementation computes instead.
-_COMPUTED = ("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
-
-
-class CheckpointError(MszooError):
-    """The checkpoint's tensors are not those that its config describes."""
+_COMPUTED = (
+    "rotary_emb.inv_freq",
+    "rotary_pos_emb.inv_freq",
+    "rotary_emb.cos_cached",
+    "rotary_emb.sin_cached",
+)
+#: The order of a GPTQ layer's inputs, which every kernel of vLLM takes to be the natural one.
+_INPUT_ORDER = ".g_idx"
+#: What vLLM's LoRA layers call the layer in whose place they are.
+_LORA_BASE = ".base_layer."
+#: What quantization tools leave beside projections without a bias; vLLM and Hugging Face leave it out too.
+_BIAS = ".bias"
+#: Names of a norm's tensors in checkpoints of TensorFlow's, and what Hugging Face makes of them.
+_RENAMED = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 
 @dataclass(frozen=True)
@@ -109,17 +122,23 @@ def check_tensors(
         where: the checkpoint, for the message.
 
     Raises:
-        CheckpointError: a tensor is missing, unknown, or has another shape.
+        BrokenCheckpointError: a tensor is missing, and those without a place are too small to be it under another
+            name; or one has another shape.
+        CheckpointError: a tensor has no place here, and it may have one elsewhere.
     """
     unused = set(ignored)
     missing = [name for name, entry in expected.items() if entry.required and name not in found]
+    extra = [name for name in found if name not in expected and not _is_left_out(name, unused)]
     if missing:
-        raise CheckpointError(
+        needed = sum(math.prod(expected[name].shape or (0,)) for name in missing)
+        is_elsewhere = bool(extra) and needed <= sum(math.prod(found[name]) for name in extra)
+        kind = CheckpointError if is_elsewhere else BrokenCheckpointError
+        unplaced = f", and the model has no place for {_list(extra)}" if extra else ""
+        raise kind(
             where,
-            f"{_list(missing)} {'is' if len(missing) == 1 else 'are'} missing from the checkpoint",
+            f"{_list(missing)} {'is' if len(missing) == 1 else 'are'} missing from the checkpoint{unplaced}",
             "Copy or convert the checkpoint again: its config.json describes tensors that its files lack",
         )
-    extra = [n for n in found if n not in expected and n not in unused and not n.endswith(_COMPUTED)]
     if extra:
         raise CheckpointError(
             where,
@@ -128,7 +147,7 @@ def check_tensors(
         )
     for name, entry in expected.items():
         if entry.shape is not None and name in found and tuple(found[name]) != entry.shape:
-            raise CheckpointError(
+            raise BrokenCheckpointError(
                 where,
                 f"tensor {name} has shape {list(found[name])}, and config.json makes it {list(entry.shape)}",
                 "Mend config.json, or convert the checkpoint again",
@@ -143,16 +162,31 @@ def load(
 ) -> set[str]:
     """Load checkpoint tensors into the model's parameters and return the parameters' names.
 
+    Args:
+        model: the model; vLLM may have put LoRA layers in place of its layers.
+        expected: :func:`expected_tensors` of it, as it was built.
+        weights: name and value of each tensor.
+        ignored: as of :func:`check_tensors`.
+
     Raises:
-        CheckpointError: a tensor is unknown or has another shape than the model expects.
+        CheckpointError: a tensor is unknown, has another shape than the model expects, or orders a GPTQ layer's
+            inputs by activation, which no kernel does.
     """
-    parameters = dict(model.named_parameters())
+    parameters = {name.replace(_LORA_BASE, "."): value for name, value in model.named_parameters()}
     unused = set(ignored)
     loaded = set()
     for name, tensor in weights:
         entry = expected.get(name)
         if entry is None:
-            if name in unused or name.endswith(_COMPUTED):
+            if name.endswith(_INPUT_ORDER):
+                _check_input_order(name, tensor)
+            if _is_left_out(name, unused):
+                if name.endswith(_BIAS) and name not in unused and tensor.any():
+                    logger.warning_once(
+                        "mszoo: the checkpoint has biases that the model has no place for, %s and maybe others; "
+                        "they are left out, as by vLLM and Hugging Face",
+                        name,
+                    )
                 continue
             check_tensors({}, {name: tuple(tensor.shape)}, (), "checkpoint")
             continue
@@ -187,15 +221,37 @@ def checkpoint_shape(module: torch.nn.Module, leaf: str, shard: str | int | None
         return None
     if isinstance(module, QKVParallelLinear):
         kv_heads = module.total_num_kv_heads
-        heads = {"q": module.total_num_heads, None: module.total_num_heads + 2 * kv_heads}.get(
-            shard, kv_heads
-        )
+        of_shard = {"q": module.total_num_heads, None: module.total_num_heads + 2 * kv_heads}
+        heads = of_shard.get(None if shard is None else str(shard), kv_heads)
         rows = heads * module.head_size
     elif isinstance(module, MergedColumnParallelLinear):
         rows = module.output_sizes[shard] if isinstance(shard, int) else sum(module.output_sizes)
     else:
         rows = module.output_size
     return (rows, module.input_size) if leaf == "weight" else (rows,)
+
+
+def _check_input_order(name: str, groups: torch.Tensor) -> None:
+    """Refuse a GPTQ layer whose inputs aren't in order: the group of each input, [in], has to ascend."""
+    if bool((groups[1:] < groups[:-1]).any()):
+        raise CheckpointError(
+            "checkpoint",
+            f"{name} orders the inputs by activation, which vLLM's kernels pass over",
+            "Quantize with desc_act false, or with static groups",
+        )
+
+
+def modern_name(name: str) -> str:
+    """Return Hugging Face's name of a tensor that an old checkpoint calls otherwise."""
+    for old, new in _RENAMED.items():
+        if name.endswith(old):
+            return name.removesuffix(old) + new
+    return name
+
+
+def _is_left_out(name: str, ignored: Collection[str]) -> bool:
+    """Say whether a tensor that the model has no place for changes nothing: vLLM's loader leaves it out too."""
+    return name in ignored or name.endswith((*_COMPUTED, _INPUT_ORDER, _BIAS))
 
 
 def _list(names: Sequence[str], limit: int = 4) -> str:

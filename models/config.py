@@ -1,225 +1,243 @@
-"""Reads the configs of dense decoders: every field is honoured, known to be harmless, or refused by name."""
+"""Reads Hugging Face configs: every field is honoured, has no effect in the reference, or is refused by name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import functools
 from typing import Any, NoReturn
 
+from mszoo.models.config_keys import has_effect, keys, model_types
+from mszoo.models.config_types import TYPED, is_same, wrong_type
+from mszoo.models.rope import read_rope
 from mszoo.registry.errors import RefusalError
 
-#: Fields that do not change what a served model computes: training, generation defaults, bookkeeping.
+#: Keys with an effect that vLLM itself honours for every model.
+_OF_VLLM = frozenset({"compression_config", "dtype", "quantization_config", "torch_dtype"})
+
+#: Of a model that the reference lacks: fields that say how it was trained or generates, and what else it returns.
 _HARMLESS = frozenset(
-    [
-        "_name_or_path",
-        "architectures",
-        "model_type",
-        "transformers_version",
-        "torch_dtype",
-        "dtype",
-        "use_cache",
-        "auto_map",
-        "initializer_range",
-        "attention_dropout",
-        "hidden_dropout",
-        "embd_pdrop",
-        "resid_pdrop",
-        "classifier_dropout",
-        "bos_token_id",
-        "eos_token_id",
-        "pad_token_id",
-        "sep_token_id",
-        "decoder_start_token_id",
-        "unk_token_id",
-        "return_dict",
-        "output_attentions",
-        "output_hidden_states",
-        "output_router_logits",
-        "id2label",
-        "label2id",
-        "problem_type",
-        "num_labels",
-        "chunk_size_feed_forward",
-        "is_encoder_decoder",
-        "is_decoder",
+    {
         "add_cross_attention",
+        "attention_dropout",
+        "classifier_dropout",
+        "decoder_start_token_id",
+        "embd_pdrop",
         "finetuning_task",
-        "task_specific_params",
-        "prefix",
-        "tokenizer_class",
         "gradient_checkpointing",
-        "pretraining_tp",
+        "hidden_dropout",
+        "is_decoder",
+        "is_encoder_decoder",
         "is_llama_config",
+        "keys_to_ignore_at_inference",
+        "language",
+        "max_length",
+        "max_window_layers",
+        "num_labels",
+        "output_attentions",
+        "output_router_logits",
+        "pad_token_id",
+        "prefix",
+        "pretraining_tp",
+        "resid_pdrop",
+        "rope_scaling",
+        "rope_theta",
+        "sep_token_id",
+        "task_specific_params",
+        "tie_encoder_decoder",
         "transformers.js_config",
+        "unk_token_id",
         "unsloth_fixed",
         "unsloth_version",
-        "quantization_config",
-        "compression_config",
-        "_attn_implementation",
-        "attn_implementation",
-        "experts_implementation",
-        "_commit_hash",
-        "tie_encoder_decoder",
-        "keys_to_ignore_at_inference",
-        "max_window_layers",
         "use_sliding_window",
-        "rope_theta",
-        "rope_scaling",
-        "max_length",
-        "language",
-    ]
+    }
 )
-
-
-@dataclass(frozen=True)
-class DecoderConfig:
-    """What the dense decoder needs to know; the fields carry their Hugging Face names where there is one."""
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    hidden_act: str
-    rms_norm_eps: float
-    max_position_embeddings: int
-    rope_parameters: Mapping[str, Any]
-    tie_word_embeddings: bool
-    #: Bias of the query, key and value projections.
-    qkv_bias: bool
-    #: Bias of the attention's output projection.
-    output_bias: bool
-    mlp_bias: bool
-    #: Norms of query and key heads before the rotation.
-    qk_norm: bool
-    #: Per layer: the sliding window, or None where the layer sees everything.
-    sliding_windows: tuple[int | None, ...]
-    #: Whether pairs of neighbours turn instead of halves of a head.
-    interleaved_rotary: bool = False
-    #: Norms of what attention and MLP return, beside those of what they get.
-    sandwich_norms: bool = False
 
 
 class ConfigReader:
     """Hands out a config's fields and remembers which were read.
 
+    What a field means is decided by the reference, Hugging Face's implementation of the model type. One that it
+    never reads has no effect: it is refused nowhere, and :meth:`optional` hands out the default in its place.
+
+    A field goes by Hugging Face's common name (``num_attention_heads``) or the config's own (GPT-2's ``n_head``).
+
     Args:
         config: a Hugging Face config.
         who: the adapter's name, for messages.
+        reference: the model type of transformers whose implementation decides which fields have an effect; empty
+            for a model that transformers lacks, of which any field may.
     """
 
-    def __init__(self, config: Any, who: str) -> None:
+    def __init__(self, config: Any, who: str, *, reference: str = "") -> None:
+        self._class = type(config)
         self._fields: dict[str, Any] = config.to_dict()
+        self._own_name: dict[str, str] = dict(getattr(config, "attribute_map", None) or {})
         self._read: set[str] = set()
-        self._who = who
+        self.who, self._reference = who, reference if reference in model_types() else ""
+        self._architecture = who.rpartition(".")[2]
+
+    # Single fields.
 
     def required(self, name: str) -> Any:
-        """Return a field that the config must have."""
-        value = self.optional(name, None)
+        """Return a field that the config must have.
+
+        Raises:
+            RefusalError: it has none, or one of a wrong type.
+        """
+        value = self._value(name)
         if value is None:
-            raise RefusalError(self._who, f"config.json has no {name}", f"Add {name} to config.json")
+            raise RefusalError(self.who, f"config.json has no {name}", f"Add {name} to config.json")
         return value
 
     def optional(self, name: str, default: Any) -> Any:
-        """Return a field, or ``default`` where the config lacks it or holds null."""
-        self._read.add(name)
-        value = self._fields.get(name)
+        """Return a field, or ``default`` where the config lacks it, holds null, or the reference never reads it.
+
+        Raises:
+            RefusalError: it is of a wrong type.
+        """
+        if not self.has_effect(name):
+            self._take(name)
+            return default
+        value = self._value(name)
         return default if value is None else value
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """Return a field that is true or false; null is false, as the reference's ``if`` takes it.
+
+        Raises:
+            RefusalError: it is neither.
+        """
+        if self.has_effect(name) and self._is_null(name):
+            self._take(name)
+            return False
+        value = self.optional(name, default)
+        if not isinstance(value, bool):
+            self._refuse_type(name, value, "true or false")
+        return value
+
+    def has_effect(self, name: str) -> bool:
+        """Return whether the reference reads a field; of a model that it lacks, any field may have an effect."""
+        own = self._own_name.get(name, name)
+        return not self._reference or has_effect(self._reference, own, self._architecture)
+
+    def is_computed_with(self, name: str) -> bool:
+        """Return whether the reference's network itself reads a field, not its config class alone."""
+        if not self._reference:
+            return True
+        own = self._own_name.get(name, name)
+        return self.has_effect(name) and keys(self._reference)[own].kind != "derives"
+
+    def is_of_class(self, name: str) -> bool:
+        """Return whether the config's class has a field of its own, which it may compute from others."""
+        return name in self._defaults
+
+    def ignore(self, *names: str) -> None:
+        """Take note of fields that somebody else honours, or that mean something only with others."""
+        for name in names:
+            self._take(name)
+
+    def must_be(self, name: str, *allowed: Any) -> None:
+        """Refuse a field that has an effect and holds anything but null or ``allowed``."""
+        value = self.optional(name, None)
+        if value is not None and not any(is_same(value, one) for one in allowed):
+            self.refuse(name, value)
+
+    def must_attend(self, *, causally: bool) -> None:
+        """Refuse a decoder that is to see later tokens, and an encoder that isn't."""
+        if self.flag("is_causal", causally) != causally:
+            self.refuse("is_causal", self._fields["is_causal"])
 
     def refuse(self, name: str, value: Any) -> NoReturn:
         """Refuse a field for its value."""
         raise RefusalError(
-            self._who,
+            self.who,
             f"config.json says {name}={value!r}, which this model doesn't implement",
             "Serve it with an implementation that does",
         )
 
-    def must_be(self, name: str, *allowed: Any) -> None:
-        """Refuse a field that is there and holds anything but ``allowed``."""
-        value = self.optional(name, None)
-        if value is not None and value not in allowed:
-            self.refuse(name, value)
+    # All of them.
+
+    def check_types(self) -> None:
+        """Refuse sizes and numbers that are none, of all fields that have an effect.
+
+        Raises:
+            RefusalError: naming the first.
+        """
+        for name in TYPED:
+            if self.has_effect(name):
+                self._value(name, take=False)
 
     def refuse_unread(self) -> None:
-        """Refuse a field that nobody read: it may change the math. Empty and false values pass."""
+        """Refuse a field that nobody read and that has an effect, unless it holds what the config's class has.
+
+        Raises:
+            RefusalError: naming the field.
+        """
         for name, value in self._fields.items():
-            if value and name not in self._read and name not in _HARMLESS:
-                raise RefusalError(
-                    self._who,
-                    f"config.json says {name}={value!r}, a field that this model doesn't know",
-                    "If the field has no influence on inference, remove it from config.json",
-                )
+            if self._is_settled(name) or self._is_default(name, value):
+                continue
+            raise RefusalError(
+                self.who,
+                f"config.json says {name}={value!r}, a field that this model doesn't know",
+                "If the field has no influence on inference, remove it from config.json",
+            )
 
+    def rope(self, parameters: Any) -> dict[str, Any]:
+        """Return what the reference reads of one rotary embedding; see :func:`mszoo.models.rope.read_rope`."""
+        return read_rope(parameters, self.who, self._reference)
 
-def read_decoder(
-    config: Any,
-    who: str,
-    *,
-    qkv_bias: bool | None = None,
-    output_bias: bool | None = None,
-    mlp_bias: bool = False,
-    qk_norm: bool = False,
-    interleaved_rotary: bool = False,
-    sandwich_norms: bool = False,
-    unused: tuple[str, ...] = (),
-) -> DecoderConfig:
-    """Read the config of a Llama-like decoder.
+    # Details.
 
-    Args:
-        config: the Hugging Face config.
-        who: the adapter's name, for messages.
-        qkv_bias, output_bias: the architecture's own; None takes the config's ``attention_bias``.
-        mlp_bias: whether the architecture reads ``mlp_bias``.
-        qk_norm, interleaved_rotary, sandwich_norms: whether the architecture has them.
-        unused: fields that mean something only with values of others that are refused.
+    def _take(self, name: str) -> None:
+        self._read |= {name, self._own_name.get(name, name)}
 
-    Raises:
-        RefusalError: naming the field that can't be honoured.
-    """
-    reader = ConfigReader(config, who)
-    layers, heads = reader.required("num_hidden_layers"), reader.required("num_attention_heads")
-    hidden_size = reader.required("hidden_size")
-    has_attention_bias = (
-        bool(reader.optional("attention_bias", False)) if None in (qkv_bias, output_bias) else False
-    )
-    reader.must_be("is_causal", True)
-    for name in unused:
-        reader.optional(name, None)
-    decoder = DecoderConfig(
-        vocab_size=reader.required("vocab_size"),
-        hidden_size=hidden_size,
-        intermediate_size=reader.required("intermediate_size"),
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=reader.optional("num_key_value_heads", heads),
-        head_dim=reader.optional("head_dim", hidden_size // heads),
-        hidden_act=reader.required("hidden_act"),
-        rms_norm_eps=reader.required("rms_norm_eps"),
-        max_position_embeddings=reader.required("max_position_embeddings"),
-        rope_parameters=reader.required("rope_parameters"),
-        tie_word_embeddings=reader.optional("tie_word_embeddings", False),
-        qkv_bias=has_attention_bias if qkv_bias is None else qkv_bias,
-        output_bias=has_attention_bias if output_bias is None else output_bias,
-        mlp_bias=bool(reader.optional("mlp_bias", False)) if mlp_bias else False,
-        qk_norm=qk_norm,
-        sliding_windows=_sliding_windows(reader, layers),
-        interleaved_rotary=interleaved_rotary,
-        sandwich_norms=sandwich_norms,
-    )
-    if "rope_theta" not in decoder.rope_parameters:
-        raise RefusalError(who, "config.json gives no rope_theta", "Add rope_theta to config.json")
-    reader.refuse_unread()
-    return decoder
+    def _value(self, name: str, *, take: bool = True) -> Any:
+        own = self._own_name.get(name, name)
+        if take:
+            self._take(name)
+        value = self._fields.get(own)
+        wanted = "" if value is None else wrong_type(name, own, value)
+        # transformers writes 0 for "no window" of some models, whose layers' types then say so.
+        if wanted and not (own == "sliding_window" and is_same(value, 0) and self._no_layer_slides()):
+            self._refuse_type(name, value, wanted)
+        return value
 
+    def _is_null(self, name: str) -> bool:
+        own = self._own_name.get(name, name)
+        return own in self._fields and self._fields[own] is None
 
-def _sliding_windows(reader: ConfigReader, layers: int) -> tuple[int | None, ...]:
-    window = reader.optional("sliding_window", None)
-    types = reader.optional("layer_types", None)
-    if types is None:
-        return (window,) * layers
-    unknown = sorted(set(types) - {"full_attention", "sliding_attention"})
-    if unknown:
-        reader.refuse("layer_types", unknown)
-    return tuple(window if layer == "sliding_attention" else None for layer in types)
+    def _no_layer_slides(self) -> bool:
+        types = self._fields.get("layer_types")
+        return isinstance(types, list) and "sliding_attention" not in types
+
+    def _refuse_type(self, name: str, value: Any, wanted: str) -> NoReturn:
+        raise RefusalError(
+            self.who, f"config.json says {name}={value!r}, which must be {wanted}", "Mend config.json"
+        )
+
+    def _is_settled(self, name: str) -> bool:
+        """Return whether a field is honoured by somebody, or has no effect."""
+        if name in self._read or name in _OF_VLLM:
+            return True
+        if not self._reference:
+            # Code that nobody here knows reads null as it reads a field that isn't there.
+            return self._fields[name] is None or name in _HARMLESS or not has_effect("", name)
+        if not self.has_effect(name):
+            return True
+        key = keys(self._reference)[self._own_name.get(name, name)]
+        # What the config class makes of it stands in fields of their own.
+        made = ("rope_parameters",) if "_rope_param" in key.where else key.derives
+        return bool(made) and all(self._is_settled(one) for one in made)
+
+    def _is_default(self, name: str, value: Any) -> bool:
+        """Return whether a value is what the config's class has without it."""
+        if not self._reference and value:  # the class may be another model's
+            return False
+        return name in self._defaults and is_same(value, self._defaults[name])
+
+    @functools.cached_property
+    def _defaults(self) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = self._class().to_dict()
+        except Exception:  # a class that can't do without some of its fields has no defaults
+            return {}
+        return found

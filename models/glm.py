@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any
 
-from mszoo.models.config import DecoderConfig, read_decoder
-from mszoo.models.decoder import DecoderForCausalLM
+from mszoo.layers.decoder import DecoderForCausalLM
+from mszoo.layers.decoder.spec import DecoderLayerSpec, DecoderSpec
+from mszoo.models.config_keys import reference_of
+from mszoo.models.reader import DecoderReader
 
 
 class GlmForCausalLM(DecoderForCausalLM):
-    """GLM: the dense decoder as Hugging Face's ``models/glm`` defines it."""
+    """GLM: as Hugging Face's ``models/glm`` defines it; a part of each head turns, by pairs."""
 
-    packed_modules_mapping: ClassVar = {
-        "qkv_proj": ("q_proj", "k_proj", "v_proj"),
-        "gate_up_proj": ("gate_up_proj",),
-    }
-
-    @staticmethod
-    def read_config(config: Any) -> DecoderConfig:
+    @classmethod
+    def read_config(cls, config: Any, who: str) -> DecoderSpec:
         """Read a ``glm`` config."""
-        return _read(config, "native.GlmForCausalLM", sandwich_norms=False)
+        return _read(config, who, norms_outputs=False)
 
 
-class Glm4ForCausalLM(GlmForCausalLM):
+class Glm4ForCausalLM(DecoderForCausalLM):
     """GLM-4: as Hugging Face's ``models/glm4`` defines it; it norms what attention and MLP return too."""
 
-    @staticmethod
-    def read_config(config: Any) -> DecoderConfig:
+    @classmethod
+    def read_config(cls, config: Any, who: str) -> DecoderSpec:
         """Read a ``glm4`` config."""
-        return _read(config, "native.Glm4ForCausalLM", sandwich_norms=True)
+        return _read(config, who, norms_outputs=True)
 
 
-def _read(config: Any, who: str, *, sandwich_norms: bool) -> DecoderConfig:
-    return read_decoder(
-        config,
-        who,
-        output_bias=False,
-        interleaved_rotary=True,
-        sandwich_norms=sandwich_norms,
-        unused=("partial_rotary_factor",),  # rope_parameters has it too
-    )
+def _read(config: Any, who: str, *, norms_outputs: bool) -> DecoderSpec:
+    reader = DecoderReader(config, who, reference=reference_of(config))
+    norm, mlp, bias = reader.rms_norm(), reader.mlp(), reader.flag("attention_bias")
+
+    def layer(index: int) -> DecoderLayerSpec:
+        attention = reader.attention(index, qkv_bias=bias, is_neox_style=False)
+        made = reader.pre_norm_layer(norm, attention, mlp)
+        if not norms_outputs:
+            return made
+        return replace(
+            made,
+            norm_after_attention=norm.named("post_self_attn_layernorm"),
+            norm_after_mlp=norm.named("post_mlp_layernorm"),
+        )
+
+    return reader.decoder(layer, norm)

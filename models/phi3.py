@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
-from mszoo.models.config import DecoderConfig, read_decoder
-from mszoo.models.decoder import DecoderForCausalLM
+from mszoo.layers.decoder import DecoderForCausalLM
+from mszoo.layers.decoder.spec import DecoderLayerSpec, DecoderSpec
+from mszoo.models.config_keys import reference_of
+from mszoo.models.reader import DecoderReader
 
 
 class Phi3ForCausalLM(DecoderForCausalLM):
-    """Phi-3: the dense decoder as Hugging Face's ``models/phi3`` defines it."""
+    """Phi-3: as Hugging Face's ``models/phi3`` defines it."""
 
-    packed_modules_mapping: ClassVar = {"qkv_proj": ("qkv_proj",), "gate_up_proj": ("gate_up_proj",)}
-
-    @staticmethod
-    def read_config(config: Any) -> DecoderConfig:
+    @classmethod
+    def read_config(cls, config: Any, who: str) -> DecoderSpec:
         """Read a ``phi3`` config."""
-        return read_decoder(
-            config,
-            "native.Phi3ForCausalLM",
-            qkv_bias=False,
-            output_bias=False,
-            unused=("original_max_position_embeddings",),  # of the rope type longrope
-        )
+        reader = DecoderReader(config, who, reference=reference_of(config))
+        norm, mlp = reader.rms_norm(), reader.mlp()
+
+        def layer(index: int) -> DecoderLayerSpec:
+            return reader.pre_norm_layer(norm, reader.attention(index), mlp)
+
+        return reader.decoder(layer, norm)

@@ -1,37 +1,16 @@
-"""Collects the candidates for each architecture, layer and op, and reports those that can never be chosen.
-
-Pure: no vllm, no torch, no mindspore.
-"""
+"""Collects the candidates for each architecture, layer and op, and reports those that can never be chosen."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
 
-from mszoo.registry.discovery import Contribution, Plugin, Problem
-from mszoo.registry.records import OPS, Adapter, ModelAdapter, OpAdapter, Suite
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One suite's adapter for an architecture, a layer or an op.
-
-    Args:
-        adapter: a ModelAdapter, LayerAdapter or OpAdapter.
-        suite: whose adapter it is.
-        plugin: where the suite comes from.
-    """
-
-    adapter: Any
-    suite: Suite
-    plugin: Plugin
-
-    @property
-    def qualified_name(self) -> str:
-        """``<suite>.<subject>``; for a model, the architecture name that picks this suite's adapter."""
-        return f"{self.suite.name}.{self.adapter.subject}"
+from mszoo.registry.decisions import Candidate
+from mszoo.registry.discovery import Contribution
+from mszoo.registry.entry_points import Plugin
+from mszoo.registry.errors import Problem
+from mszoo.registry.known_ops import known_ops
+from mszoo.registry.records import Adapter, ModelAdapter, OpAdapter, Suite
 
 
 def collect(
@@ -42,7 +21,7 @@ def collect(
     Args:
         contributions: what the plugins give.
         kind: ``models``, ``layers`` or ``ops``.
-        problems: gets what a plugin has to mend.
+        problems: gets what plugins did wrong.
     """
     found: dict[str, list[Candidate]] = {}
     for contribution in contributions:
@@ -104,12 +83,12 @@ def _precedence(adapter: Adapter) -> tuple[object, ...]:
 
 
 def _dead_op(plugin: Plugin, adapter: OpAdapter) -> list[Problem]:
-    if adapter.op in OPS or adapter.is_primitive:
+    if adapter.is_primitive or adapter.op in known_ops():
         return []
-    nearest = difflib.get_close_matches(adapter.op, OPS, n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(adapter.op, known_ops(), n=1, cutoff=0.5)
     meant = f"Did you mean {nearest[0]}? " if nearest else ""
     what = (
         f"registers {adapter.implementation} for op {adapter.op!r}, which does not exist: it would never run"
     )
-    mend = f"{meant}The ops are {', '.join(OPS)}; MindSpore primitives are written in CamelCase."
-    return [Problem(str(plugin), what, mend, plugin.name)]
+    hint = f"{meant}The ops are {', '.join(known_ops())}; MindSpore primitives are written in CamelCase."
+    return [Problem(str(plugin), what, hint, plugin.name)]

@@ -1,68 +1,20 @@
-"""Turns what was discovered into decisions: who serves an architecture, layer or op, and why no other does.
-
-Pure: no vllm, no torch, no mindspore.
-"""
+"""Turns what was discovered into decisions: who serves an architecture, layer or op, and why no other does."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterable
 
 from mszoo.registry.availability import Availability, installed_version
-from mszoo.registry.candidates import Candidate, collect
-from mszoo.registry.discovery import Discovery, Problem, discover
+from mszoo.registry.candidates import collect
+from mszoo.registry.decisions import Candidate, Decision, Verdict
+from mszoo.registry.discovery import Discovery
+from mszoo.registry.errors import Problem
 from mszoo.registry.hookcalls import call_hook, describe
 from mszoo.registry.ranking import OWN_SUITE, Key, Ranking
 from mszoo.registry.records import ModelAdapter, Suite
 from mszoo.registry.settings import Settings
-
-__all__ = ["Candidate", "Catalog", "Decision", "Verdict", "load_catalog"]
-
-Status = Literal["won", "fallback", "unavailable"]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What was decided about one candidate, and why: a plain clause that ends with the cure if one exists."""
-
-    candidate: Candidate
-    status: Status
-    reason: str
-
-
-@dataclass(frozen=True)
-class Decision:
-    """The verdicts on one subject: winner, then fallbacks in order, then those that can't run here.
-
-    Args:
-        subject: what is decided about: an architecture as it was asked for, plain or qualified; a layer's
-            target; an op.
-        verdicts: empty if no suite provides it.
-        pinned: the name was qualified, so only that suite was considered.
-    """
-
-    subject: str
-    verdicts: tuple[Verdict, ...] = ()
-    pinned: bool = False
-
-    @property
-    def architecture(self) -> str:
-        """The subject, where that is an architecture."""
-        return self.subject
-
-    @property
-    def chain(self) -> tuple[Candidate, ...]:
-        """The candidates that can run here: the winner, then the fallbacks in order."""
-        return tuple(verdict.candidate for verdict in self.verdicts if verdict.status != "unavailable")
-
-    @property
-    def winner(self) -> Candidate | None:
-        """The candidate that serves the subject; None leaves it to vLLM's own model or layer, or our own op."""
-        return next(iter(self.chain), None)
 
 
 class Catalog:
@@ -259,8 +211,8 @@ class Catalog:
             else:
                 what = f"returned a {type(outcome.value).__name__} instead of a candidate or None"
             what = f"mszoo_select {what}, for {architecture}; it is ignored"
-            mend = f"Return one of the candidates or None, or set MSZOO_DISABLE={outcome.plugin}."
-            self._problems.append(Problem(f"plugin {outcome.plugin!r}", what, mend, outcome.plugin))
+            hint = f"Return one of the candidates or None, or set MSZOO_DISABLE={outcome.plugin}."
+            self._problems.append(Problem(f"plugin {outcome.plugin!r}", what, hint, outcome.plugin))
         return chain, None
 
     def _key(self, candidate: Candidate) -> Key:
@@ -280,28 +232,8 @@ class Catalog:
         if self.settings.disabled_all:
             return []
         known = sorted(contribution.suite.name for contribution in self.discovery.contributions)
-        mend = f"Known suites: {', '.join(known) or 'none'}."
+        hint = f"Known suites: {', '.join(known) or 'none'}."
         unknown = [name for name in self.settings.prefer if name not in known]
         return [
-            Problem("MSZOO_PREFER", f"names {name!r}, which is not a suite here", mend) for name in unknown
+            Problem("MSZOO_PREFER", f"names {name!r}, which is not a suite here", hint) for name in unknown
         ]
-
-
-def load_catalog(environ: Mapping[str, str] = os.environ, device: str = "cpu") -> Catalog:
-    """Read the settings, discover the plugins and return the catalog.
-
-    Raises:
-        SettingsError: an environment variable holds a value that it doesn't allow.
-        LockError: the lock file of MSZOO_LOCK can't be read.
-    """
-    settings = Settings.from_environ(environ)
-    if settings.lock is None:
-        return Catalog(discover(settings), settings, device)
-    # Imported here: it knows this module, and a lock is rare.
-    from mszoo.registry.lock import read_lock
-    from mszoo.registry.lock_check import differences
-
-    lock = read_lock(settings.lock)
-    catalog = Catalog(discover(settings, lock=lock), settings, device)
-    catalog.differences = differences(lock, catalog)
-    return catalog

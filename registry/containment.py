@@ -21,7 +21,7 @@ class Trace:
     """Something that a plugin's code did to the process: a clause in the past tense, and how to mend it."""
 
     what: str
-    mend: str
+    hint: str
 
 
 def plugin_is_running() -> bool:
@@ -87,13 +87,13 @@ class _State:
             traces.append(Trace(what, "Import it in the modules that the records name, not in the plugin."))
         # The heavy packages start threads of their own.
         elif set(threading.enumerate()) - self.threads:
-            mend = (
+            hint = (
                 "Start it where the model is built: vLLM may fork, and a forked process has no such thread."
             )
-            traces.append(Trace("started a thread", mend))
+            traces.append(Trace("started a thread", hint))
         if _forks[0] != self.forks:
-            mend = "Use subprocess, where the model is built: mszoo ends forked children that go on with its work."
-            traces.append(Trace("forked the process", mend))
+            hint = "Use subprocess, where the model is built: mszoo ends forked children that go on with its work."
+            traces.append(Trace("forked the process", hint))
         return traces
 
 

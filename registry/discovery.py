@@ -11,16 +11,16 @@ import pluggy
 
 from mszoo.registry import hookspecs
 from mszoo.registry.containment import contained, plugin_is_running
-from mszoo.registry.errors import MszooError, PluginError, RecordError, RefusalError, SettingsError
+from mszoo.registry.entry_points import Plugin
+from mszoo.registry.errors import MszooError, PluginError, Problem, RecordError, RefusalError, SettingsError
 from mszoo.registry.hookcalls import call_hook, describe, stdout_guarded
-from mszoo.registry.plugins import Plugin, Problem, load_plugins, trace_problems
+from mszoo.registry.plugins import load_plugins, trace_problems
 from mszoo.registry.records import LayerAdapter, ModelAdapter, OpAdapter, Suite
 from mszoo.registry.settings import Settings
 
+# A lock is rare.
 if TYPE_CHECKING:
     from mszoo.registry.lock import Lock
-
-__all__ = ["Contribution", "Discovery", "Plugin", "Problem", "discover"]
 
 _MOST_RECORDS = 10_000  # of one hook; an endless generator would stop everything
 _OUR_ERRORS = (MszooError, PluginError, RecordError, RefusalError, SettingsError)
@@ -110,8 +110,8 @@ def _collect(collector: _Collector, others: Mapping[str, Contribution]) -> Contr
         return None
     if suite.name in others:
         what = f"its suite {suite.name!r} is already given by {others[suite.name].plugin}"
-        mend = f"Give the suite another name, or set MSZOO_DISABLE={collector.plugin.name}."
-        collector.report(f"{what}; this one is skipped", mend)
+        hint = f"Give the suite another name, or set MSZOO_DISABLE={collector.plugin.name}."
+        collector.report(f"{what}; this one is skipped", hint)
         return None
     return Contribution(
         plugin=collector.plugin,
@@ -130,9 +130,9 @@ class _Collector:
         self.plugin = plugin
         self._problems = problems
 
-    def report(self, what: str, mend: str) -> None:
+    def report(self, what: str, hint: str) -> None:
         """Add a problem of this plugin."""
-        self._problems.append(Problem(str(self.plugin), what, mend, self.plugin.name))
+        self._problems.append(Problem(str(self.plugin), what, hint, self.plugin.name))
 
     def suite(self) -> Suite | None:
         """Return the plugin's suite, by default one of the plugin's name; None if its mszoo_suite is bad.
@@ -147,7 +147,7 @@ class _Collector:
                 raise PluginError(str(self.plugin), what, "Return one mszoo.registry.Suite.")
             suite = _checked(suite)
         except MszooError as error:
-            self.report(f"{error.what}; all its adapters are skipped", error.mend)
+            self.report(f"{error.what}; all its adapters are skipped", error.hint)
             return None
         return suite
 
@@ -170,7 +170,7 @@ class _Collector:
                 else:
                     self._add(hook, record_type, value, records)
         except MszooError as error:
-            self.report(error.what, error.mend)
+            self.report(error.what, error.hint)
         return tuple(records)
 
     def _add(self, hook: str, record_type: type[_R], values: Iterable[object], records: list[_R]) -> None:
@@ -207,7 +207,7 @@ class _Collector:
         if type(error) in _OUR_ERRORS:
             assert isinstance(error, MszooError)
             # Our own error, such as RecordError, knows better what to do.
-            return PluginError(who, f"{what} {type(error).__name__}: {error.who}: {error.what}", error.mend)
+            return PluginError(who, f"{what} {type(error).__name__}: {error.who}: {error.what}", error.hint)
         return PluginError(who, f"{what} {describe(error)}", self.plugin.cure)
 
 
@@ -222,8 +222,8 @@ def _checked(record: _R) -> _R:
     try:
         values = {item.name: getattr(record, item.name) for item in fields(record)}
     except AttributeError as error:
-        mend = f"Call {type(record).__name__}() with all its arguments."
-        raise RecordError(f"a {type(record).__name__}", f"lacks a field ({describe(error)})", mend) from error
+        hint = f"Call {type(record).__name__}() with all its arguments."
+        raise RecordError(f"a {type(record).__name__}", f"lacks a field ({describe(error)})", hint) from error
     checked = type(record)(**values)
     # The same object where nothing is wrong: mszoo_select tells equal records apart by identity.
     return record if checked == record else checked

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 
-def sentence(who: str, what: str, mend: str) -> str:
-    """Return ``"{who}: {what}. {mend}"`` on one line, without doubled periods."""
+
+def sentence(who: str, what: str, hint: str) -> str:
+    """Return ``"{who}: {what}. {hint}"`` on one line, without doubled periods."""
     what = what.rstrip(". \n")
-    return " ".join(f"{who}: {what}. {mend}".split())
+    return " ".join(f"{who}: {what}. {hint}".split())
 
 
 class MszooError(Exception):
@@ -15,25 +17,33 @@ class MszooError(Exception):
     Args:
         who: the plugin, record, setting, model or file at fault.
         what: what is wrong with it; a clause without a closing period.
-        mend: what the reader can do about it; a sentence.
+        hint: what the reader can do about it; a sentence.
     """
 
-    def __init__(self, who: str, what: str, mend: str) -> None:
-        super().__init__(who, what, mend)
+    def __init__(self, who: str, what: str, hint: str) -> None:
+        super().__init__(who, what, hint)
         self.who = who
         self.what = what
-        self.mend = mend
+        self.hint = hint
 
     def __str__(self) -> str:
-        return sentence(self.who, self.what, self.mend)
+        return sentence(self.who, self.what, self.hint)
 
     def __reduce__(self) -> tuple[type[MszooError], tuple[str, str, str]]:
         # vLLM carries errors from its engine process to the front end by pickle.
-        return type(self), (self.who, self.what, self.mend)
+        return type(self), (self.who, self.what, self.hint)
 
 
 class PluginError(MszooError):
     """A plugin can't be used: it doesn't load, or its hooks break their contract."""
+
+
+class CheckpointError(MszooError):
+    """The checkpoint's tensors are not those that a model expects; another implementation may expect them."""
+
+
+class BrokenCheckpointError(CheckpointError):
+    """The checkpoint lacks what its config describes, or can't be read: no implementation serves it rightly."""
 
 
 class RecordError(MszooError):
@@ -50,3 +60,16 @@ class LockError(MszooError):
 
 class RefusalError(MszooError):
     """An adapter can't honour this model, feature or dtype; raised before any weight is read."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong that did not stop the rest; `plugin` is the name of the plugin at fault, if one is."""
+
+    who: str
+    what: str
+    hint: str
+    plugin: str | None = None
+
+    def __str__(self) -> str:
+        return sentence(self.who, self.what, self.hint)

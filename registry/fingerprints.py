@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from importlib.metadata import Distribution
 from pathlib import Path
 
-from mszoo.registry.source import find_module
+from mszoo.registry.objects import find_module
 
 _CODE = (*importlib.machinery.SOURCE_SUFFIXES, *importlib.machinery.EXTENSION_SUFFIXES, ".so")
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import pluggy
 
+from mszoo.registry.decisions import Decision
 from mszoo.registry.records import LayerAdapter, ModelAdapter, OpAdapter, Suite
-
-if TYPE_CHECKING:
-    from mszoo.registry.catalog import Decision
 
 PROJECT = "mszoo"
 hookspec = pluggy.HookspecMarker(PROJECT)

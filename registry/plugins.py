@@ -3,60 +3,29 @@
 from __future__ import annotations
 
 import difflib
-import importlib.metadata
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from importlib.metadata import Distribution, EntryPoint
+from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING
 
 import pluggy
 
 from mszoo.registry import hookspecs
 from mszoo.registry.containment import Trace, contained
-from mszoo.registry.errors import PluginError, sentence
+from mszoo.registry.entry_points import Plugin, ordered, readable
+from mszoo.registry.errors import PluginError, Problem
 from mszoo.registry.hookcalls import describe, stdout_guarded
 from mszoo.registry.settings import Settings
 
+# A lock is rare.
 if TYPE_CHECKING:
     from mszoo.registry.lock import Lock
 
 GROUP = "mszoo"
-_OWN_DISTRIBUTION = "mszoo"
 _ENTRY_POINT_VALUE = re.compile(r"[\w.]+(\s*:\s*[\w.]+)?(\s*\[.*\])?")
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """Where a plugin comes from: its entry point's name and value, and the distribution that declares it."""
-
-    name: str
-    distribution: str
-    version: str
-    value: str
-
-    def __str__(self) -> str:
-        return f"plugin {self.name!r} ({self.distribution} {self.version})"
-
-    @property
-    def cure(self) -> str:
-        """What a user can do about a fault in the plugin's own code."""
-        return f"Fix or upgrade {self.distribution}, or set MSZOO_DISABLE={self.name} to go on without it."
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something wrong that did not stop the rest; `plugin` is the name of the plugin at fault, if one is."""
-
-    who: str
-    what: str
-    mend: str
-    plugin: str | None = None
-
-    def __str__(self) -> str:
-        return sentence(self.who, self.what, self.mend)
 
 
 @dataclass
@@ -95,9 +64,10 @@ def load_plugins(
         lock: which plugins may be imported, and what their code must be; None for no such limit.
     """
     loaded = Loaded()
-    found = _installed(loaded.problems) if entry_points is None else entry_points
+    if entry_points is None:
+        entry_points, loaded.problems = readable(GROUP)
     owners: dict[str, Plugin] = {}
-    for plugin, entry_point in _ordered(found):
+    for plugin, entry_point in ordered(entry_points):
         if lock is not None and not lock.lists(plugin.name, plugin.distribution):
             loaded.unlisted.append(plugin)
             continue
@@ -106,8 +76,8 @@ def load_plugins(
             loaded.disabled.append(plugin)
         elif first is not plugin:
             what = f"has the name of {first}, which was found first; this one is skipped"
-            mend = f"Uninstall {first.distribution} or {plugin.distribution}, or rename one entry point."
-            loaded.problems.append(Problem(str(plugin), what, mend, plugin.name))
+            hint = f"Uninstall {first.distribution} or {plugin.distribution}, or rename one entry point."
+            loaded.problems.append(Problem(str(plugin), what, hint, plugin.name))
         elif lock is not None and (changes := _changes(lock, plugin, entry_point)):
             loaded.differences += changes
         else:
@@ -117,79 +87,36 @@ def load_plugins(
                     loaded.plugins.append(plugin)
                     loaded.entry_points[plugin] = entry_point
                 except PluginError as error:
-                    loaded.problems.append(Problem(error.who, error.what, error.mend, plugin.name))
+                    loaded.problems.append(Problem(error.who, error.what, error.hint, plugin.name))
             loaded.problems += trace_problems(plugin, "it was loaded", traces)
     known = owners.keys() | {plugin.name for plugin in loaded.unlisted}
     for name in sorted(settings.disabled - known):
-        mend = f"Known plugins: {', '.join(sorted(known)) or 'none'}."
-        loaded.problems.append(Problem("MSZOO_DISABLE", f"names {name!r}, which is not a plugin", mend))
+        hint = f"Known plugins: {', '.join(sorted(known)) or 'none'}."
+        loaded.problems.append(Problem("MSZOO_DISABLE", f"names {name!r}, which is not a plugin", hint))
     return loaded
 
 
 def _changes(lock: Lock, plugin: Plugin, entry_point: EntryPoint) -> list[Problem]:
-    # Imported here: it knows Plugin and Problem, and a lock is rare.
-    from mszoo.registry.lock_check import plugin_differences
+    from mszoo.registry.lock_plugins import plugin_differences
 
     return plugin_differences(lock, plugin, entry_point)
 
 
 def trace_problems(plugin: Plugin, when: str, traces: Iterable[Trace]) -> list[Problem]:
     """Return what a plugin did to the process as problems."""
-    return [Problem(str(plugin), f"{item.what}, when {when}", item.mend, plugin.name) for item in traces]
-
-
-def _installed(problems: list[Problem]) -> Iterable[EntryPoint]:
-    try:
-        return importlib.metadata.entry_points(group=GROUP)
-    except Exception:
-        # One unreadable entry_points.txt fails the call above for everybody: find out whose it is.
-        return list(_readable_entry_points(problems))
-
-
-def _readable_entry_points(problems: list[Problem]) -> Iterator[EntryPoint]:
-    for distribution in importlib.metadata.distributions():
-        try:
-            yield from [item for item in distribution.entry_points if item.group == GROUP]
-        except Exception as error:
-            who = f"distribution {_described(distribution)[0]}"
-            what = f"its entry_points.txt can't be read ({describe(error)})"
-            problems.append(Problem(who, what, "Reinstall it."))
-
-
-def _ordered(entry_points: Iterable[EntryPoint]) -> list[tuple[Plugin, EntryPoint]]:
-    """Sort entry points, so that nothing depends on the order of sys.path; ours first, as the fallback."""
-    found = {_identify(entry_point): entry_point for entry_point in entry_points}
-    return sorted(
-        found.items(), key=lambda item: (item[0].distribution != _OWN_DISTRIBUTION, *vars(item[0]).values())
-    )
-
-
-def _identify(entry_point: EntryPoint) -> Plugin:
-    return Plugin(entry_point.name, *_described(entry_point.dist), entry_point.value)
-
-
-def _described(distribution: Distribution | None) -> tuple[str, str]:
-    """Return a distribution's name and version, whatever is left of its metadata."""
-    try:
-        metadata = {} if distribution is None else dict(distribution.metadata.items())  # type: ignore[attr-defined]
-        name, version = metadata.get("Name"), metadata.get("Version")
-    except Exception:  # a METADATA that is missing or no text; the error depends on the Python version
-        name = version = None
-    # The folder's name says it too: demo_dist-1.0.dist-info.
-    stem = getattr(getattr(distribution, "_path", None), "stem", "").partition("-")
-    return name or stem[0] or "unknown distribution", version or stem[2] or "unknown"
+    return [Problem(str(plugin), f"{item.what}, when {when}", item.hint, plugin.name) for item in traces]
 
 
 def _load(manager: pluggy.PluginManager, plugin: Plugin, entry_point: EntryPoint) -> list[Problem]:
     """Import a plugin and register it; returns its lesser faults, raises PluginError for the others."""
     if _ENTRY_POINT_VALUE.fullmatch(plugin.value) is None:
-        mend = "Write 'module' or 'module:object'."
-        raise PluginError(str(plugin), f"its entry point is {plugin.value!r}", mend)
+        hint = "Write 'module' or 'module:object'."
+        raise PluginError(str(plugin), f"its entry point is {plugin.value!r}", hint)
     package = entry_point.module.partition(".")[0]
     if package in sys.stdlib_module_names:
         what = f"its module {package} has the name of a module of Python's standard library"
-        mend = "Rename the module: whichever comes first on the path hides the other."
-        raise PluginError(str(plugin), what, mend)
+        hint = "Rename the module: whichever comes first on the path hides the other."
+        raise PluginError(str(plugin), what, hint)
     try:
         with stdout_guarded():
             target = _import(plugin, entry_point)
@@ -226,8 +153,8 @@ def _check_hooks(manager: pluggy.PluginManager, plugin: Plugin, target: object) 
     """Refuse what pluggy would accept in silence, or refuse without a cure."""
     who = str(plugin)
     if inspect.isclass(target):
-        mend = "Let the entry point name a module or an instance."
-        raise PluginError(who, f"its entry point names the class {target.__name__}, not an object", mend)
+        hint = "Let the entry point name a module or an instance."
+        raise PluginError(who, f"its entry point names the class {target.__name__}, not an object", hint)
     other = manager.get_name(target)
     if other is not None:
         what = f"its entry point names the same object as plugin {other!r}"
@@ -236,14 +163,14 @@ def _check_hooks(manager: pluggy.PluginManager, plugin: Plugin, target: object) 
     marked = {name: manager.parse_hookimpl_opts(target, name) for name in dir(target)}
     hooks = {name: options for name, options in marked.items() if options is not None}
     if not hooks:
-        mend = "Did you forget @hookimpl? Import it from mszoo.registry and put it on each hook."
-        raise PluginError(who, "has no hook implementation", mend)
+        hint = "Did you forget @hookimpl? Import it from mszoo.registry and put it on each hook."
+        raise PluginError(who, "has no hook implementation", hint)
     for name, options in hooks.items():
         hook = options.get("specname") or name
         if hook not in known:
             nearest = difflib.get_close_matches(hook, known, n=1, cutoff=0.5)
-            mend = f"Did you mean {nearest[0]}? " if nearest else ""
-            raise PluginError(who, f"{hook} is not a hook", f"{mend}The hooks are {', '.join(known)}.")
+            hint = f"Did you mean {nearest[0]}? " if nearest else ""
+            raise PluginError(who, f"{hook} is not a hook", f"{hint}The hooks are {', '.join(known)}.")
         if options.get("wrapper") or options.get("hookwrapper"):
             raise PluginError(who, f"{name} is a hook wrapper", "Use plain @hookimpl.")
         parameters = inspect.signature(getattr(target, name)).parameters.values()
@@ -251,8 +178,8 @@ def _check_hooks(manager: pluggy.PluginManager, plugin: Plugin, target: object) 
         positional = [item.name for item in needed if item.kind < item.VAR_POSITIONAL]
         unknown = [argument for argument in positional if argument not in known[hook]]
         if unknown:
-            mend = f"Define it as {hook}({', '.join(known[hook])})."
-            raise PluginError(who, f"{name} has an unknown argument {unknown[0]!r}", mend)
+            hint = f"Define it as {hook}({', '.join(known[hook])})."
+            raise PluginError(who, f"{name} has an unknown argument {unknown[0]!r}", hint)
 
 
 def _unmarked(manager: pluggy.PluginManager, plugin: Plugin, target: object) -> list[Problem]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-DEFAULT_ORDER = {
-    "cpu": ("native", "mindformers", "mindone"),
-    "npu": ("mindformers", "native", "mindone"),
-}
+from mszoo.registry.devices import TABLE
 
 #: mszoo's own suite, and the suite that mszoo's own kernels rank as.
 OWN_SUITE = "native"
@@ -23,7 +20,7 @@ class Ranking:
 
     def __init__(self, prefer: tuple[str, ...], device: str) -> None:
         self._prefer = prefer
-        self._default = DEFAULT_ORDER.get(device, ())
+        self._default = TABLE[device].suites
 
     def key(self, suite: str, priority: int) -> Key:
         """Return the sort key of a candidate; the smallest comes first."""

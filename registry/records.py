@@ -8,6 +8,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
+from mszoo.registry.devices import DEVICES
 from mszoo.registry.validation import (
     LAYER_TARGET,
     NAME,
@@ -23,23 +24,14 @@ from mszoo.registry.validation import (
     check_text,
 )
 
-DEVICES = ("cpu", "npu")
 DTYPES = ("float32", "bfloat16", "float16")
 #: How vLLM makes one vector of a sequence's hidden states.
 POOLING = ("CLS", "LAST", "MEAN")
-#: The names of the op specs (mszoo.kernels.spec says what each means).
-OPS = (
-    "embedding",
-    "linear",
-    "rms_norm",
-    "fused_add_rms_norm",
-    "qk_norm",
-    "rotary_embedding",
-    "silu_and_mul",
-    "gelu_and_mul",
-    "gelu_tanh_and_mul",
-    "paged_attention",
-)
+
+
+#: What vLLM's fused layers hold of a checkpoint's modules where a record doesn't say, as Llama's and BERT's do.
+_PACKED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+_PACKED_OF_ENCODERS = {"qkv_proj": ("query", "key", "value")}
 
 
 class Capability(str, Enum):
@@ -114,7 +106,7 @@ class ModelAdapter(_Record):
         model: the class that implements it, as ``module:Class``; imported only when the model is served.
         capabilities: the features of vLLM that it supports.
         requires: requirement strings, checked against installed metadata; nothing is imported.
-        devices: where it runs; any of ``cpu``, ``npu``.
+        devices: where it runs; any of :data:`mszoo.registry.devices.DEVICES`.
         dtypes: what it computes in; any of ``float32``, ``bfloat16``, ``float16``.
         priority: higher wins among the candidates of one architecture.
         packed_modules_mapping: fused layer name to the checkpoint names it holds, such as
@@ -141,9 +133,7 @@ class ModelAdapter(_Record):
     devices: tuple[str, ...] = DEVICES
     dtypes: tuple[str, ...] = DTYPES
     priority: int = 0
-    packed_modules_mapping: Mapping[str, tuple[str, ...]] = field(
-        default_factory=lambda: MappingProxyType({}), hash=False
-    )
+    packed_modules_mapping: Mapping[str, tuple[str, ...]] = field(default=None, hash=False)  # type: ignore
     example_config: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     refused: str = ""
     pooling: str = ""
@@ -158,12 +148,15 @@ class ModelAdapter(_Record):
         check_text(who, "refused", self.refused)
         check_text(who, "pooling", self.pooling)
         check_members(who, "pooling", [self.pooling] if self.pooling else (), POOLING, may_be_empty=True)
+        packed = self.packed_modules_mapping
+        if packed is None:
+            packed = _PACKED_OF_ENCODERS if self.pooling else _PACKED
         self._set(
             capabilities=frozenset(Capability(item) for item in capabilities),
             requires=check_requirements(who, "requires", self.requires),
             devices=check_members(who, "devices", self.devices, DEVICES),
             dtypes=check_members(who, "dtypes", self.dtypes, DTYPES),
-            packed_modules_mapping=check_modules(who, "packed_modules_mapping", self.packed_modules_mapping),
+            packed_modules_mapping=check_modules(who, "packed_modules_mapping", packed),
             example_config=check_config(who, "example_config", self.example_config),
         )
 
@@ -222,7 +215,7 @@ class LayerAdapter(_Record):
 class OpAdapter(_Record):
     """One implementation of one op spec, or of one named MindSpore primitive that a device lacks.
 
-    Names tell the two apart: op specs are in snake_case and listed in ``OPS``; primitives are in CamelCase, as
+    Names tell the two apart: op specs (mszoo.kernels.spec) are in snake_case; primitives are in CamelCase, as
     MindSpore names them (``RmsNorm``, ``ops.FlashAttentionScore``). The suite that registers a primitive
     calls it itself; any other name would never be called and is reported.
 

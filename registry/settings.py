@@ -71,6 +71,6 @@ def _path(text: str) -> Path | None:
 def _kernels(text: str) -> str:
     value = text.strip().lower() or "auto"
     if value not in KERNELS:
-        mend = f"Use one of {', '.join(KERNELS)}."
-        raise SettingsError("MSZOO_KERNELS", f"{text!r} is not a kernel set", mend)
+        hint = f"Use one of {', '.join(KERNELS)}."
+        raise SettingsError("MSZOO_KERNELS", f"{text!r} is not a kernel set", hint)
     return value

@@ -114,8 +114,8 @@ def check_config(who: str, name: str, value: object) -> Mapping[str, Any]:
     try:
         return MappingProxyType(json.loads(json.dumps(dict(config))))
     except (TypeError, ValueError, RecursionError) as error:
-        mend = "Give it what a config.json may hold."
-        raise RecordError(who, f"{name} isn't JSON ({error})", mend) from error
+        hint = "Give it what a config.json may hold."
+        raise RecordError(who, f"{name} isn't JSON ({error})", hint) from error
 
 
 def check_modules(who: str, name: str, value: object) -> Mapping[str, tuple[str, ...]]:

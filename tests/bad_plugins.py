@@ -9,7 +9,7 @@ from pathlib import Path
 
 HEADER = (
     "from mszoo.registry import Capability, LayerAdapter, ModelAdapter, OpAdapter, Suite, hookimpl\n"
-    "from mszoo.registry.catalog import load_catalog\n"
+    "from mszoo.registry.load import load_catalog\n"
 )
 
 
@@ -272,7 +272,7 @@ BAD: dict[str, Bad] = {
     ),
     "no_such_class": Bad(
         hook("return [ModelAdapter('NamelessModel', 'good_model:Absent')]"),
-        finding=("problem", "names good_model:Absent, and module good_model has no Absent"),
+        finding=("problem", "names good_model:Absent, and module good_model defines no Absent"),
         keeps=("NamelessModel",),
     ),
 }

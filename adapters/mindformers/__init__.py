@@ -50,11 +50,7 @@ _NO_HALF = ("float32", "bfloat16")
 _INFERENCE = "mindformers.parallel_core.inference.transformer"
 _CELLS = {
     "transformer_layer:TransformerLayer": "layer:TransformerLayer",
-    "attention:SelfAttention": "cells:SelfAttention",
-    "multi_latent_attention:MLASelfAttention": "mla:MLASelfAttention",
-    "mlp:MLP": "cells:MLP",
-    "moe.moe_layer:MoELayer": "moe:MoELayer",
-    "norm:RMSNorm": "cells:Norm",
+    "norm:RMSNorm": "layer:Norm",
 }
 
 
@@ -80,11 +76,10 @@ def _as_it_is(on_cpu: ModelAdapter) -> ModelAdapter:
     """Return the record of the suite's own network, which vLLM's layers have no part in."""
     return replace(
         on_cpu,
-        model=f"{_HERE}.ascend:{on_cpu.architecture}",
+        model=f"{_HERE}.ascend:OwnNetwork",
         capabilities=frozenset(),
         devices=("npu",),
         dtypes=tuple(item for item in on_cpu.dtypes if item != "float32"),  # no attention of Ascend takes it
-        packed_modules_mapping={},
     )
 
 
@@ -124,7 +119,7 @@ def _adapter(
 ) -> ModelAdapter:
     return ModelAdapter(
         architecture,
-        f"{_HERE}.model:{architecture}",
+        f"{_HERE}.model:SuiteModel",
         capabilities=capabilities,
         devices=("cpu",),
         dtypes=dtypes,

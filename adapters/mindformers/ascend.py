@@ -6,19 +6,22 @@ Nothing of this has run on an NPU. The tests run it on CPU, where stand-ins take
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 
-import mindspore as ms  # isort: skip
-from mszoo.adapters.mindformers import contract, network, parameters  # isort: skip
-from mszoo.adapters.mindformers.checkpoint import layout_of, unserved_tensors  # isort: skip
-from mszoo.adapters.mindformers.config import ARCHITECTURES, suite_config  # isort: skip
-from mszoo.layers import CausalLM, current_model_config  # isort: skip
-from mszoo.layers.kv_cache import KVCache, current_sequences  # isort: skip
-from mszoo.layers.weights import Expected  # isort: skip
-from mszoo.registry.errors import RefusalError  # isort: skip
+from mszoo.adapters.mindformers import contract, network, parameters
+from mszoo.adapters.mindformers.checkpoint import layout_of, unserved_tensors
+from mszoo.adapters.mindformers.config import architecture_of, suite_config
+from mszoo.kernels.exchange import to_torch
+from mszoo.layers import CausalLM, current_model_config
+from mszoo.layers.kv_cache import KVCache, current_sequences, whole_step
+from mszoo.layers.model import outside_the_tree
+from mszoo.layers.weights import Expected
+from mszoo.registry.errors import RefusalError
+
+import mindspore as ms
 
 logger = logging.getLogger("vllm.mszoo.adapters")
 
@@ -39,30 +42,32 @@ class OwnNetwork(CausalLM):
         RefusalError: the suite can't honour a field of the config or a flag, or can't be imported.
     """
 
-    architecture: ClassVar[str]
-    #: The checkpoint's modules that the suite fuses in an MLP.
-    gate_up: ClassVar[tuple[str, ...]] = ("gate_proj", "up_proj")
-    packed_modules_mapping: Mapping[str, Sequence[str]] = {}
-
     def __init__(self, config: Any, *, prefix: str = "") -> None:
-        architecture = ARCHITECTURES[self.architecture]
+        name, architecture = architecture_of(config)
+        who = f"mindformers.{name}"
+        if architecture.is_latent and config.kv_lora_rank != _LATENT_SIZE:
+            raise RefusalError(
+                who,
+                f"config.json says kv_lora_rank={config.kv_lora_rank}, and the suite attends to {_LATENT_SIZE}",
+                "Serve the model with another implementation",
+            )
         model_config = current_model_config()
         if model_config.enable_prompt_embeds:
             raise RefusalError(
-                f"mindformers.{self.architecture}",
+                who,
                 "its network takes token ids, and the server is to take embeddings",
                 "Serve without --enable-prompt-embeds",
             )
         logger.warning(
-            "mszoo: mindformers.%s: its network has never been tried on an NPU; check its answers, or set "
+            "mszoo: %s: its network has never been tried on an NPU; check its answers, or set "
             "MSZOO_DISABLE=mindformers",
-            self.architecture,
+            who,
         )
         dtype = str(model_config.dtype).removeprefix("torch.")
         values = suite_config(
             architecture,
             config,
-            f"mindformers.{self.architecture}",
+            who,
             dtype=dtype,
             max_model_len=model_config.max_model_len,
         )
@@ -70,10 +75,9 @@ class OwnNetwork(CausalLM):
         values |= {"params_dtype": dtype, "rotary_dtype": dtype, "router_dense_type": "float32"}
         suite = network.build(architecture, values)
         super().__init__()
-        self.config = config
-        self.layout = layout_of(self.architecture, config)
-        # Past torch's own attribute handling: the network is none of its modules.
-        self.__dict__["suite"] = suite
+        self.config, self._who, self._is_latent = config, who, architecture.is_latent
+        self.layout = layout_of(name, config)
+        outside_the_tree(self, suite=suite)
         suite.model.return_hidden_states = True
         dot = f"{prefix}." if prefix else ""
         for index, layer in enumerate(suite.model.decoder.layers):
@@ -86,9 +90,16 @@ class OwnNetwork(CausalLM):
             )
             self.add_module(f"cache_{index}", cache)
         self._is_prefill: bool | None = None
+        self._longest = model_config.max_model_len
 
     def cache_shape(self, attention: Any) -> tuple[int, int]:
-        """Return the key/value heads that the cache of a layer's attention holds, and their size."""
+        """Return the key/value heads that the cache of a layer's attention holds, and their size.
+
+        The suite keeps a token's latent vector and its rotated key in one tensor. vLLM's ordinary cache has room
+        for them among the keys; that for values is left unused.
+        """
+        if self._is_latent:
+            return 1, attention.config.kv_lora_rank + attention.config.qk_pos_emb_head_dim
         return attention.num_query_groups_per_partition, attention.hidden_size_per_attention_head
 
     @property
@@ -105,18 +116,21 @@ class OwnNetwork(CausalLM):
     ) -> ms.Tensor:
         """See :meth:`mszoo.layers.CausalLM.forward`; the suite takes token ids only.
 
-        While vLLM warms up, there is no KV cache, and the embeddings are returned.
+        While vLLM looks how much memory a step needs, there is no KV cache: the step has new sequences of its own.
         """
         assert input_ids is not None  # embeddings were refused
         caches = self.caches
         sequences = current_sequences(caches[0].layer_name)
         if sequences is None:
-            return self.embed_input_ids(input_ids)
+            device = to_torch(positions).device
+            sequences, pages = whole_step(positions.shape[0], self._longest, caches, device)
+        else:
+            pages = [cache.key_value() for cache in caches]
         tokens = sequences.slot_mapping.shape[0]
         self._set_phase(sequences.are_new)
         network_config = self.suite.get_gpt_transformer_config()
         arguments = contract.step_inputs(
-            input_ids[:tokens], positions[:tokens], sequences, caches, network_config
+            input_ids[:tokens], positions[:tokens], sequences, pages, network_config
         )
         return self.suite.model(**arguments)
 
@@ -152,85 +166,18 @@ class OwnNetwork(CausalLM):
             self._pieces(),
             self.layout.by_model(weights),
             self.unused_tensors(),
-            f"mindformers.{self.architecture}",
+            self._who,
         )
         self.suite.process_weights_after_loading(self.suite.model)
         return set()
 
     def _pieces(self) -> dict[str, parameters.Piece]:
         model = self.suite.model
-        return parameters.pieces(
-            model.get_params_dict(), self.suite.get_gpt_transformer_config(), self.gate_up
-        )
+        gate_up = self.packed_modules_mapping["gate_up_proj"]
+        return parameters.pieces(model.get_params_dict(), self.suite.get_gpt_transformer_config(), gate_up)
 
     def _set_phase(self, is_prefill: bool) -> None:
         """Tell the network's cells which attention the step takes."""
         if is_prefill != self._is_prefill:
             self.suite.add_flags_custom_mcore(is_prefill=is_prefill)
             self._is_prefill = is_prefill
-
-
-class Qwen2ForCausalLM(OwnNetwork):
-    """Qwen2 and Qwen2.5."""
-
-    architecture = "Qwen2ForCausalLM"
-
-
-class Qwen3ForCausalLM(OwnNetwork):
-    """Qwen3 (dense)."""
-
-    architecture = "Qwen3ForCausalLM"
-
-
-class TeleChat3ForCausalLM(OwnNetwork):
-    """TeleChat3 (dense)."""
-
-    architecture = "TeleChat3ForCausalLM"
-
-
-class Qwen3MoeForCausalLM(OwnNetwork):
-    """Qwen3 with experts."""
-
-    architecture = "Qwen3MoeForCausalLM"
-
-
-class Glm4MoeForCausalLM(OwnNetwork):
-    """GLM-4.5 and later, with experts."""
-
-    architecture = "Glm4MoeForCausalLM"
-
-
-class DeepseekV3ForCausalLM(OwnNetwork):
-    """DeepSeek V3 and R1, on a latent cache.
-
-    The suite keeps a token's latent vector and its rotated key in one tensor. vLLM's ordinary cache has room for
-    them among the keys; that for values is left unused.
-    """
-
-    architecture = "DeepseekV3ForCausalLM"
-
-    def __init__(self, config: Any, *, prefix: str = "") -> None:
-        if config.kv_lora_rank != _LATENT_SIZE:
-            raise RefusalError(
-                "mindformers.DeepseekV3ForCausalLM",
-                f"config.json says kv_lora_rank={config.kv_lora_rank}, and the suite attends to {_LATENT_SIZE}",
-                "Serve the model with another implementation",
-            )
-        super().__init__(config, prefix=prefix)
-
-    def cache_shape(self, attention: Any) -> tuple[int, int]:
-        """See :meth:`OwnNetwork.cache_shape`."""
-        return 1, attention.config.kv_lora_rank + attention.config.qk_pos_emb_head_dim
-
-
-class Glm4ForCausalLM(OwnNetwork):
-    """GLM-4 (dense, 0414)."""
-
-    architecture = "Glm4ForCausalLM"
-    gate_up = ("gate_up_proj",)
-
-
-class TeleChat2ForCausalLM(OwnNetwork):
-    """TeleChat2."""
-
-    architecture = "TeleChat2ForCausalLM"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mszoo.models.config import ConfigReader
+from mszoo.models.config_keys import reference_of
 from mszoo.registry.errors import RefusalError
 
 _DENSE = {
@@ -47,8 +48,6 @@ _LATENT = {
 }
 #: Yarn's parameters, as the suite calls them.
 _YARN = ("rotary_scaling_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
-#: Optional fields of every architecture that say how it was trained, or what vLLM does with it.
-_IGNORED = ("router_aux_loss_coef", "num_nextn_predict_layers", "num_mtp_layers")
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,11 @@ class Architecture:
     yarn: bool = False
     check: Callable[[ConfigReader, str, int], None] = lambda _reader, _who, _length: None
 
+    @property
+    def is_latent(self) -> bool:
+        """Whether it attends on a latent cache."""
+        return "kv_lora_rank" in self.fields
+
 
 def suite_config(
     architecture: Architecture, config: Any, who: str, *, dtype: str, max_model_len: int
@@ -95,21 +99,22 @@ def suite_config(
     Raises:
         RefusalError: naming the field that the suite would drop, or compute otherwise than Hugging Face does.
     """
-    reader = ConfigReader(config, who)
+    # TeleChat's configs may call themselves Llama's; transformers has no such model.
+    reader = ConfigReader(config, who, reference="" if "TeleChat" in who else reference_of(config))
+    reader.check_types()
     values = {name: _read(reader, name) for name in architecture.fields}
     for name, allowed in architecture.must_be.items():
         reader.must_be(name, *allowed)
-    for name in (*_IGNORED, *architecture.ignored):
-        reader.optional(name, None)
+    reader.must_attend(causally=True)
+    reader.ignore("max_position_embeddings", *architecture.ignored)
     _refuse_windows(reader)
     architecture.check(reader, who, max_model_len)
     rope = _rope(reader, who, architecture)
-    reader.optional("max_position_embeddings", None)
-    tied = reader.optional("tie_word_embeddings", False)
+    tied = reader.flag("tie_word_embeddings")
     reader.refuse_unread()
     own = {
         "max_position_embeddings": max_model_len,  # the length of the suite's table of cosines, nothing else
-        "tie_word_embeddings": bool(tied),
+        "tie_word_embeddings": tied,
         "compute_dtype": dtype,
         # Of the suite's own parameters and tables, which all give their places to vLLM's: MindSpore can't make
         # bfloat16 ones under numpy 2.
@@ -148,11 +153,18 @@ def check_arrived(architecture: Architecture, values: Mapping[str, Any], built: 
             )
 
 
+#: Fields that are true or false, by what the suite takes where a config says nothing. Hugging Face's always do.
+_FLAGS = {"attention_bias": False, "norm_topk_prob": True, "use_qk_norm": False}
+
+
 def _read(reader: ConfigReader, name: str) -> Any:
-    if name in ("attention_bias", "use_qk_norm"):  # Hugging Face's defaults differ; its configs always say
-        return bool(reader.optional(name, False))
+    if name in _FLAGS:
+        return reader.flag(name, _FLAGS[name])
     if name == "head_dim":
-        return reader.optional(name, reader.required("hidden_size") // reader.required("num_attention_heads"))
+        heads, hidden_size = reader.required("num_attention_heads"), reader.required("hidden_size")
+        if reader.optional(name, None) is None and hidden_size % heads:
+            reader.refuse("num_attention_heads", heads)
+        return reader.optional(name, hidden_size // heads)
     if name == "num_key_value_heads":
         return reader.optional(name, reader.optional("num_attention_heads", reader.optional("n_head", None)))
     if name == "q_lora_rank":  # none: queries of full rank
@@ -164,26 +176,25 @@ def _read(reader: ConfigReader, name: str) -> Any:
 
 def _refuse_windows(reader: ConfigReader) -> None:
     """Refuse layers with a sliding window: the suite attends to everything."""
-    types = reader.optional("layer_types", None)
+    types = reader.optional("layer_types", None) if reader.is_computed_with("layer_types") else None
     window = reader.optional("sliding_window", None)
-    if types is None and window is not None and reader.optional("use_sliding_window", True):
+    if types is None and window is not None and reader.flag("use_sliding_window", True):
         reader.refuse("sliding_window", window)
-    if types is not None and set(types) != {"full_attention"}:
+    if types is not None and not (
+        isinstance(types, (list, tuple)) and all(one == "full_attention" for one in types)
+    ):
         reader.refuse("layer_types", types)
 
 
 def _rope(reader: ConfigReader, who: str, architecture: Architecture) -> dict[str, Any]:
     """Return the rotary embedding's fields."""
-    rope = dict(reader.optional("rope_parameters", None) or {})
-    kind = rope.pop("rope_type", None) or rope.pop("type", None) or "default"
-    rope.pop("type", None)
-    top_level_theta = reader.optional("rope_theta", architecture.default_theta)
-    found = {"rope_theta": rope.pop("rope_theta", None) or top_level_theta}
-    if found["rope_theta"] is None:
-        raise RefusalError(who, "config.json gives no rope_theta", "Add rope_theta to config.json")
-    top_level_part = reader.optional("partial_rotary_factor", 1.0)
-    part = rope.pop("partial_rotary_factor", None)
-    part = top_level_part if part is None else part
+    given = reader.optional("rope_parameters", None) or {}
+    theta = reader.optional("rope_theta", architecture.default_theta)
+    if isinstance(given, Mapping) and theta is not None:
+        given = {"rope_theta": theta} | {name: value for name, value in given.items() if value is not None}
+    rope = reader.rope(given)
+    kind, found = rope.pop("rope_type"), {"rope_theta": rope.pop("rope_theta")}
+    part = rope.pop("partial_rotary_factor", reader.optional("partial_rotary_factor", 1.0))
     if architecture.partial_rotary:
         found["partial_rotary_factor"] = part
     elif part != 1.0:
@@ -198,7 +209,7 @@ def _rope(reader: ConfigReader, who: str, architecture: Architecture) -> dict[st
             "Serve the model with another implementation",
         )
     for name, value in rope.items():
-        if value is not None:
+        if (name, value) != ("truncate", True):  # what both sides do where nothing is said
             reader.refuse(f"rope_parameters.{name}", value)
     return found
 
@@ -237,7 +248,6 @@ def _check_groups(reader: ConfigReader, who: str, _: int) -> None:
 def _check_latent(reader: ConfigReader, who: str, length: int) -> None:
     """As :func:`_check_groups`, and refuse sizes that don't add up: the suite takes the parts."""
     _check_groups(reader, who, length)
-    reader.must_be("qk_head_dim", reader.required("qk_nope_head_dim") + reader.required("qk_rope_head_dim"))
     reader.must_be("head_dim", reader.required("qk_rope_head_dim"))
 
 
@@ -295,9 +305,6 @@ ARCHITECTURES: dict[str, Architecture] = {
         must_be={
             "attention_bias": (False,),
             "rope_interleave": (True,),
-            "moe_layer_freq": (1,),
-            "topk_method": ("noaux_tc",),
-            "scoring_func": ("sigmoid",),
         },
         yarn=True,
         check=_check_latent,
@@ -315,6 +322,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
         must_be={"apply_residual_connection_post_layernorm": (False,), "embed_layernorm": (False,)},
         ignored=(
+            "attention_softmax_in_fp32",
+            "bias_dropout_fusion",
             "logn",
             "flash_attn",
             "masked_softmax_fusion",
@@ -333,3 +342,15 @@ ARCHITECTURES: dict[str, Architecture] = {
         must_be={"attention_bias": (False,), "mlp_bias": (False,)},
     ),
 }
+
+
+def architecture_of(config: Any) -> tuple[str, Architecture]:
+    """Return the name of the architecture that a Hugging Face config says, and how the suite builds it.
+
+    Raises:
+        RefusalError: the suite has none of that name.
+    """
+    name = config.architectures[0].rpartition(".")[2]
+    if name not in ARCHITECTURES:
+        raise RefusalError("mindformers", f"it has no {name}", f"It has {', '.join(ARCHITECTURES)}")
+    return name, ARCHITECTURES[name]

@@ -111,6 +111,7 @@ def telechat2_as_llama(config: Mapping[str, Any], weights: Mapping[str, Any]) ->
 
 def _llama(fields: Mapping[str, Any], weights: Mapping[str, Any]) -> Any:
     import torch
+
     from transformers import LlamaConfig, LlamaForCausalLM
 
     llama = LlamaForCausalLM(LlamaConfig(**fields, attn_implementation="eager")).eval().float()

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-import mindspore as ms  # isort: skip
-from mszoo.kernels.exchange import TORCH_DTYPE, to_mindspore  # isort: skip
-from mszoo.layers.kv_cache import KVCache, Sequences  # isort: skip
+from mszoo.kernels.exchange import TORCH_DTYPE, to_mindspore
+from mszoo.layers.kv_cache import Sequences
+
+import mindspore as ms
 
 #: The side of FlashAttention's mask, whatever the length: the op repeats it along the diagonal.
 _FLASH_MASK = 128
@@ -25,7 +26,7 @@ def step_inputs(
     input_ids: ms.Tensor,
     positions: ms.Tensor,
     sequences: Sequences,
-    caches: Sequence[KVCache],
+    pages: Sequence[tuple[ms.Tensor, ms.Tensor]],
     config: Any,
 ) -> dict[str, Any]:
     """Return the arguments of the suite's ``GPTModel``, indices as int32.
@@ -33,10 +34,9 @@ def step_inputs(
     Args:
         input_ids, positions: [T].
         sequences: the step's.
-        caches: by layer.
+        pages: of keys and of values, by layer.
         config: the network's ``TransformerConfig``.
     """
-    pages = [cache.key_value() for cache in caches]
     latent = config.multi_latent_attention
     mask = attention_mask(sequences, TORCH_DTYPE[config.compute_dtype], latent=latent)
     return {

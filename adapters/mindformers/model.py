@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
-from mszoo.adapters.decoder import FUSED_MLP
-
-import mindspore as ms  # isort: skip
-from mszoo.adapters.mindformers import network  # isort: skip
-from mszoo.adapters.mindformers.checkpoint import layout_of, unserved_tensors  # isort: skip
-from mszoo.adapters.mindformers.config import ARCHITECTURES, suite_config  # isort: skip
-from mszoo.adapters.mindformers.layer import TransformerLayer  # isort: skip
-from mszoo.adapters.mindformers.positions import running_at  # isort: skip
-from mszoo.kernels import dispatch  # isort: skip
-from mszoo.layers import (  # isort: skip
+from mszoo.adapters.mindformers import network
+from mszoo.adapters.mindformers.checkpoint import layout_of, unserved_tensors
+from mszoo.adapters.mindformers.config import architecture_of, suite_config
+from mszoo.kernels import dispatch
+from mszoo.layers import (
     CausalLM,
-    FusedDecoder,
     LogitsProcessor,
     Module,
     current_model_config,
     lm_head,
     token_embedding,
 )
-from mszoo.layers.cells import replace_cells  # isort: skip
-from mszoo.layers.weights import Expected, load  # isort: skip
-from mszoo.registry.errors import RefusalError  # isort: skip
+from mszoo.layers.cells import replace_cells
+from mszoo.layers.decoder.graph import GraphPath
+from mszoo.layers.positions import running_at
+from mszoo.layers.weights import Expected, load
+from mszoo.registry.errors import RefusalError
+
+import mindspore as ms
 
 #: The suite's names of modules, and Hugging Face's.
 _NAMES = (
@@ -49,22 +47,23 @@ class SuiteModel(CausalLM):
     """A model of the suite that generates text.
 
     Args:
-        config: the Hugging Face config.
+        config: the Hugging Face config; ``architectures`` says which model.
         prefix: prepended to the layers' names.
 
     Raises:
         RefusalError: the suite can't honour a field of the config, or can't be imported.
     """
 
-    architecture: ClassVar[str]
-
     def __init__(self, config: Any, *, prefix: str = "") -> None:
-        architecture = ARCHITECTURES[self.architecture]
+        name, architecture = architecture_of(config)
+        who = f"mindformers.{name}"
+        if architecture.is_latent:
+            _refuse_without_latent_cache(who)
         model_config = current_model_config()
         values = suite_config(
             architecture,
             config,
-            f"mindformers.{self.architecture}",
+            who,
             dtype=str(model_config.dtype).removeprefix("torch."),
             max_model_len=model_config.max_model_len,
         )
@@ -72,7 +71,7 @@ class SuiteModel(CausalLM):
         super().__init__()
         self.config = config
         #: How the checkpoint differs from the model's modules.
-        self.layout = layout_of(self.architecture, config)
+        self.layout = layout_of(name, config)
         dot = f"{prefix}." if prefix else ""
         vocab_size, hidden_size = values["vocab_size"], values["hidden_size"]
         self.model = Module()
@@ -86,21 +85,16 @@ class SuiteModel(CausalLM):
             tied_to=self.model.embed_tokens if values["tie_word_embeddings"] else None,
         )
         self.logits_processor = LogitsProcessor(vocab_size)
-        layers = list(self.model.layers.children())
-        whole = [layer for layer in layers if isinstance(layer, TransformerLayer)]
-        is_whole = len(whole) == len(layers)
-        for layer in whole:
-            layer.keeps_residual = is_whole
-        fused = [layer.fused for layer in whole if layer.fused is not None]
         #: Runs the stack as one graph, in the ``mindspore`` kernel set.
-        self.fused = FusedDecoder(fused, self.model.norm) if len(fused) == len(layers) else None
+        self.graph = GraphPath(list(self.model.layers.children()), self.model.norm)
 
     def forward(
         self, input_ids: ms.Tensor | None, positions: ms.Tensor, inputs_embeds: ms.Tensor | None = None
     ) -> ms.Tensor:
         """See :meth:`mszoo.layers.CausalLM.forward`."""
         x = self.embed_input_ids(input_ids) if inputs_embeds is None else inputs_embeds
-        if self.fused is not None and (hidden_states := self.fused(positions, x)) is not None:
+        hidden_states = self.graph(positions, x)
+        if hidden_states is not None:
             return hidden_states
         with running_at(positions):
             return self.stack(input_ids=None, hidden_states=x, positions=positions)
@@ -120,65 +114,11 @@ class SuiteModel(CausalLM):
         return (*super().unused_tensors(), *unserved_tensors(self.config, self.expected_tensors(), layers))
 
 
-class Qwen2ForCausalLM(SuiteModel):
-    """Qwen2 and Qwen2.5."""
-
-    architecture = "Qwen2ForCausalLM"
-
-
-class Qwen3ForCausalLM(SuiteModel):
-    """Qwen3 (dense)."""
-
-    architecture = "Qwen3ForCausalLM"
-
-
-class TeleChat3ForCausalLM(SuiteModel):
-    """TeleChat3 (dense)."""
-
-    architecture = "TeleChat3ForCausalLM"
-
-
-class Qwen3MoeForCausalLM(SuiteModel):
-    """Qwen3 with experts."""
-
-    architecture = "Qwen3MoeForCausalLM"
-
-
-class Glm4MoeForCausalLM(SuiteModel):
-    """GLM-4.5 and later, with experts."""
-
-    architecture = "Glm4MoeForCausalLM"
-
-
-class DeepseekV3ForCausalLM(SuiteModel):
-    """DeepSeek V3 and R1, with vLLM's attention on a latent cache."""
-
-    architecture = "DeepseekV3ForCausalLM"
-
-    def __init__(self, config: Any, *, prefix: str = "") -> None:
-        if not current_model_config().use_mla:
-            raise RefusalError(
-                "mindformers.DeepseekV3ForCausalLM",
-                "it attends on a latent cache, and vLLM was told to expand it",
-                "Unset VLLM_MLA_DISABLE",
-            )
-        if not dispatch.current().by_vllm("paged_attention"):
-            raise RefusalError(
-                "mindformers.DeepseekV3ForCausalLM",
-                "attention on a latent cache is vLLM's on CPU, in no other kernel set",
-                "Unset MSZOO_KERNELS, and MSZOO_DISABLE the plugin that attends",
-            )
-        super().__init__(config, prefix=prefix)
-
-
-class Glm4ForCausalLM(SuiteModel):
-    """GLM-4 (dense, 0414)."""
-
-    architecture = "Glm4ForCausalLM"
-    packed_modules_mapping = FUSED_MLP
-
-
-class TeleChat2ForCausalLM(SuiteModel):
-    """TeleChat2."""
-
-    architecture = "TeleChat2ForCausalLM"
+def _refuse_without_latent_cache(who: str) -> None:
+    """Refuse what attends on a latent cache where there is none."""
+    if not current_model_config().use_mla:
+        what = "it attends on a latent cache, and vLLM was told to expand it"
+        raise RefusalError(who, what, "Unset VLLM_MLA_DISABLE")
+    if not dispatch.current().by_vllm("paged_attention"):
+        what = "attention on a latent cache is vLLM's on CPU, in no other kernel set"
+        raise RefusalError(who, what, "Unset MSZOO_KERNELS, and MSZOO_DISABLE the plugin that attends")

@@ -8,11 +8,11 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-from mindspore.nn.utils import no_init_parameters
-
 from mszoo.adapters.mindformers import importer
 from mszoo.adapters.mindformers.config import Architecture, check_arrived
 from mszoo.registry.errors import RefusalError
+
+from mindspore.nn.utils import no_init_parameters
 
 
 def build(architecture: Architecture, values: Mapping[str, Any]) -> Any:

@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 
-import mindspore as ms  # isort: skip
-from mszoo.kernels.exchange import TORCH_DTYPE, to_mindspore  # isort: skip
-from mszoo.layers.weights import CheckpointError, Expected, check_tensors  # isort: skip
+from mszoo.kernels.exchange import TORCH_DTYPE, to_mindspore
+from mszoo.layers.weights import Expected, check_tensors
+from mszoo.registry.errors import CheckpointError
+
+import mindspore as ms
 
 #: The suite's names in a ``GPTModel``, and Hugging Face's, where no tensor is fused.
 _NAMES = (

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from mszoo.adapters.decoder import INHERITED
 from mszoo.adapters.mindone.architectures import Architecture, norms, read
-from mszoo.adapters.mindone.families import FAMILIES, MODELS, WHOLE, layers, packed_modules, rotary_embeddings
+from mszoo.adapters.mindone.families import FAMILIES, MODELS, layers, packed_modules, rotary_embeddings
 from mszoo.registry import Capability, LayerAdapter, ModelAdapter, Suite, hookimpl
 
 _HERE = "mszoo.adapters.mindone"
@@ -20,23 +20,9 @@ _REPLACEMENTS = {
     "mindspore.nn.layer.basic:Dense": "Linear",
     "mindspore.nn.layer.basic:Linear": "Linear",
     "mindspore.nn.layer.embedding:Embedding": "Embedding",
-    "mszoo.adapters.mindone.cpu_ops:Embedding": "Embedding",
-    **{
-        f"mindone.transformers.activations:{name}": "Activation"
-        for name in (
-            "FastGELUActivation",
-            "GELUActivation",
-            "GELUTanh",
-            "NewGELUActivation",
-            "ReLUSquaredActivation",
-            "SiLUActivation",
-        )
-    },
-    "mindspore.nn.layer.activation:ReLU": "Activation",
-    "mindspore.mint.nn.layer.activation:SiLU": "Activation",
+    "mindspore.nn.layer.embedding:EmbeddingExt": "Embedding",
     "mindspore.nn.layer.normalization:LayerNorm": "RowNorm",
     "mindspore.nn.layer.normalization:LayerNormExt": "RowNorm",
-    "mszoo.adapters.mindone.cpu_ops:LayerNorm": "RowNorm",
     f"{MODELS}.gemma3.modeling_gemma3:Gemma3TextScaledWordEmbedding": "ScaledEmbedding",
     f"{MODELS}.opt.modeling_opt:OPTLearnedPositionalEmbedding": "OffsetPositions",
     f"{MODELS}.gemma.modeling_gemma:GemmaRMSNorm": "RowNorm",
@@ -48,15 +34,8 @@ _REPLACEMENTS = {
     f"{MODELS}.cohere2.modeling_cohere2:Cohere2LayerNorm": "RowNorm",
     f"{MODELS}.nemotron.modeling_nemotron:NemotronLayerNorm1P": "RowNorm",
     f"{MODELS}.olmo.modeling_olmo:OlmoLayerNorm": "RowNorm",
-    f"{MODELS}.llama.modeling_llama:LlamaRotaryEmbedding": "Rotary",
-    f"{MODELS}.mistral.modeling_mistral:MistralRotaryEmbedding": "Rotary",
-    f"{MODELS}.qwen2.modeling_qwen2:Qwen2RotaryEmbedding": "Rotary",
-    f"{MODELS}.qwen3.modeling_qwen3:Qwen3RotaryEmbedding": "Rotary",
-    f"{MODELS}.llama.modeling_llama:LlamaDecoderLayer": "Layer",
-    f"{MODELS}.mistral.modeling_mistral:MistralDecoderLayer": "TupleLayer",
-    f"{MODELS}.phi3.modeling_phi3:Phi3DecoderLayer": "TupleLayer",
-    f"{MODELS}.qwen2.modeling_qwen2:Qwen2DecoderLayer": "TupleLayer",
-    f"{MODELS}.qwen3.modeling_qwen3:Qwen3DecoderLayer": "TupleLayer",
+    f"{MODELS}.phi3.modeling_phi3:Phi3RMSNorm": "RowNorm",
+    f"{MODELS}.qwen2.modeling_qwen2:Qwen2RMSNorm": "RowNorm",
 }
 #: Encoders whose layers and embeddings are BERT's: how their classes' names begin, by family.
 _BERTS = {
@@ -91,8 +70,8 @@ def mszoo_layer_adapters() -> Iterable[LayerAdapter]:
     """Give what replaces MindSpore One's cells on CPU."""
     targets = {cell: f"{_CELLS}:{name}" for cell, name in _REPLACEMENTS.items()}
     targets |= dict.fromkeys(norms(), f"{_CELLS}:RowNorm")
-    targets |= dict.fromkeys(layers(), f"{_HERE}.decoder:DecoderLayer")
-    targets |= dict.fromkeys(rotary_embeddings(), f"{_CELLS}:Rotary")
+    targets |= dict.fromkeys(layers(), f"{_HERE}.layer:DecoderLayer")
+    targets |= dict.fromkeys(rotary_embeddings(), f"{_HERE}.layer:NoRotary")
     for family, name in _BERTS.items():
         module = f"{MODELS}.{family}.modeling_{family}"
         targets[f"{module}:{name}Layer"] = f"{_HERE}.encoder:EncoderLayer"
@@ -110,10 +89,8 @@ def _adapter(name: str, found: Architecture) -> ModelAdapter:
     fused: Mapping[str, tuple[str, ...]] = {}
     if found.pooling:
         capabilities, fused = frozenset({Capability.TENSOR_PARALLEL}), {"qkv_proj": ("query", "key", "value")}
-    elif found.family in WHOLE or found.family in FAMILIES:
-        capabilities, fused = INHERITED, packed_modules(found.family)
-        if found.family in FAMILIES:
-            capabilities -= FAMILIES[found.family].lacks
+    elif found.family in FAMILIES:
+        capabilities, fused = INHERITED - FAMILIES[found.family].lacks, packed_modules(found.family)
     return ModelAdapter(
         name,
         own if found.refused else model,

@@ -1,6 +1,7 @@
 """Turns the configs of transformers 5 into what MindSpore One's code, written for 4.57, reads from them.
 
-A field that MindSpore One would ignore is refused: it may change what the model computes.
+What a field means is decided by transformers' own code of the model: one that has an effect there and that
+MindSpore One would ignore is refused, and one that has none there is kept from MindSpore One.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import functools
 from collections.abc import Mapping, Set
 from typing import Any
 
+from mszoo.models.config import ConfigReader
+from mszoo.models.config_keys import reference_of
 from mszoo.registry.errors import RefusalError
 
 #: Attributes that every config had in transformers 4, and their values there.
@@ -51,99 +54,65 @@ BY_MODEL_TYPE: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
-#: By model type: fields that transformers 5 computes from others, which the model reads.
-_COMPUTED: Mapping[str, Set[str]] = {"gpt_bigcode": frozenset({"num_key_value_heads"})}
-
-#: Fields whose value MindSpore One's code need not know: training, generation, bookkeeping, and what the mapping
-#: of this module or the adapter itself reads.
-HARMLESS: Set[str] = frozenset(
-    {
-        "_name_or_path",
-        "architectures",
-        "attention_dropout",
-        "attention_probs_dropout_prob",
-        "attn_implementation",
-        "attn_pdrop",
-        "auto_map",
-        "bos_token_id",
-        "classifier_dropout",
-        "dtype",
-        "embd_pdrop",
-        "eos_token_id",
-        "final_logit_softcapping",
-        "finetuning_task",
-        "hidden_dropout",
-        "hidden_dropout_prob",
-        "id2label",
-        "initializer_range",
-        "label2id",
-        "layer_types",
-        "logit_scale",
-        "logits_scaling",
-        "max_position_embeddings",
-        "max_window_layers",
-        "model_type",
-        "num_labels",
-        "output_attentions",
-        "output_hidden_states",
-        "output_router_logits",
-        "pad_token_id",
-        "pretraining_tp",
-        "quantization_config",
-        "resid_pdrop",
-        "return_dict",
-        "rope_parameters",
-        "router_aux_loss_coef",
-        "router_jitter_noise",
-        "sliding_window",
-        "task_specific_params",
-        "tie_word_embeddings",
-        "tokenizer_class",
-        "torch_dtype",
-        "transformers_version",
-        "use_cache",
-        "use_sliding_window",
-    }
+#: Fields that the adapter itself reads, whatever the family: it makes layers, head and masks with them.
+_READ_HERE = (
+    "clip_qkv",
+    "final_logit_softcapping",
+    "head_dim",
+    "hidden_size",
+    "layer_types",
+    "logit_scale",
+    "logits_scaling",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "rope_parameters",
+    "sliding_window",
+    "tie_word_embeddings",
+    "vocab_size",
 )
 
 _ROPE_OF_LAYERS = frozenset({"full_attention", "sliding_attention"})
 
 
-def refuse_ignored(config: Any, mentioned: Set[str], who: str) -> None:
-    """Refuse a config with a field that MindSpore One's code for it never names.
-
-    Fields at the defaults of their class pass: the survey compared the model with Hugging Face's at those.
+def read(config: Any, fields: Set[str], who: str, *, causal: bool) -> ConfigReader:
+    """Return a reader of a config that MindSpore One's code and the adapter honour.
 
     Args:
         config: the Hugging Face config.
-        mentioned: the names in the source of the family's modeling file.
-        who: the adapter's name, for the message.
+        fields: those that the family's modeling file reads.
+        who: the adapter's name, for messages.
+        causal: whether the model is a decoder.
 
     Raises:
-        RefusalError: naming the field.
+        RefusalError: naming a field that has an effect in transformers' code and that nobody here reads, or that is
+            of a wrong type.
     """
-    defaults = type(config)().to_dict()
-    aliases: dict[str, str] = getattr(config, "attribute_map", {})
-    for name, value in config.to_dict().items():
-        names = {name, *(alias for alias, own in aliases.items() if own == name)}
-        known = names & mentioned or names & HARMLESS or name in COMMON
-        known = known or name in _COMPUTED.get(config.model_type, ())
-        if known or not value or value == defaults.get(name):
-            continue
-        raise RefusalError(
-            who,
-            f"config.json says {name}={value!r}, a field that MindSpore One's model doesn't know",
-            "If the field has no influence on inference, remove it from config.json",
-        )
+    reader = ConfigReader(config, who, reference=reference_of(config))
+    reader.check_types()
+    reader.must_attend(causally=causal)
+    reader.must_be("is_encoder_decoder", False)
+    if not causal:
+        reader.must_be("is_decoder", False)
+        reader.must_be("add_cross_attention", False)
+    reader.ignore(*_READ_HERE, *fields)
+    reader.refuse_unread()
+    heads, kv_heads = reader.required("num_attention_heads"), reader.optional("num_key_value_heads", None)
+    if kv_heads is not None and heads % kv_heads:
+        reader.refuse("num_key_value_heads", kv_heads)
+    if reader.optional("head_dim", None) is None and reader.required("hidden_size") % heads:
+        reader.refuse("num_attention_heads", heads)
+    return reader
 
 
-def to_v4(config: Any, max_model_len: int, who: str) -> Any:
+def to_v4(config: Any, reader: ConfigReader, max_model_len: int) -> Any:
     """Return a copy of a config with the attributes that transformers 4.57 gave it; the original stays as it is.
 
     Args:
         config: the Hugging Face config.
+        reader: :func:`read`.
         max_model_len: tokens that a sequence may have.
-        who: the adapter's name, for messages.
 
     Raises:
         RefusalError: its rotary embedding has no counterpart in 4.57, or isn't fixed for this length.
@@ -151,7 +120,13 @@ def to_v4(config: Any, max_model_len: int, who: str) -> Any:
     v4 = copy.deepcopy(config)
     v4.__class__ = _v4_class(type(config))  # type: ignore[arg-type]
     fields = v4.__dict__
-    fields.update(rope_fields(getattr(config, "rope_parameters", None) or {}, config, max_model_len, who))
+    for name in [name for name in config.to_dict() if name in fields and not reader.has_effect(name)]:
+        if name in COMMON:
+            fields[name] = copy.copy(COMMON[name])
+        elif not reader.is_of_class(name):  # an older library's, or a tool's
+            del fields[name]
+    rope = getattr(config, "rope_parameters", None) or {}
+    fields.update(rope_fields(rope, config, reader, max_model_len))
     if getattr(config, "sliding_window", None) == 0:
         fields["sliding_window"] = None  # transformers 5 writes 0 for none
     dropped = dict(BY_MODEL_TYPE.get(config.model_type, {}))
@@ -166,14 +141,16 @@ def to_v4(config: Any, max_model_len: int, who: str) -> Any:
 _ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 
 
-def rope_fields(rope: Mapping[str, Any], config: Any, max_model_len: int, who: str) -> dict[str, Any]:
+def rope_fields(
+    rope: Mapping[str, Any], config: Any, reader: ConfigReader, max_model_len: int
+) -> dict[str, Any]:
     """Return transformers 4's fields of a rotary embedding.
 
     Args:
         rope: ``rope_parameters``: ``rope_type``, ``rope_theta`` and the type's own, or these by type of layer.
         config: has ``max_position_embeddings`` and ``original_max_position_embeddings``.
+        reader: knows what of it has an effect.
         max_model_len: tokens that a sequence may have.
-        who: the adapter's name, for messages.
 
     Returns:
         ``rope_theta``, ``rope_scaling``, and where they apply ``partial_rotary_factor`` and
@@ -183,18 +160,21 @@ def rope_fields(rope: Mapping[str, Any], config: Any, max_model_len: int, who: s
         RefusalError: as of :func:`to_v4`.
     """
     found: dict[str, Any] = {}
+    who = reader.who
+    if not rope or not reader.has_effect("rope_parameters"):  # positions are learned
+        return {"v4_rope_scaling": None}
     if any(isinstance(value, Mapping) for value in rope.values()):
         if not set(rope) <= _ROPE_OF_LAYERS:
             raise _refusal(who, f"rope_parameters for layers of {', '.join(sorted(rope))}")
-        local = rope.get("sliding_attention") or {}
+        local = rope.get("sliding_attention")
         if local:
-            if local.get("rope_type", "default") != "default":
+            local = reader.rope(local)
+            if local["rope_type"] != "default":
                 raise _refusal(who, f"rope_type={local['rope_type']!r} for sliding layers")
             found["rope_local_base_freq"] = local["rope_theta"]
-        rope = rope.get("full_attention") or local
-    scaling = dict(rope)
-    if "rope_theta" in scaling:
-        found["rope_theta"] = scaling.pop("rope_theta")
+        rope = rope.get("full_attention") or local or {}
+    scaling = reader.rope(rope)
+    found["rope_theta"] = scaling.pop("rope_theta")
     if "partial_rotary_factor" in scaling:
         found["partial_rotary_factor"] = scaling.pop("partial_rotary_factor")
     rope_type = scaling.get("rope_type", "default")
@@ -213,7 +193,8 @@ def rope_fields(rope: Mapping[str, Any], config: Any, max_model_len: int, who: s
                 f"{limit}, and max_model_len is {max_model_len}",
                 f"Serve with --max-model-len {limit}",
             )
-    found["v4_rope_scaling"] = None if rope_type == "default" else scaling
+    # Older files look for its older name.
+    found["v4_rope_scaling"] = None if rope_type == "default" else scaling | {"type": rope_type}
     return found
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from mszoo.adapters.mindone import importer
 from mszoo.adapters.mindone.architectures import read
-from mszoo.adapters.mindone.cells import Activation, norm_of
+from mszoo.adapters.mindone.cells import norm_of
 from mszoo.adapters.mindone.network import build
+from mszoo.adapters.mindone.specs import activation_name
+from mszoo.kernels.exchange import to_mindspore, to_torch
 from mszoo.layers import (
     Encoder,
     EncoderAttention,
@@ -23,10 +28,21 @@ from mszoo.layers import (
     row_linear,
 )
 from mszoo.layers.cells import CellStays, replace_cells
+from mszoo.layers.model import outside_the_tree
+from mszoo.registry.errors import RefusalError
 
-import mindspore as ms  # isort: skip
-from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
-from mszoo.registry.errors import RefusalError  # isort: skip
+import mindspore as ms
+
+#: Activations by torch, by Hugging Face's names.
+_BY_TORCH: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "gelu": functional.gelu,
+    **dict.fromkeys(
+        ("gelu_fast", "gelu_new", "gelu_pytorch_tanh"), functools.partial(functional.gelu, approximate="tanh")
+    ),
+    "relu": functional.relu,
+    "relu2": lambda x: functional.relu(x).square(),
+    "silu": functional.silu,
+}
 
 
 class EncoderModel(Encoder):
@@ -50,9 +66,9 @@ class EncoderModel(Encoder):
         accepted = inspect.signature(getattr(modeling, name).__init__).parameters
         # vLLM pools: what the checkpoint has for its own pooling is left out.
         arguments = {"add_pooling_layer": False} if "add_pooling_layer" in accepted else {}
-        network = build(modeling, name, config, "eager", who, **arguments)
+        network = build(modeling, name, config, who, causal=False, **arguments)
         self.replaced = replace_cells(network, self, prefix=prefix)
-        self.__dict__["network"] = network
+        outside_the_tree(self, network=network)
         count = sum(isinstance(module, EncoderAttention) for module in self.modules())
         if count != config.num_hidden_layers:
             raise RefusalError(
@@ -172,7 +188,7 @@ class EncoderLayer(Module):
         self.intermediate.dense = column_linear(
             hidden, inner, bias=True, prefix=f"{prefix}.intermediate.dense"
         )
-        self.intermediate.activation = Activation(cell.intermediate.intermediate_act_fn, prefix="")
+        self._act = _BY_TORCH[activation_name(cell.intermediate.intermediate_act_fn)]
         self.output.dense = row_linear(inner, hidden, bias=True, prefix=f"{prefix}.output.dense")
         self.output.LayerNorm = norm_of(cell.output.LayerNorm)
 
@@ -182,7 +198,7 @@ class EncoderLayer(Module):
         attend, project = self.attention.get_submodule("self"), self.attention.output
         attended = to_torch(attend.attn(to_mindspore(attend.qkv_proj(x))))
         x = project.LayerNorm.of(project.dense(attended) + x)
-        inner = self.intermediate.activation.of(self.intermediate.dense(x))
+        inner = self._act(self.intermediate.dense(x))
         x = self.output.LayerNorm.of(self.output.dense(inner) + x)
         return (to_mindspore(x[None]),)
 

@@ -1,6 +1,6 @@
 """The decoders of MindSpore One whose layers mszoo's own layers compute: how each differs from the others.
 
-Data only; nothing heavy is imported. :mod:`mszoo.adapters.mindone.decoder` has the classes that are named here.
+Data only; nothing heavy is imported. :mod:`mszoo.adapters.mindone.specs` makes a spec of a layer with it.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
-from mszoo.adapters.decoder import FUSED, FUSED_MLP, FUSED_TOO
+from mszoo.adapters.decoder import FUSED, FUSED_MLP
 from mszoo.registry import Capability
 
 MODELS = "mindone.transformers.models"
@@ -36,7 +37,7 @@ class Mixture:
     Attributes:
         router: the router's linear layer.
         bias: the bias by which experts are chosen; empty where there is none.
-        scores: what makes scores of the router's logits.
+        scoring_func: what makes scores of the router's logits.
         experts: each expert's gate, up and down projection.
         stacked: one layer with gate and up projection of all experts, and one with their down projection, where
             the checkpoint has those.
@@ -46,14 +47,14 @@ class Mixture:
 
     router: str = "gate"
     bias: str = ""
-    scores: str = "softmax"
+    scoring_func: Literal["softmax", "sigmoid"] = "softmax"
     experts: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
     stacked: tuple[str, str] | None = None
     shared: str = "shared_experts"
     shared_gate: str = ""
 
 
-_BIASED = Mixture(bias="gate.e_score_correction_bias", scores="sigmoid")
+_BIASED = Mixture(bias="gate.e_score_correction_bias", scoring_func="sigmoid")
 _STACKED = Mixture(router="router.layer", stacked=("input_linear", "output_linear"))
 
 
@@ -72,6 +73,11 @@ class QKV:
     groups: int | None = 1
     order: str = "qkv"
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether all queries come first, then all keys, then all values, as vLLM's layer has them."""
+        return self.groups == 1 and self.order == "qkv"
+
 
 @dataclass(frozen=True)
 class Family:
@@ -83,8 +89,7 @@ class Family:
         attention: the layer's name of its attention.
         norms: the layer's norms before and after attention, before and after the MLP; None where there is none.
         returns_tuple: whether its decoder layer returns a tuple, the output first.
-        pairs: rotates pairs of neighbours instead of halves of a head.
-        repeated: the rotary embedding gives each angle twice in a row, not all angles twice.
+        pairs: rotates pairs of neighbours (GPT-J) instead of halves of a head (GPT-NeoX).
         parallel: attention and MLP see the same normed stream.
         gated: its MLP is gated.
         fused_mlp: the checkpoint has the gate and up projection of its MLP in one tensor.
@@ -92,8 +97,9 @@ class Family:
         mixture: its mixture of experts, which all or some of its layers have in place of the MLP.
         flat_mlp: the layer has the projections of its MLP itself.
         qkv: how the checkpoint has queries, keys and values in one tensor; None where it has three.
-        transposed: the checkpoint has the weights of projections as [in, out].
+        conv1d: the checkpoint has the weights of projections as [in, out].
         rotates: turns queries and keys; otherwise positions are learned, and added to the embeddings.
+        own_angles: its attention has cosines and sines of its own, and the network no rotary embedding.
     """
 
     name: str
@@ -102,7 +108,6 @@ class Family:
     norms: tuple[str | None, str | None, str | None, str | None] = _PRE
     returns_tuple: bool = False
     pairs: bool = False
-    repeated: bool = False
     parallel: bool = False
     gated: bool = True
     fused_mlp: bool = False
@@ -110,25 +115,25 @@ class Family:
     mixture: Mixture | None = None
     flat_mlp: bool = False
     qkv: QKV | None = None
-    transposed: bool = False
+    conv1d: bool = False
     rotates: bool = True
+    own_angles: bool = False
+
+    @property
+    def _lora_fits(self) -> bool:
+        return self.qkv is None or (self.qkv.is_plain and not self.conv1d)
 
     @property
     def lacks(self) -> frozenset[Capability]:
         """What its layers don't have of what vLLM's layers give."""
         lacks = {
             # An adapter's rows would be in the order of the checkpoint's fused tensor.
-            Capability.LORA: self.qkv is not None or self.mixture is not None,
+            Capability.LORA: not self._lora_fits or self.mixture is not None,
             Capability.TENSOR_PARALLEL: self.whole_norms,
-            Capability.QUANTIZATION: self.transposed or self.mixture is not None,
+            Capability.QUANTIZATION: self.conv1d or self.mixture is not None,
         }
         return frozenset(capability for capability, lacking in lacks.items() if lacking)
 
-
-#: Families whose decoder layers are those of mszoo's own models, and what their checkpoints have fused.
-WHOLE: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {"llama": FUSED, "mistral": FUSED, "phi3": FUSED_TOO, "qwen2": FUSED, "qwen3": FUSED}
-)
 
 #: By folder in MindSpore One.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
@@ -144,9 +149,10 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             parallel=True,
             gated=False,
             qkv=QKV("qkv_proj", groups=4, order="qvk"),
+            own_angles=True,
         ),
-        "cohere": Family("Cohere", norms=_ONE, parallel=True, pairs=True, repeated=True),
-        "cohere2": Family("Cohere2", norms=_ONE, parallel=True, pairs=True, repeated=True),
+        "cohere": Family("Cohere", norms=_ONE, parallel=True, pairs=True),
+        "cohere2": Family("Cohere2", norms=_ONE, parallel=True, pairs=True),
         "dots1": Family("Dots1", mixture=_BIASED),
         "ernie4_5": Family("Ernie4_5", pairs=True),
         "ernie4_5_moe": Family(
@@ -179,7 +185,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             returns_tuple=True,
             gated=False,
             qkv=QKV("c_attn"),
-            transposed=True,
+            conv1d=True,
             rotates=False,
         ),
         "gpt_bigcode": Family(
@@ -209,6 +215,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             pairs=True,
             parallel=True,
             gated=False,
+            own_angles=True,
         ),
         "granite": Family("Granite", returns_tuple=True),
         "granitemoe": Family("GraniteMoe", returns_tuple=True, mixture=_STACKED),
@@ -216,7 +223,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "helium": Family("Helium", returns_tuple=True, pairs=True),
         "hunyuan_v1_dense": Family("HunYuanDenseV1"),
         "hunyuan_v1_moe": Family("HunYuanMoEV1", mixture=Mixture(router="gate.wg", shared="shared_mlp")),
+        "llama": Family("Llama"),
         "ministral": Family("Ministral"),
+        "mistral": Family("Mistral", returns_tuple=True),
         "mixtral": Family("Mixtral", returns_tuple=True, mixture=Mixture(experts=("w1", "w3", "w2"))),
         "nemotron": Family("Nemotron", returns_tuple=True, gated=False),
         "olmo": Family("Olmo", returns_tuple=True),
@@ -235,11 +244,14 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             "Persimmon", returns_tuple=True, gated=False, qkv=QKV("query_key_value", groups=None)
         ),
         "phi": Family("Phi", norms=_ONE, parallel=True, returns_tuple=True, gated=False),
+        "phi3": Family("Phi3", returns_tuple=True, qkv=QKV("qkv_proj"), fused_mlp=True),
+        "qwen2": Family("Qwen2", returns_tuple=True),
         "qwen2_moe": Family(
             "Qwen2Moe",
             returns_tuple=True,
             mixture=Mixture(shared="shared_expert", shared_gate="shared_expert_gate"),
         ),
+        "qwen3": Family("Qwen3", returns_tuple=True),
         "qwen3_moe": Family("Qwen3Moe", returns_tuple=True, mixture=Mixture()),
         "seed_oss": Family("SeedOss"),
         "smollm3": Family("SmolLM3"),
@@ -260,8 +272,8 @@ def layers() -> list[str]:
 
 
 def rotary_embeddings() -> list[str]:
-    """Return the families' rotary embeddings, as ``module:Class``; GPT-J's and CodeGen's attention has none."""
-    rotating = {folder: family for folder, family in FAMILIES.items() if family.rotates}
+    """Return the families' rotary embeddings, as ``module:Class``."""
+    rotating = {name: family for name, family in FAMILIES.items() if family.rotates and not family.own_angles}
     return [_class_in(folder, f"{family.name}RotaryEmbedding") for folder, family in rotating.items()]
 
 
@@ -271,13 +283,16 @@ def _class_in(folder: str, name: str) -> str:
 
 def packed_modules(folder: str) -> Mapping[str, tuple[str, ...]]:
     """Return, by layer of vLLM's that holds several, the checkpoint's modules; of the family in ``folder``."""
-    if folder in WHOLE:
-        return WHOLE[folder]
     family = FAMILIES.get(folder)
     if family is None:
         return {}
-    fused = FUSED_MLP if family.fused_mlp else FUSED
-    kept = {"qkv_proj": family.qkv is None, "gate_up_proj": family.gated}
+    fused = dict(FUSED_MLP if family.fused_mlp else FUSED)
+    if family.qkv is not None and family.qkv.is_plain:
+        fused["qkv_proj"] = (family.qkv.name,)
+    kept = {
+        "qkv_proj": family.qkv is None or (family.qkv.is_plain and family.qkv.name == "qkv_proj"),
+        "gate_up_proj": family.gated,
+    }
     return {name: parts for name, parts in fused.items() if kept[name]}
 
 

@@ -6,31 +6,52 @@ import inspect
 from collections.abc import Collection
 from typing import Any
 
-from mszoo.adapters.mindone import eager, importer
+from mszoo.adapters.mindone import importer
 from mszoo.adapters.mindone.architectures import read
-from mszoo.adapters.mindone.cells import with_batch, without_batch
+from mszoo.adapters.mindone.cells import Embedding, with_batch, without_batch
 from mszoo.adapters.mindone.families import packed_modules
-from mszoo.adapters.mindone.network import adopt_buffers, build
+from mszoo.adapters.mindone.network import build
 from mszoo.layers import (
     Attention,
     CausalLM,
-    FusedDecoderLayer,
     LogitsProcessor,
     Module,
     WholeLinear,
+    apply_embedding,
     lm_head,
     lora_is_enabled,
 )
-from mszoo.layers.cells import replace_cells
+from mszoo.layers.cells import CellStays, Seat, kind_of, replace_cells
+from mszoo.layers.model import outside_the_tree
+from mszoo.layers.positions import running_at
+from mszoo.models.config import ConfigReader
+from mszoo.models.config_keys import reference_of
+from mszoo.registry.errors import RefusalError
 
-import mindspore as ms  # isort: skip
-from mszoo.adapters.mindone import attention  # isort: skip
-from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
-from mszoo.registry.errors import RefusalError  # isort: skip
-
+import mindspore as ms
 
 #: Masks that old checkpoints hold beside the weights of an attention.
 _MASKS = ("bias", "masked_bias", "causal_mask")
+_OTHER = "Serve it with another implementation"
+
+
+class EmbeddingSeat(Seat):
+    """The place of the token embedding: gives what was embedded already, or calls the table.
+
+    Args:
+        seat: the table's.
+
+    Attributes:
+        given: the step's embeddings, [T, hidden], or None.
+    """
+
+    def __init__(self, seat: Seat) -> None:
+        ms.nn.Cell.__init__(self, auto_prefix=False)
+        outside_the_tree(self, _cell=seat._cell, _places=seat._places, _leaf=seat._leaf, given=None)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return embeddings: [1, T] -> [1, T, hidden]."""
+        return super().__call__(*args, **kwargs) if self.given is None else with_batch(self.given)
 
 
 class ModelForCausalLM(CausalLM):
@@ -54,24 +75,42 @@ class ModelForCausalLM(CausalLM):
         super().__init__()
         self.config = config
         self.architecture = architecture
-        self.packed_modules_mapping = packed_modules(architecture.family)
         dot = f"{prefix}." if prefix else ""
         tree = Module()
         self.add_module(architecture.base_prefix, tree)
         modeling = importer.modeling(architecture.family)
-        implementation = _attention_implementation(modeling, architecture.family, who)
-        network = build(modeling, architecture.base, config, implementation, who)
-        self.replaced = replace_cells(network, tree, prefix=f"{dot}{architecture.base_prefix}")
-        whole = any(isinstance(getattr(m, "fused", None), FusedDecoderLayer) for m in tree.modules())
+        network = build(modeling, architecture.base, config, who)
+        network.config.pad_token_id = None  # GPT-2 would look for it in the tokens of each step
+        lists = [cell for _, cell in network.cells_and_names() if isinstance(cell, ms.nn.CellList)]
+        layers = {kind_of(item) for cells in lists for item in cells}
+        try:
+            self.replaced = replace_cells(
+                network, tree, prefix=f"{dot}{architecture.base_prefix}", required=layers
+            )
+        except CellStays as reason:
+            raise RefusalError(who, str(reason), _OTHER) from reason
+        _list_layers(network)
         # vLLM's LoRA layer in place of one that the suite calls would get tensors of MindSpore's.
-        called = any(isinstance(module, WholeLinear) for module in tree.modules())
-        if self.packed_modules_mapping and (called or not whole):
+        if packed_modules(architecture.family) and any(
+            isinstance(module, WholeLinear) for module in tree.modules()
+        ):
             _refuse_lora(who)
-        adopt_buffers(network, tree)
-        self.__dict__["network"] = network
-        self._add_attention(tree, f"{dot}{architecture.base_prefix}")
+        outside_the_tree(self, network=network)
+        count = sum(isinstance(module, Attention) for module in tree.modules())
+        if count != config.num_hidden_layers:
+            what = f"mszoo has layers for {count} of its {config.num_hidden_layers}"
+            raise RefusalError(who, what, _OTHER)
         self._accepted = set(inspect.signature(network.construct).parameters)
-        self.__dict__["_embed"] = network.get_input_embeddings()
+        embed = network.get_input_embeddings()
+        place = EmbeddingSeat(embed)
+        path, _, leaf = architecture.embedding.rpartition(".")
+        owner = network
+        for part in path.split(".") if path else ():
+            owner = getattr(owner, part)
+        setattr(owner, leaf, place)
+        outside_the_tree(self, _embed=embed, _place=place)
+        #: Whether tokens are embedded before the network is called, by the table or vLLM's LoRA layer in its place.
+        self.embeds_by_itself = lora_is_enabled() and type(self._table) is Embedding
         self._add_head(dot)
         attentions = [
             name
@@ -84,8 +123,10 @@ class ModelForCausalLM(CausalLM):
         self, input_ids: ms.Tensor | None, positions: ms.Tensor, inputs_embeds: ms.Tensor | None = None
     ) -> ms.Tensor:
         """See :meth:`mszoo.layers.CausalLM.forward`."""
-        given = input_ids if inputs_embeds is None else inputs_embeds
-        assert given is not None  # vLLM gives one of the two
+        if self.embeds_by_itself and inputs_embeds is None:
+            assert input_ids is not None  # vLLM gives one of the two
+            inputs_embeds = self.embed_input_ids(input_ids)
+        outside_the_tree(self._place, given=inputs_embeds)
         offered: dict[str, Any] = {
             "position_ids": with_batch(positions),
             "cache_position": positions,
@@ -93,18 +134,21 @@ class ModelForCausalLM(CausalLM):
             "return_dict": True,
         }
         arguments = {key: value for key, value in offered.items() if key in self._accepted}
-        arguments["input_ids" if inputs_embeds is None else "inputs_embeds"] = with_batch(given)
-        return without_batch(self.network(**arguments)[0])
+        # Many families refuse embeddings, against their own message. As ids, any numbers do where they are given.
+        arguments["input_ids"] = with_batch(positions if input_ids is None else input_ids)
+        with running_at(positions):
+            return without_batch(self.network(**arguments)[0])
 
     def embed_input_ids(self, input_ids: ms.Tensor) -> ms.Tensor:
         """Return the embeddings of token ids: [T] -> [T, hidden]."""
-        return self._embed(input_ids)
+        if not self.embeds_by_itself:
+            return self._embed(input_ids)
+        return apply_embedding(self._table, input_ids)
 
-    def compute_logits(self, hidden_states: ms.Tensor) -> ms.Tensor | None:
-        """See :meth:`mszoo.layers.CausalLM.compute_logits`."""
-        head = self._head
-        logits = self.logits_processor(head, to_torch(hidden_states), getattr(head, "bias", None))
-        return None if logits is None else to_mindspore(logits)
+    @property
+    def _table(self) -> Any:
+        """The token embedding, or what vLLM put in its place."""
+        return self.get_submodule(f"{self.architecture.base_prefix}.{self.architecture.embedding}")
 
     def checkpoint_name(self, name: str, expected: Collection[str]) -> str:
         """See :meth:`mszoo.layers.model.Model.checkpoint_name`: GPT-2's and OPT's are of the network alone."""
@@ -116,28 +160,10 @@ class ModelForCausalLM(CausalLM):
         tied = getattr(self.config, "tie_word_embeddings", False)
         return (*self._masks, f"{self.architecture.head}.weight") if tied else self._masks
 
-    def _add_attention(self, tree: Module, prefix: str) -> None:
-        """Give each attention of the suite its layer of vLLM's."""
-        config = self.network.config
-        spelled_out = eager.FAMILIES.get(self.architecture.family)
-        scale = None if spelled_out is None else spelled_out.scale
-        for path, cell, index in attention.attention_cells(self.network):
-            name = f"{prefix}.{path}.attn"
-            layer = attention.PagedAttention(cell, config, index, scale=scale, prefix=name)
-            tree.get_submodule(path).add_module("attn", layer)
-            cell.__dict__["mszoo_attention"] = layer
-        count = sum(isinstance(module, Attention) for module in tree.modules())
-        if count != config.num_hidden_layers:
-            raise RefusalError(
-                f"mindone.{self.config.architectures[0].rpartition('.')[2]}",
-                f"{count} of its {config.num_hidden_layers} layers attend in a way that vLLM's KV cache serves",
-                "Serve it with another implementation",
-            )
-
     def _add_head(self, dot: str) -> None:
         """Make the output projection, under the checkpoint's name, and what follows it."""
         config, architecture = self.config, self.architecture
-        embedding = self.get_submodule(f"{architecture.base_prefix}.{architecture.embedding}")
+        embedding = self._table
         head = lm_head(
             config.vocab_size,
             embedding.embedding_dim,
@@ -147,50 +173,39 @@ class ModelForCausalLM(CausalLM):
         )
         self.add_module(architecture.head, head)
         self._head_name = architecture.head
-        scale = getattr(config, "logit_scale", None) or 1.0
-        divisor = getattr(config, "logits_scaling", None) or 1.0
+        who = f"mindone.{config.architectures[0].rpartition('.')[2]}"
+        reader = ConfigReader(config, who, reference=reference_of(config))
+        scale, divisor = reader.optional("logit_scale", 1.0), reader.optional("logits_scaling", 1.0)
         self.logits_processor = LogitsProcessor(
             config.vocab_size,
             scale=scale / divisor,
-            soft_cap=getattr(config, "final_logit_softcapping", None),
+            soft_cap=reader.optional("final_logit_softcapping", None),
         )
 
     @property
-    def _head(self) -> Module:
-        return self._modules[self._head_name]
+    def output_projection(self) -> Module:
+        """See :class:`mszoo.layers.CausalLM`."""
+        return self.get_submodule(self._head_name)
+
+
+def _list_layers(network: ms.nn.Cell) -> None:
+    """Give the network a plain tuple of its layers: many families slice the list at each step.
+
+    A slice of a CellList is a new CellList, which takes half a millisecond for 30 layers.
+    """
+    for _, cell in list(network.cells_and_names()):
+        for name, child in list(cell.name_cells().items()):
+            if isinstance(child, ms.nn.CellList) and all(isinstance(item, Seat) for item in child):
+                delattr(cell, name)
+                setattr(cell, name, tuple(child))
 
 
 def _refuse_lora(who: str) -> None:
-    """Refuse LoRA where a family's layers stay MindSpore One's own, against what its record says.
+    """Refuse LoRA where the suite calls a projection, against what its record says.
 
     Raises:
         RefusalError: LoRA is asked for.
     """
     if lora_is_enabled():
-        raise RefusalError(
-            who,
-            "its config has something that mszoo's layers don't know, and LoRA doesn't reach MindSpore One's own",
-            "Serve it without --enable-lora",
-        )
-
-
-def _attention_implementation(modeling: Any, family: str, who: str) -> str:
-    """Return the name under which the family's network finds vLLM's attention.
-
-    Raises:
-        RefusalError: it computes attention by itself.
-    """
-    if family in eager.FAMILIES:
-        return "eager"
-    if not {"ALL_ATTENTION_FUNCTIONS", "eager_attention_forward"} & vars(modeling).keys():
-        raise RefusalError(
-            who,
-            "its attention is spelled out in a way that vLLM's KV cache can't serve",
-            "Serve it with another implementation",
-        )
-    if "ALL_ATTENTION_FUNCTIONS" not in vars(modeling):
-        # The only one that this family knows, whatever it is told.
-        vars(modeling)["eager_attention_forward"] = attention.attend
-    utils = importer.suite().load("mindone.transformers.modeling_utils")
-    utils.AttentionInterface.register(attention.NAME, attention.attend)
-    return attention.NAME
+        what = "its config has projections beside its layers, which LoRA doesn't reach"
+        raise RefusalError(who, what, "Serve it without --enable-lora")

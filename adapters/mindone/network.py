@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import types
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from mszoo.adapters.mindone import config as configs
 from mszoo.adapters.mindone import importer
-from mszoo.layers import Module, current_model_config
+from mszoo.layers import current_model_config
+from mszoo.layers.model import outside_the_tree
+from mszoo.registry.errors import RefusalError
 
-import mindspore as ms  # isort: skip
-from mindspore.nn.utils import no_init_parameters  # isort: skip
-from mszoo.kernels.exchange import to_mindspore  # isort: skip
+import mindspore as ms
+from mindspore.nn.utils import no_init_parameters
 
 _DTYPES = {torch.float32: ms.float32, torch.bfloat16: ms.bfloat16, torch.float16: ms.float16}
 #: Parameters that no checkpoint has: the constructor computes them.
 _COMPUTED = ("inv_freq", "original_inv_freq", "position_ids", "token_type_ids")
-#: Buffers that checkpoints have.
-_LOADED_BUFFERS = ("e_score_correction_bias",)
+#: The name that the config gives for its attention once the network is built. MindSpore One makes masks of all
+#: tokens by all tokens for the implementations that it knows, and none for another; vLLM's attention needs none.
+_ATTENTION = "mszoo"
 
 
 def build(
-    modeling: types.ModuleType, base: str, config: Any, attention: str, who: str, **arguments: Any
+    modeling: types.ModuleType, base: str, config: Any, who: str, *, causal: bool = True, **arguments: Any
 ) -> ms.nn.Cell:
     """Build a network; weights come from the checkpoint.
 
@@ -31,28 +35,36 @@ def build(
         modeling: the family's module.
         base: the network's class in it.
         config: the Hugging Face config; it stays as it is.
-        attention: the name of the attention implementation that the network is to use.
         who: the adapter's name, for messages.
+        causal: whether it is a decoder.
         arguments: of the class, beside the config.
 
     Raises:
-        RefusalError: the config has a field that MindSpore One would ignore.
+        RefusalError: the config has a field that MindSpore One would ignore, or makes no network.
     """
-    configs.refuse_ignored(config, importer.suite().mentioned(modeling.__name__), who)
+    reader = configs.read(config, importer.fields_read(modeling), who, causal=causal)
     model_config = current_model_config()
-    v4 = configs.to_v4(config, model_config.max_model_len, who)
-    v4._attn_implementation = attention
-    kind = getattr(modeling, base)
-    uninitialised = {"__module__": kind.__module__, "init_weights": lambda self: None}
-    with no_init_parameters():
-        network = type(kind.__name__, (kind,), uninitialised)(v4, **arguments)
+    v4 = configs.to_v4(config, reader, model_config.max_model_len)
+    v4._attn_implementation = "eager"  # the one that all families have
+    try:
+        with no_init_parameters(), _no_initial_values():
+            network = getattr(modeling, base)(v4, **arguments)
+    except Exception as error:
+        raise RefusalError(
+            who,
+            f"MindSpore One's {base} can't be built from this config.json ({type(error).__name__}: {error})",
+            "Serve it with another implementation",
+        ) from error
     network.set_train(False)
+    network.config._attn_implementation = _ATTENTION
     for _, cell in network.cells_and_names():
+        if hasattr(cell, "_update_causal_mask"):
+            cell._update_causal_mask = _no_mask
         for leaf in _COMPUTED:
             if cell._params.get(leaf) is not None:
                 value = ms.Tensor(cell._params[leaf].asnumpy())
                 del cell._params[leaf]
-                cell.__dict__[leaf] = value
+                outside_the_tree(cell, **{leaf: value})
     dtype = _DTYPES[model_config.dtype]
     for parameter in network.get_parameters():
         if parameter.dtype == ms.float32 and dtype != ms.float32:
@@ -60,15 +72,16 @@ def build(
     return network
 
 
-def adopt_buffers(network: ms.nn.Cell, tree: Module) -> None:
-    """Give the buffers that checkpoints have a torch parameter that owns their memory, as parameters have one."""
-    for path, cell in network.cells_and_names():
-        for leaf in _LOADED_BUFFERS:
-            buffer = cell._buffers.get(leaf)
-            if buffer is None:
-                continue
-            owned = torch.nn.Parameter(
-                torch.zeros(tuple(buffer.shape), dtype=torch.float32), requires_grad=False
-            )
-            tree.get_submodule(path).register_parameter(leaf, owned)
-            cell._buffers[leaf] = to_mindspore(owned.data)
+@contextlib.contextmanager
+def _no_initial_values() -> Iterator[None]:
+    """Turn MindSpore One's own switch off, by which its networks compute initial values of weights."""
+    switch = vars(importer.load("modeling_utils"))
+    switch["_init_weights"] = False
+    try:
+        yield
+    finally:
+        switch["_init_weights"] = True
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    """Stand for the method by which older families make a mask: causality and windows are vLLM's attention's."""

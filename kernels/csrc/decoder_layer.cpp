@@ -17,14 +17,88 @@
 namespace {
 
 using c10::IValue;
-using Stack = std::vector<IValue>;
 using OptionalTensor = std::optional<at::Tensor>;
+template <class T>
+using Named = c10::Dict<std::string, T>;
 
-c10::OperatorHandle find(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "");
+// An op of vLLM's library, called with arguments by name: its versions order them differently, and have some more.
+class Op {
+ public:
+  // given: the names of the arguments that a call has, in the order of the call; a name in brackets may be missing in
+  //   the op.
+  Op(const char* name, const std::vector<std::string>& given) {
+    const auto found = c10::Dispatcher::singleton().findSchema({name, ""});
+    TORCH_CHECK(found, "vLLM's library lacks the op ", name, ", which a compiled decoder layer calls");
+    handle_ = found;
+    std::vector<bool> taken(given.size());
+    for (const auto& argument : handle_->schema().arguments()) {
+      size_t i = 0;
+      while (i < given.size() && given[i] != argument.name() && given[i] != "[" + argument.name() + "]") ++i;
+      if (i < given.size()) {
+        taken[i] = true;
+        order_.push_back(i);
+        rest_.emplace_back();
+      } else {
+        TORCH_CHECK(argument.default_value(), "vLLM's op ", name, " has an argument ", argument.name(),
+                    " that a compiled decoder layer doesn't know");
+        order_.push_back(given.size());
+        rest_.push_back(*argument.default_value());
+      }
+    }
+    for (size_t i = 0; i < given.size(); ++i) {
+      TORCH_CHECK(taken[i] || given[i][0] == '[', "vLLM's op ", name, " has no argument ", given[i],
+                  ", which a compiled decoder layer gives");
+    }
+  }
+
+  bool has(const std::string& argument) const { return handle_->schema().argumentIndexWithName(argument).has_value(); }
+
+  template <class... Values>
+  void operator()(Values&&... values) const {
+    std::array<IValue, sizeof...(Values)> given{IValue(std::forward<Values>(values))...};
+    std::vector<IValue> stack;
+    stack.reserve(order_.size());
+    for (size_t i = 0; i < order_.size(); ++i) {
+      stack.push_back(order_[i] < given.size() ? std::move(given[order_[i]]) : rest_[i]);
+    }
+    handle_->callBoxed(&stack);
+  }
+
+ private:
+  std::optional<c10::OperatorHandle> handle_;
+  std::vector<size_t> order_;
+  std::vector<IValue> rest_;
+};
+
+struct Ops {
+  Op rms_norm{"_C::rms_norm", {"out", "input", "weight", "epsilon"}};
+  Op fused_add_rms_norm{"_C::fused_add_rms_norm", {"input", "residual", "weight", "epsilon"}};
+  Op rotary_embedding{"_C::rotary_embedding",
+                      {"positions", "query", "key", "head_size", "cos_sin_cache", "is_neox"}};
+  Op multiply{"_C::onednn_mm", {"c", "a", "bias", "handler_tensor"}};
+  Op store{"_C::cpu_attn_reshape_and_cache", {"key", "value", "key_cache", "value_cache", "slot_mapping", "isa"}};
+  Op attention{"_C::cpu_attention_with_kv_cache",
+               {"query", "key_cache", "value_cache", "output", "query_start_loc", "seq_lens", "scale", "causal",
+                "alibi_slopes", "block_table", "softcap", "scheduler_metadata", "s_aux", "[dynamic_causal]",
+                // The window as one number, or before vLLM 0.24 as the keys before a query and those behind it.
+                "[sliding_window_size]", "[sliding_window_left]", "[sliding_window_right]"}};
+
+  Ops() {
+    TORCH_CHECK(attention.has("sliding_window_size") || attention.has("sliding_window_left"),
+                "vLLM's op _C::cpu_attention_with_kv_cache takes no sliding window that a compiled decoder layer knows");
+  }
+};
+
+const Ops& ops() {
+  static const Ops found;
+  return found;
 }
 
-void call(const c10::OperatorHandle& op, Stack stack) { op.callBoxed(&stack); }
+template <class T>
+std::optional<T> find(const Named<T>& values, const std::string& name) {
+  const auto found = values.find(name);
+  return found == values.end() ? std::nullopt : std::optional<T>(found->value());
+}
 
 // Intermediate results live in buffers that grow to the largest step and stay: large allocations go back to the
 // system when freed, and getting them again costs a page fault per 4 KiB in every layer.
@@ -41,7 +115,7 @@ at::Tensor scratch(int slot, int64_t rows, int64_t columns, at::ScalarType dtype
 }
 
 struct Norm {
-  std::string kind;  // "rms", "float_rms" (by a float32 weight, in float32), "layer", or "" for none
+  std::string kind;  // "rms_norm", "gemma_rms_norm" (by a float32 weight, in float32), "layer_norm", "" for none
   OptionalTensor weight, bias;
   double eps = 0;
 
@@ -49,13 +123,12 @@ struct Norm {
 
   // in, out: [rows, N], each row in one piece; they may be the same.
   void apply(const at::Tensor& in, const at::Tensor& out) const {
-    static const auto rms_norm = find("_C::rms_norm");
-    if (kind == "rms") {
-      call(rms_norm, {out, in, *weight, eps});
-    } else if (kind == "float_rms") {
+    if (kind == "rms_norm") {
+      ops().rms_norm(out, in, *weight, eps);
+    } else if (kind == "gemma_rms_norm") {
       auto exact = scratch(kFloat, in.size(0), in.size(1), at::kFloat);
       exact.copy_(in);
-      call(rms_norm, {exact, exact, *weight, eps});
+      ops().rms_norm(exact, exact, *weight, eps);
       out.copy_(exact);
     } else {
       out.copy_(at::layer_norm(in, {in.size(1)}, weight, bias, eps));
@@ -63,62 +136,66 @@ struct Norm {
   }
 };
 
+struct Projection {
+  at::Tensor handler;  // what vLLM's create_onednn_mm made
+  IValue bias;
+  int64_t width = 0;
+
+  void apply(const at::Tensor& in, const at::Tensor& out) const { ops().multiply(out, in, bias, handler); }
+};
+
 struct DecoderLayer : torch::CustomClassHolder {
-  // kinds, weights, biases, epsilons: of the norms before and after attention, before and after the MLP, of queries
-  //   and of keys; see Norm.
-  // handlers, projection_biases, widths: of qkv, o, up (gate and up side by side in a gated MLP) and down. A handler
-  //   is what vLLM's create_onednn_mm made. Without up and down the layer ends before the MLP, which is another's.
-  // activation: "silu", "gelu", "gelu_tanh", "relu" or "relu2"; with "_and_mul" behind it the MLP is gated. Empty
-  //   without an MLP.
-  // rotation: "halves", "pairs", or "" where nothing turns. late: queries and keys are normed after they turned.
-  // parallel: attention and MLP see the same stream, normed once, or for the MLP by its own norm.
-  // multiplier: of what both add to the stream.
-  DecoderLayer(std::vector<std::string> kinds, std::vector<OptionalTensor> weights,
-               std::vector<OptionalTensor> biases, std::vector<double> epsilons, std::vector<at::Tensor> handlers,
-               std::vector<OptionalTensor> projection_biases, std::vector<int64_t> widths, int64_t num_heads,
-               int64_t num_kv_heads, int64_t head_size, double scale, int64_t sliding_window, double softcap,
-               const std::string& activation, const std::string& rotation, bool late, bool parallel,
-               double multiplier)
-      : handlers_(std::move(handlers)),
-        widths_(std::move(widths)),
-        heads_(num_heads),
-        kv_heads_(num_kv_heads),
-        head_size_(head_size),
-        scale_(scale),
-        window_(sliding_window),
-        softcap_(softcap),
-        activation_(activation),
-        rotation_(rotation),
-        late_(late),
-        parallel_(parallel),
-        multiplier_(multiplier) {
-    TORCH_CHECK(kinds.size() == 6 && weights.size() == 6 && biases.size() == 6 && epsilons.size() == 6, "six norms");
-    const auto projections = handlers_.size();
-    has_mlp_ = projections == 4;
-    TORCH_CHECK((has_mlp_ || projections == 2) && projection_biases.size() == projections &&
-                    widths_.size() == projections,
-                "two or four projections");
-    for (size_t i = 0; i < kinds.size(); ++i) {
-      TORCH_CHECK(kinds[i].empty() || kinds[i] == "layer" || weights[i], "a norm without a weight");
-      norms_[i] = Norm{kinds[i], weights[i], biases[i], epsilons[i]};
+  // The fields of the layer's spec (mszoo.layers.decoder.DecoderLayerSpec) by their names there:
+  // tensors: "<norm>.weight", "<norm>.bias", "<projection>.handler", "<projection>.bias", and where queries and keys
+  //   turn "cos_sin_cache" [max, R], R/2 cosines and R/2 sines.
+  // integers: "num_heads", "num_kv_heads", "head_size", "sliding_window" (-1 for none), "<projection>.width"; as truth
+  //   values "is_neox_style", "qk_norm_after_rotary" and "parallel_residual".
+  // floats: "scale", "logits_soft_cap", "residual_multiplier", "clip_qkv" (0 leaves the values), "<norm>.eps".
+  // words: the kind of each norm that there is; "activation": an op's name, empty without an MLP.
+  // Norms: norm_before_attention, norm_after_attention, norm_before_mlp, norm_after_mlp, q_norm, k_norm.
+  // Projections: qkv_proj, o_proj, up_proj (gate and up side by side where gated), down_proj. Without the last two the
+  //   layer ends before the MLP, which is another's.
+  DecoderLayer(Named<at::Tensor> tensors, Named<int64_t> integers, Named<double> floats, Named<std::string> words)
+      : qkv_proj_(projection("qkv_proj", tensors, integers)),
+        o_proj_(projection("o_proj", tensors, integers)),
+        heads_(integers.at("num_heads")),
+        kv_heads_(integers.at("num_kv_heads")),
+        head_size_(integers.at("head_size")),
+        window_(integers.at("sliding_window")),
+        neox_(integers.at("is_neox_style")),
+        late_(integers.at("qk_norm_after_rotary")),
+        parallel_(integers.at("parallel_residual")),
+        scale_(floats.at("scale")),
+        softcap_(floats.at("logits_soft_cap")),
+        multiplier_(floats.at("residual_multiplier")),
+        clip_(floats.at("clip_qkv")),
+        cos_sin_cache_(find(tensors, "cos_sin_cache")),
+        activation_(words.at("activation")) {
+    size_t i = 0;
+    for (const auto* name : {"norm_before_attention", "norm_after_attention", "norm_before_mlp", "norm_after_mlp",
+                             "q_norm", "k_norm"}) {
+      norms_[i++] = norm(name, tensors, floats, words);
     }
-    for (auto& bias : projection_biases) biases_.push_back(bias ? IValue(*bias) : IValue());
+    has_mlp_ = !activation_.empty();
+    if (!has_mlp_) return;
+    up_proj_ = projection("up_proj", tensors, integers);
+    down_proj_ = projection("down_proj", tensors, integers);
     static const std::string gated = "_and_mul";
     gated_ = activation_.size() > gated.size() &&
              activation_.compare(activation_.size() - gated.size(), gated.size(), gated) == 0;
     if (gated_) activation_.resize(activation_.size() - gated.size());
-    TORCH_CHECK(!has_mlp_ || activation_ == "silu" || activation_ == "gelu" || activation_ == "gelu_tanh" ||
+    TORCH_CHECK(activation_ == "silu" || activation_ == "gelu" || activation_ == "gelu_tanh" ||
                     activation_ == "relu" || activation_ == "relu2",
-                "unknown activation ", activation);
+                "a compiled decoder layer has no activation ", activation_);
   }
 
   // x: [T, hidden], overwritten. Without `residual` it is the residual stream, before and after the layer. With it
   //   the stream is the sum of both, before and after; in the first layer the residual's content is not read.
   //   A layer that ends before the MLP needs it: x is then what the MLP gets, and the residual is the stream.
-  // cos_sin_cache: [max, R], R/2 cosines and R/2 sines; positions: [T], rows in it. Both only where something turns.
+  // positions: [T], rows of cos_sin_cache.
   // The first `tokens` rows are real, the rest padding.
-  void run(const at::Tensor& x, const OptionalTensor& residual, bool first, const OptionalTensor& positions,
-           const OptionalTensor& cos_sin_cache, const at::Tensor& kv_cache, const at::Tensor& slot_mapping,
+  void run(const at::Tensor& x, const OptionalTensor& residual, bool first, const at::Tensor& positions,
+           const at::Tensor& kv_cache, const at::Tensor& slot_mapping,
            const at::Tensor& query_start_loc, const at::Tensor& seq_lens, const at::Tensor& block_table,
            const at::Tensor& scheduler_metadata, int64_t tokens, const std::string& isa) {
     TORCH_CHECK(has_mlp_ || (residual && !parallel_), "the stream has to lie beside what the MLP gets");
@@ -141,24 +218,21 @@ struct DecoderLayer : torch::CustomClassHolder {
       }
     }
 
-    auto qkv = scratch(kQkv, rows, widths_[0], dtype);
-    project(0, normed, qkv);
+    auto qkv = scratch(kQkv, rows, qkv_proj_.width, dtype);
+    qkv_proj_.apply(normed, qkv);
     const auto q_size = heads_ * head_size_, kv_size = kv_heads_ * head_size_;
     auto query = qkv.narrow(1, 0, q_size), key = qkv.narrow(1, q_size, kv_size),
          value = qkv.narrow(1, q_size + kv_size, kv_size);
     if (!late_) norm_heads(query, key, q_norm, k_norm);
-    if (!rotation_.empty()) {
-      static const auto rotate = find("_C::rotary_embedding");
-      call(rotate,
-           {*positions, query, key, head_size_, *cos_sin_cache, rotation_ == "halves", int64_t{0}, false});
-    }
+    if (clip_ != 0) qkv.clamp_(-clip_, clip_);
+    if (cos_sin_cache_) ops().rotary_embedding(positions, query, key, head_size_, *cos_sin_cache_, neox_);
     if (late_) norm_heads(query, key, q_norm, k_norm);
 
     auto attended = scratch(kAttended, rows, q_size, dtype);
     attend(query.view({rows, heads_, head_size_}), key.view({rows, kv_heads_, head_size_}),
            value.view({rows, kv_heads_, head_size_}), attended.view({rows, heads_, head_size_}), kv_cache,
            slot_mapping, query_start_loc, seq_lens, block_table, scheduler_metadata, tokens, isa);
-    project(1, attended, output);
+    o_proj_.apply(attended, output);
 
     if (parallel_) {
       const auto mlp = scratch(kOutput2, rows, hidden, dtype);
@@ -172,7 +246,7 @@ struct DecoderLayer : torch::CustomClassHolder {
       return;
     }
     if (after_attention.exists()) after_attention.apply(output, output);
-    if (before_mlp.kind == "rms" && multiplier_ == 1.0) {
+    if (before_mlp.kind == "rms_norm" && multiplier_ == 1.0) {
       add_norm(output, stream, before_mlp);
       normed = output;
     } else {
@@ -190,29 +264,38 @@ struct DecoderLayer : torch::CustomClassHolder {
   }
 
  private:
-  static void add_norm(const at::Tensor& x, const at::Tensor& residual, const Norm& norm) {
-    static const auto op = find("_C::fused_add_rms_norm");
-    call(op, {x, residual, *norm.weight, norm.eps});
+  static Projection projection(const std::string& name, const Named<at::Tensor>& tensors,
+                               const Named<int64_t>& integers) {
+    const auto bias = find(tensors, name + ".bias");
+    return {tensors.at(name + ".handler"), bias ? IValue(*bias) : IValue(), integers.at(name + ".width")};
   }
 
-  void project(int which, const at::Tensor& in, const at::Tensor& out) const {
-    static const auto op = find("_C::onednn_mm");
-    call(op, {out, in, biases_[which], handlers_[which]});
+  static Norm norm(const std::string& name, const Named<at::Tensor>& tensors, const Named<double>& floats,
+                   const Named<std::string>& words) {
+    const auto kind = find(words, name);
+    if (!kind) return {};
+    Norm made{*kind, find(tensors, name + ".weight"), find(tensors, name + ".bias"), floats.at(name + ".eps")};
+    TORCH_CHECK(made.weight || made.kind == "layer_norm", name, " has no weight");
+    return made;
+  }
+
+  static void add_norm(const at::Tensor& x, const at::Tensor& residual, const Norm& norm) {
+    ops().fused_add_rms_norm(x, residual, *norm.weight, norm.eps);
   }
 
   void run_mlp(const at::Tensor& in, const at::Tensor& out, int64_t rows, at::ScalarType dtype) const {
-    auto up = scratch(kUp, rows, widths_[2], dtype);
-    project(2, in, up);
+    auto up = scratch(kUp, rows, up_proj_.width, dtype);
+    up_proj_.apply(in, up);
     if (!gated_) {
       activate(up, up);
-      project(3, up, out);
+      down_proj_.apply(up, out);
       return;
     }
-    const auto width = widths_[2] / 2;
+    const auto width = up_proj_.width / 2;
     auto gated = scratch(kGated, rows, width, dtype);
     activate(gated, up.narrow(1, 0, width));
     gated.mul_(up.narrow(1, width, width));
-    project(3, gated, out);
+    down_proj_.apply(gated, out);
   }
 
   // torch's activations are vectorized, vLLM's fused ones evaluate the exponential one element at a time.
@@ -249,35 +332,25 @@ struct DecoderLayer : torch::CustomClassHolder {
     const auto block = kv_cache.size(2);
     auto pages = kv_cache.view({kv_cache.size(0), kv_cache.size(1), 2 * block, head_size_});
     auto keys = pages.narrow(2, 0, block), values = pages.narrow(2, block, block);
-    static const auto store = find("_C::cpu_attn_reshape_and_cache");
-    static const auto attention = find("_C::cpu_attention_with_kv_cache");
-    call(store, {key, value, keys, values, slot_mapping, isa, 1.0, 1.0, std::string("auto")});
-    call(attention,
-         {query.narrow(0, 0, tokens), keys, values, out.narrow(0, 0, tokens), query_start_loc, seq_lens, scale_,
-          true, IValue(), window_, block_table, softcap_, scheduler_metadata, IValue(), IValue(), 1.0, 1.0,
-          std::string("auto")});
+    ops().store(key, value, keys, values, slot_mapping, isa);
+    ops().attention(query.narrow(0, 0, tokens), keys, values, out.narrow(0, 0, tokens), query_start_loc, seq_lens,
+                    scale_, true, IValue(), block_table, softcap_, scheduler_metadata, IValue(), IValue(), window_,
+                    window_ < 0 ? window_ : window_ - 1, window_ < 0 ? window_ : int64_t{0});
   }
 
   std::array<Norm, 6> norms_;
-  std::vector<at::Tensor> handlers_;
-  std::vector<IValue> biases_;
-  std::vector<int64_t> widths_;
-  int64_t heads_, kv_heads_, head_size_;
-  double scale_;
-  int64_t window_;
-  double softcap_;
-  std::string activation_, rotation_;
-  bool has_mlp_, gated_, late_, parallel_;
-  double multiplier_;
+  Projection qkv_proj_, o_proj_, up_proj_, down_proj_;
+  int64_t heads_, kv_heads_, head_size_, window_;
+  bool neox_, late_, parallel_, has_mlp_ = false, gated_ = false;
+  double scale_, softcap_, multiplier_, clip_;
+  OptionalTensor cos_sin_cache_;
+  std::string activation_;
 };
 
 }  // namespace
 
 TORCH_LIBRARY(mszoo, m) {
   m.class_<DecoderLayer>("DecoderLayer")
-      .def(torch::init<std::vector<std::string>, std::vector<OptionalTensor>, std::vector<OptionalTensor>,
-                       std::vector<double>, std::vector<at::Tensor>, std::vector<OptionalTensor>,
-                       std::vector<int64_t>, int64_t, int64_t, int64_t, double, int64_t, double, const std::string&,
-                       const std::string&, bool, bool, double>())
+      .def(torch::init<Named<at::Tensor>, Named<int64_t>, Named<double>, Named<std::string>>())
       .def("run", &DecoderLayer::run);
 }

@@ -8,28 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, Any, TextIO
+from typing import Annotated, TextIO
 
 import typer
-from typer.core import TyperGroup
 
-from mszoo.registry.errors import MszooError
+from mszoo.registry.cli.commands import Commands
 
 __all__ = ["build", "main"]
-
-_BAD_USAGE = 2
-
-
-class _Group(TyperGroup):
-    """Shows our own errors as one line: the reader needs their text, not our call stack."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
-        try:
-            return super().invoke(ctx)
-        except MszooError as error:
-            typer.echo(str(error), err=True)
-            raise typer.Exit(_BAD_USAGE) from error
 
 
 def _show_version(wanted: bool) -> None:
@@ -51,25 +36,8 @@ def _options(
 
 def build() -> typer.Typer:
     """Return the command with all its subcommands."""
-    from .bench import bench
-    from .check import check
-    from .demo_model import demo_model
-    from .doctor import doctor
-    from .explain import explain
-    from .list import list_adapters
-    from .lock import lock
-    from .new import new
-
-    app = typer.Typer(name="mszoo", cls=_Group, no_args_is_help=True, pretty_exceptions_show_locals=False)
+    app = typer.Typer(name="mszoo", cls=Commands, no_args_is_help=True, pretty_exceptions_show_locals=False)
     app.callback()(_options)
-    app.command("list")(list_adapters)
-    app.command("explain")(explain)
-    app.command("doctor")(doctor)
-    app.command("check")(check)
-    app.command("lock")(lock)
-    app.command("new")(new)
-    app.command("bench")(bench)
-    app.command("demo-model")(demo_model)
     return app
 
 

@@ -4,40 +4,45 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Iterable
-from enum import Enum
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from mszoo.registry.availability import installed_version
-from mszoo.registry.catalog import Catalog, Decision, Verdict, load_catalog
-from mszoo.registry.errors import MszooError
-from mszoo.registry.plugins import Plugin, Problem
+from mszoo.registry.catalog import Catalog
+from mszoo.registry.decisions import Decision, Verdict
+from mszoo.registry.devices import DEVICES, this_device
+from mszoo.registry.entry_points import Plugin
+from mszoo.registry.errors import MszooError, Problem
+from mszoo.registry.load import load_catalog
 
 _STYLES = {"won": "green", "fallback": "", "unavailable": "dim"}
 
 
-class Device(str, Enum):
-    """Where models run."""
+def choice(values: Sequence[str], *names: str, help: str) -> Any:
+    """Return a typer option that takes one of some values, as a string."""
 
-    CPU = "cpu"
-    NPU = "npu"
+    def parse(text: str) -> str:
+        if text not in values:
+            raise typer.BadParameter(f"{text!r} is not one of {', '.join(map(repr, values))}.")
+        return text
+
+    metavar = f"<{'|'.join(values)}>"
+    return typer.Option(*names, parser=parse, metavar=metavar, autocompletion=lambda: list(values), help=help)
 
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 DeviceOption = Annotated[
-    Device | None, typer.Option("--device", help="Where to serve. Default: npu if vllm-ascend is installed.")
+    str | None,
+    choice(DEVICES, "--device", help="Where to serve. Default: npu if vllm-ascend is installed."),
 ]
 
 
-def chosen_device(device: Device | None) -> str:
-    """Return the device asked for, or the one that the installed vLLM platform serves on."""
-    if device is not None:
-        return device.value
-    return "cpu" if installed_version("vllm-ascend") is None else "npu"
+def chosen_device(device: str | None) -> str:
+    """Return the device asked for, or the one that the installed vLLM would serve on."""
+    return device or this_device() or DEVICES[0]
 
 
 def grouped(pairs: Iterable[tuple[str, str]], joint: str = ", ") -> list[tuple[str, str]]:
@@ -126,7 +131,7 @@ def _verdict_json(verdict: Verdict) -> dict[str, Any]:
 def problems_json(problems: Iterable[Problem]) -> list[dict[str, Any]]:
     """Return problems as JSON."""
     return [
-        {"who": item.who, "what": item.what, "mend": item.mend, "plugin": item.plugin} for item in problems
+        {"who": item.who, "what": item.what, "mend": item.hint, "plugin": item.plugin} for item in problems
     ]
 
 

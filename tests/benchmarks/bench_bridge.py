@@ -127,6 +127,7 @@ def layer(environ: dict[str, str], eager: bool, repeats: int) -> list[float]:
 def checkpoint(layers: int, folder: Path) -> None:
     """Write a random Llama, 64 wide."""
     import torch
+
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
@@ -147,7 +148,8 @@ def look_up(count: int, repeats: int) -> list[float]:
     """Time one decision of a catalog with ``count`` adapters."""
     from mszoo.registry import ModelAdapter, Suite
     from mszoo.registry.catalog import Catalog
-    from mszoo.registry.discovery import Contribution, Discovery, Plugin, discover
+    from mszoo.registry.discovery import Contribution, Discovery, discover
+    from mszoo.registry.entry_points import Plugin
     from mszoo.registry.settings import Settings
 
     plugin = Plugin("generated", "generated", "1.0", "generated")

@@ -56,7 +56,7 @@ def mark(name):
 
 mark("")
 if sys.argv[1] == "parts":
-    import mszoo.registry.bridge.install, mszoo.registry.bridge.wrapper
+    import mszoo.adapters.vllm.install, mszoo.adapters.vllm.models.install
     mark("imports")
     from mszoo.registry.discovery import discover
     from mszoo.registry.settings import Settings
@@ -67,7 +67,7 @@ if sys.argv[1] == "parts":
     catalog = Catalog(discovery, settings, "cpu")
     catalog.digest()
     mark("catalog")
-    mszoo.registry.bridge.install.register_models(catalog)
+    mszoo.adapters.vllm.models.install.register_models(catalog)
     mark("install")
     names = catalog.architectures
     for _ in range(1000):

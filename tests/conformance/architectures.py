@@ -12,7 +12,7 @@ import pytest
 from mszoo.conformance.base import AdapterConformance, available, static
 from mszoo.conformance.checkpoints import Checkpoint
 from mszoo.conformance.engines import Engines
-from mszoo.registry.catalog import Candidate
+from mszoo.registry.decisions import Candidate
 
 
 class ArchitectureConformance(AdapterConformance):

@@ -15,10 +15,12 @@ from typing import Any, ClassVar
 
 import pytest
 
-from mszoo.conformance.code import missing_code
 from mszoo.conformance.plugin import GUARD, TIERS
-from mszoo.registry.catalog import Candidate, Catalog, load_catalog
-from mszoo.registry.plugins import Plugin
+from mszoo.registry.catalog import Catalog
+from mszoo.registry.decisions import Candidate
+from mszoo.registry.entry_points import Plugin
+from mszoo.registry.load import load_catalog
+from mszoo.registry.objects import missing_object
 from mszoo.registry.records import DTYPES
 
 __all__ = [
@@ -181,9 +183,10 @@ class AdapterConformance(Conformance):
     def test_implementation_exists(self, candidate: Candidate) -> None:
         """The code that the record names is there; read from the source, nothing of it is imported."""
         adapter = candidate.adapter
-        if self.find()[1] is not None and not adapter.implementation.startswith("mszoo."):
-            pytest.skip(self.find()[1])
-        problem = missing_code(adapter.implementation)
+        missing = self.find()[1]
+        if missing is not None and not adapter.implementation.startswith("mszoo."):
+            pytest.skip(missing)
+        problem = missing_object(adapter.implementation)
         assert problem is None, f"{adapter.implementation}: {problem}"
 
 

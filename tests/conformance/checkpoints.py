@@ -45,6 +45,7 @@ def make_checkpoint(
             doesn't know the architecture.
     """
     import torch
+
     import transformers
     from safetensors.torch import load_file, save_file
 
@@ -144,10 +145,12 @@ def projections(checkpoint: Checkpoint) -> list[str]:
 def write_lora(checkpoint: Checkpoint, folder: Path, rank: int = 8) -> dict[str, Any]:
     """Write a random LoRA adapter on all projections, in PEFT's format; return the weights merged with it."""
     import torch
+
     from safetensors.torch import save_file
 
     generator = torch.Generator().manual_seed(1)
-    tensors, merged = {}, dict(checkpoint.weights)
+    tensors: dict[str, torch.Tensor] = {}
+    merged = dict(checkpoint.weights)
     for name in projections(checkpoint):
         weight = checkpoint.weights[f"{name}.weight"]
         a = torch.randn(rank, weight.shape[1], generator=generator) * 0.1
@@ -174,6 +177,7 @@ def write_w8a8(checkpoint: Checkpoint, folder: Path) -> dict[str, Any]:
     Returns the weights that these int8 values stand for. Activations are quantized when it is served.
     """
     import torch
+
     from safetensors.torch import save_file
 
     tensors, rounded = dict(checkpoint.weights), dict(checkpoint.weights)

@@ -17,7 +17,7 @@ _MAY_COPY = frozenset({"aten::to", "aten::reshape", "aten::contiguous", "aten::f
 #: Methods that copy, or that leave for numpy, by name; whichever library's.
 _METHODS = frozenset({"asnumpy", "copy", "clone", "numpy", "tolist", "contiguous", "from_numpy", "array"})
 #: They call a decoder layer that is one kernel; its working copies are its own.
-_WHOLE_LAYERS = ("mszoo.layers.compiled_layer", "mszoo.layers.graph_decoder")
+_WHOLE_LAYERS = ("mszoo.layers.decoder.compiled", "mszoo.layers.decoder.graph")
 #: Its way to MindSpore is through numpy, without a copy.
 _EXCHANGE = "mszoo.kernels.exchange"
 _ASKED = ("torch", "mindspore", "numpy")

@@ -13,7 +13,7 @@ from mszoo.conformance.checkpoints import Checkpoint, make_checkpoint, write_tok
 from mszoo.conformance.engines import POOLING, Engines, encode, model_of
 from mszoo.conformance.fresh import run_fresh
 from mszoo.conformance.shadow import relative_error
-from mszoo.registry.catalog import Candidate
+from mszoo.registry.decisions import Candidate
 from mszoo.registry.records import Capability
 
 PROMPT_LENGTHS = (1, 7, 33, 97)

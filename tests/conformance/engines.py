@@ -60,7 +60,7 @@ class Engines:
         if key == self._key:
             return self._llm
         self.close()
-        from vllm import LLM
+        from mszoo.conformance.seam import LLM
 
         defaults: dict[str, Any] = {
             "hf_overrides": {"architectures": [self.architecture]},
@@ -128,7 +128,8 @@ def generate(
         put_off: after so many steps, before any answer is complete, vLLM preempts all requests that run.
     """
     import torch
-    from vllm import SamplingParams
+
+    from mszoo.conformance.seam import SamplingParams
 
     wanted = {"logprobs": -1, "prompt_logprobs": -1} if logits else {"logprobs": 0}
     sampling = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False, **wanted)
@@ -163,7 +164,7 @@ def encode(llm: Any, prompts: Sequence[list[int]]) -> list[Any]:
         llm: the engine; it must run with POOLING.
         prompts: token ids.
     """
-    from vllm import PoolingParams
+    from mszoo.conformance.seam import PoolingParams
 
     inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
     params = PoolingParams(use_activation=False)  # vLLM would scale each to length 1

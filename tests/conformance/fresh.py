@@ -37,7 +37,7 @@ def run_fresh(
         ``answers``, the generated token ids (or the hidden states) of each prompt, and ``workers``, who served in
         each rank.
     """
-    job = {"model": str(folder), "prompts": prompts, "tokens": tokens}
+    job: dict[str, Any] = {"model": str(folder), "prompts": prompts, "tokens": tokens}
     job["options"] = {"hf_overrides": {"architectures": [architecture]}} | options
     cores = sorted(os.sched_getaffinity(0))
     environ = {
@@ -71,7 +71,7 @@ def look(model: Any) -> dict[str, Any]:
 
 def main() -> None:
     """Answer the job on standard input."""
-    from vllm import LLM, SamplingParams
+    from mszoo.conformance.seam import LLM, SamplingParams
 
     job = json.load(sys.stdin)
     defaults = {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mszoo.conformance.base import Conformance
@@ -24,31 +25,29 @@ KINDS: Mapping[str, type[Conformance]] = {
 }
 
 
-def classes(wanted: Iterable[Mapping[str, Any]]) -> dict[str, type[Conformance]]:
-    """Return test classes by name, for a test module to hold.
+def conformance_class(kind: str, attributes: Mapping[str, str]) -> type[Conformance]:
+    """Return the test class of one subject, for a test module to hold.
 
     Args:
-        wanted: for each adapter its ``kind``, and the ``attributes`` that name it in a class of this kind.
+        kind: a key of :data:`KINDS`.
+        attributes: what names the subject in a class of this kind.
     """
-    own = {(kind, cls.subject()): cls for kind, cls in _declared()}
-    found: dict[str, type[Conformance]] = {}
-    for index, item in enumerate(wanted):
-        kind, attributes = item["kind"], dict(item["attributes"])
-        plain = type(f"Test{kind.title()}{index}", (KINDS[kind],), attributes | {"__module__": __name__})
-        chosen = own.get((kind, plain.subject()), plain)
-        found[f"Test{index:03}{chosen.__name__}"] = chosen
-    return found
+    plain: Any = type(f"Test{kind.title()}", (KINDS[kind],), {**attributes, "__module__": __name__})
+    return _declared().get((kind, plain.subject()), plain)
 
 
-def _declared() -> Iterable[tuple[str, type[Conformance]]]:
-    """Give the classes of all modules that packages name in the group ``mszoo.conformance``."""
+@functools.cache
+def _declared() -> Mapping[tuple[str, str], type[Conformance]]:
+    """Return the classes of all modules that packages name in the group ``mszoo.conformance``."""
     import pytest
 
+    found: dict[tuple[str, str], type[Conformance]] = {}
     for entry_point in importlib.metadata.entry_points(group=GROUP):
         pytest.register_assert_rewrite(entry_point.module)
         module = entry_point.load()
         for value in vars(module).values():
             if inspect.isclass(value) and value.__module__ == module.__name__:
-                for kind, base in KINDS.items():
-                    if issubclass(value, base):
-                        yield kind, value
+                found |= {
+                    (kind, value.subject()): value for kind, base in KINDS.items() if issubclass(value, base)
+                }
+    return found

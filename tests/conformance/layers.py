@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from mszoo.conformance.base import AdapterConformance, available, catalog, numeric, static
-from mszoo.conformance.code import missing_code
+from mszoo.registry.objects import load_object, missing_object
 
 TOKENS = (1, 3, 17, 64)
 WIDTH = 96
@@ -95,14 +94,14 @@ class LayerConformance(AdapterConformance):
     @static
     def test_target_exists(self) -> None:
         """vLLM has a layer of this name that it lets others replace; the suite has the class of cells."""
-        from mszoo.registry.bridge.vllm_layers import modules_of, nearest_name
+        from mszoo.adapters.vllm.layers.vllm_layers import modules_of, nearest_name
 
         kind, _, name = self.target.partition(":")
         if kind != "vllm":
             obstacle = self.find()[1]
             if obstacle is not None:
                 pytest.skip(obstacle)
-            missing = missing_code(name)
+            missing = missing_object(name)
             assert missing is None, f"the replacement would never run: {missing}"
             return
         if find_spec("vllm") is None:
@@ -132,8 +131,7 @@ class LayerConformance(AdapterConformance):
         from mszoo.kernels.exchange import to_mindspore, to_torch
 
         runtime.prepare(catalog().device)
-        module, _, name = self.find()[0].adapter.implementation.partition(":")
-        computation = getattr(importlib.import_module(module), name)(self._vllm_layer())
+        computation = load_object(self.find()[0].adapter.implementation)(self._vllm_layer())
         results = []
         for given in self.inputs(tokens, getattr(torch, dtype)):
             result = computation(*map(to_mindspore, given))
@@ -165,14 +163,14 @@ class LayerConformance(AdapterConformance):
         """Make vLLM's own layer with random weights; the same ones each time."""
         import torch
 
-        from mszoo.registry.bridge.vllm_layers import modules_of
+        from mszoo.adapters.vllm.layers.vllm_layers import modules_of
 
         arguments = self.arguments()  # first: it says what to do about a layer that is not known here
         name = self.target.partition(":")[2]
         modules = modules_of(name)
         assert len(modules) == 1, f"vLLM has {len(modules)} replaceable layers {name}"
         (module,) = modules
-        vllm_class = getattr(importlib.import_module(module), name)
+        vllm_class = load_object(f"{module}:{name}")
         # Calling the class would make the replacement, where that is installed in this process.
         layer = object.__new__(vllm_class)
         layer.__init__(**arguments)
@@ -189,7 +187,8 @@ class LayerConformance(AdapterConformance):
 def _layers_enabled(dtype: str) -> Iterator[None]:
     """Let vLLM's layers be made as an engine makes them, each with its own kernel."""
     import torch
-    from vllm.config import CompilationConfig, VllmConfig, set_current_vllm_config
+
+    from mszoo.conformance.seam import CompilationConfig, VllmConfig, set_current_vllm_config
 
     before = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, dtype))

@@ -29,7 +29,7 @@ from mszoo.conformance.engines import (
 )
 from mszoo.conformance.fresh import run_fresh
 from mszoo.conformance.shadow import allowed_error, first_difference, relative_errors
-from mszoo.registry.catalog import Candidate
+from mszoo.registry.decisions import Candidate
 from mszoo.registry.records import Capability
 
 if TYPE_CHECKING:
@@ -357,7 +357,7 @@ class ModelConformance(ArchitectureConformance):
     ) -> None:
         """With a LoRA adapter, the answers are those of the merged weights."""
         _needs(candidate, Capability.LORA)
-        from vllm.lora.request import LoRARequest
+        from mszoo.conformance.seam import LoRARequest
 
         merged = write_lora(checkpoint, tmp_path / "lora")
         options = {"enable_lora": True, "max_lora_rank": 8, "max_loras": 1}
@@ -372,6 +372,7 @@ class ModelConformance(ArchitectureConformance):
     ) -> None:
         """A checkpoint of int8 weights (compressed-tensors W8A8) is served, near the weights it stands for."""
         _needs(candidate, Capability.QUANTIZATION)
+        _needs_exact_int8()
         rounded = write_w8a8(checkpoint, tmp_path / "w8a8")
         self.write_files(tmp_path / "w8a8")
         llm = engines.get(tmp_path / "w8a8", **RAW)
@@ -426,6 +427,18 @@ def _needs(candidate: Candidate, capability: Capability) -> None:
         pytest.skip(f"the record doesn't declare {capability.value}")
 
 
+def _needs_exact_int8() -> None:
+    import platform
+
+    import torch
+
+    # vLLM's int8 kernel was 30 % off in such a place; probably oneDNN's sums of pairs saturate in 16 bits.
+    if platform.machine() == "x86_64" and not torch.cpu._is_vnni_supported():
+        pytest.skip(
+            "this processor has no VNNI, and vLLM's int8 kernel, which multiplies, is not exact without it"
+        )
+
+
 def _needs_of_vllm(llm: Any, feature: str) -> None:
     if turned_off(llm, feature):
         pytest.skip(f"vLLM turned {feature} off for this model on this device")
@@ -433,10 +446,9 @@ def _needs_of_vllm(llm: Any, feature: str) -> None:
 
 def _missing_for(adapter: Any, network: Any) -> list[str]:
     """Return what the declared capabilities need and the network hasn't."""
-    from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
-    from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
-    from vllm.model_executor.layers.linear import LinearBase
-    from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+    from mszoo.adapters.vllm.models.claims import unmet
+    from mszoo.conformance.seam import AttentionLayerBase, LinearBase, VocabParallelEmbedding
+    from mszoo.layers.seam import RoutedExperts
 
     declared = adapter.capabilities & {
         Capability.LORA,
@@ -464,9 +476,8 @@ def _missing_for(adapter: Any, network: Any) -> list[str]:
             problems.append(
                 f"{name} is in a {type(owner).__name__}: {claim} need it in a layer of vLLM's (mszoo.layers)"
             )
-    if not any(isinstance(module, LinearBase) for module in modules.values()):
-        problems.append(f"the model has no linear layer of vLLM's, which {claim} need")
-    return problems
+    lacks = unmet(declared, network)
+    return [*problems, *(f"the model has {lack}, which {item.value} needs" for item, lack in lacks.items())]
 
 
 def _watch_steps(llm: Any, prompt: list[int]) -> tuple[Any, list[str], int]:

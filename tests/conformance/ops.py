@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import pytest
 
 from mszoo.conformance.base import AdapterConformance, available, catalog, numeric, static
 from mszoo.kernels.spec import SPECS
-from mszoo.registry.catalog import Candidate
+from mszoo.registry.decisions import Candidate
+from mszoo.registry.objects import load_object
 
 #: Numbers of tokens: one, and those that no vector width or block divides.
 TOKENS = (1, 3, 17, 64)
@@ -78,8 +78,9 @@ class OpConformance(AdapterConformance):
     def test_values(self, dtype: str, tokens: int) -> None:
         """The result is the reference's, within the spec's tolerance of the dtype, and inputs stay as they are."""
         candidate = available(type(self))
-        import numpy as np
         import torch
+
+        import numpy as np
 
         from mszoo.conformance.reference import as_torch, compare, exact
 
@@ -103,9 +104,8 @@ class OpConformance(AdapterConformance):
 def _function(candidate: Candidate) -> Any:
     from mszoo.kernels import runtime
 
-    runtime.prepare("cpu" if catalog().device == "cpu" else "npu")
-    module, _, name = candidate.adapter.implementation.partition(":")
-    return getattr(importlib.import_module(module), name)
+    runtime.prepare(catalog().device)
+    return load_object(candidate.adapter.implementation)
 
 
 def _call(function: Any, arguments: dict[str, Any]) -> Any:

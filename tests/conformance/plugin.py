@@ -39,7 +39,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     from mszoo.conformance.base import Conformance
 
     last = TIERS.index(config.getoption("--mszoo-tier"))
-    kept, left_out = [], []
+    kept: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
     for item in items:
         owner = getattr(item, "cls", None)
         if not (isinstance(owner, type) and issubclass(owner, Conformance)):
@@ -88,8 +89,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Generator[None, A
     if report.skipped and getattr(item, "originalname", "") == GUARD:
         # A mark on the whole class reaches the test that judges such marks.
         report.outcome = "failed"
+        owner: Any = getattr(item, "cls", None)
         report.longrepr = (
-            f"{item.cls.__name__} is skipped or expected to fail as a whole: mark single tests "
+            f"{owner.__name__} is skipped or expected to fail as a whole: mark single tests "
             "pytest.mark.xfail(reason='...')"
         )
     about = _about(item.user_properties)

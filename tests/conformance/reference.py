@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
+
+import numpy as np
 
 from mszoo.kernels.spec import SPECS
 
@@ -23,23 +25,25 @@ class Reference:
     """The ops by name; what they mean is in mszoo.kernels.spec."""
 
     @staticmethod
-    def embedding(ids, weight):
+    def embedding(ids: Tensor, weight: Tensor) -> Tensor:
         return weight[ids]
 
     @staticmethod
-    def linear(x, weight, bias):
+    def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return x @ weight.T + bias
 
     @staticmethod
-    def rms_norm(x, weight, eps):
+    def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return rms(x, weight, eps)
 
     @staticmethod
-    def fused_add_rms_norm(x, residual, weight, eps):
+    def fused_add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         return rms(x + residual, weight, eps), x + residual
 
     @staticmethod
-    def qk_norm(qkv, q_weight, k_weight, eps, num_heads, num_kv_heads):
+    def qk_norm(
+        qkv: Tensor, q_weight: Tensor, k_weight: Tensor, eps: float, num_heads: int, num_kv_heads: int
+    ) -> Tensor:
         heads = qkv.clone().view(len(qkv), num_heads + 2 * num_kv_heads, -1)
         heads[:, :num_heads] = rms(heads[:, :num_heads], q_weight, eps)
         keys = slice(num_heads, num_heads + num_kv_heads)
@@ -47,7 +51,14 @@ class Reference:
         return heads.view(qkv.shape)
 
     @staticmethod
-    def rotary_embedding(positions, qkv, cos_sin_cache, num_heads, num_kv_heads, interleaved=False):
+    def rotary_embedding(
+        positions: Tensor,
+        qkv: Tensor,
+        cos_sin_cache: Tensor,
+        num_heads: int,
+        num_kv_heads: int,
+        interleaved: bool = False,
+    ) -> Tensor:
         heads = qkv.clone().view(len(qkv), num_heads + 2 * num_kv_heads, -1)
         cos, sin = cos_sin_cache[positions][:, None].chunk(2, -1)
         turned = heads[:, : num_heads + num_kv_heads, : 2 * cos.shape[-1]]
@@ -60,33 +71,58 @@ class Reference:
         return heads.view(qkv.shape)
 
     @staticmethod
-    def silu_and_mul(x):
-        gate, up = x.chunk(2, -1)
-        return gate / (1 + (-gate).exp()) * up
+    def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        return centred / (centred.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight + bias
 
     @staticmethod
-    def gelu_and_mul(x):
-        gate, up = x.chunk(2, -1)
-        return gate * 0.5 * (1 + torch.erf(gate / 2**0.5)) * up
+    def silu(x: Tensor) -> Tensor:
+        return x / (1 + (-x).exp())
 
     @staticmethod
-    def gelu_tanh_and_mul(x):
+    def gelu(x: Tensor) -> Tensor:
+        return x * 0.5 * (1 + torch.erf(x / 2**0.5))
+
+    @staticmethod
+    def gelu_tanh(x: Tensor) -> Tensor:
+        inner = (2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)
+        return x * 0.5 * (1 + torch.tanh(inner))
+
+    @staticmethod
+    def relu(x: Tensor) -> Tensor:
+        return x.clamp(min=0)
+
+    @staticmethod
+    def relu2(x: Tensor) -> Tensor:
+        return x.clamp(min=0) ** 2
+
+    @staticmethod
+    def silu_and_mul(x: Tensor) -> Tensor:
         gate, up = x.chunk(2, -1)
-        inner = (2 / torch.pi) ** 0.5 * (gate + 0.044715 * gate**3)
-        return gate * 0.5 * (1 + torch.tanh(inner)) * up
+        return Reference.silu(gate) * up
+
+    @staticmethod
+    def gelu_and_mul(x: Tensor) -> Tensor:
+        gate, up = x.chunk(2, -1)
+        return Reference.gelu(gate) * up
+
+    @staticmethod
+    def gelu_tanh_and_mul(x: Tensor) -> Tensor:
+        gate, up = x.chunk(2, -1)
+        return Reference.gelu_tanh(gate) * up
 
     @staticmethod
     def paged_attention(
-        query,
-        kv_cache,
-        block_table,
-        query_start,
-        seq_lens,
-        scale,
-        num_kv_heads,
-        sliding_window=None,
-        softcap=0.0,
-    ):
+        query: Tensor,
+        kv_cache: Tensor,
+        block_table: Tensor,
+        query_start: list[int],
+        seq_lens: list[int],
+        scale: float,
+        num_kv_heads: int,
+        sliding_window: int | None = None,
+        softcap: float = 0.0,
+    ) -> Tensor:
         group = query.shape[1] // num_kv_heads
         kv_cache = kv_cache.unflatten(0, (-1, num_kv_heads, 2))
         rows = []

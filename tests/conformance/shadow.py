@@ -157,8 +157,8 @@ def _record(layers: list[Any], run: Callable[[], Any]) -> list[Any]:
 
 
 def _to_torch(value: Any) -> Any:
-    import mindspore
-
     from mszoo.kernels.exchange import to_torch
+
+    import mindspore
 
     return to_torch(value) if isinstance(value, mindspore.Tensor) else None

@@ -8,9 +8,11 @@ import pytest
 
 from mszoo.conformance.base import Conformance, catalog, static
 from mszoo.registry.catalog import Catalog
+from mszoo.registry.devices import DEVICES
 from mszoo.registry.discovery import Contribution
-from mszoo.registry.plugins import GROUP, Plugin
-from mszoo.registry.records import DEVICES
+from mszoo.registry.entry_points import Plugin
+from mszoo.registry.plugins import GROUP
+from mszoo.registry.records import Adapter
 
 
 class SuiteConformance(Conformance):
@@ -82,6 +84,6 @@ class SuiteConformance(Conformance):
             for decision in decisions.values()
             for verdict in decision.verdicts
         }
-        records = (*contribution.models, *contribution.layers, *contribution.ops)
+        records: tuple[Adapter, ...] = (*contribution.models, *contribution.layers, *contribution.ops)
         dropped = [record.subject for record in records if id(record) not in kept]
         assert not dropped, f"{len(records)} records were returned, and of these nobody can choose {dropped}"

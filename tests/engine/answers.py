@@ -1,8 +1,8 @@
 """Run as a script: engines' greedy answers, and who gave them, as JSON, out of a fresh process.
 
 Standard input: by the name of a job, ``{"model": folder, "prompts": [token ids], "max_tokens": count, "options": of
-LLM, "lora": [folder or null for each prompt], "imports": [modules to import first]}``. The argument names the file
-to write.
+LLM, "lora": [folder or null for each prompt], "imports": [modules to import first], "reload": [folders whose
+weights to load afterwards, one after the other]}``. The argument names the file to write.
 """
 
 from __future__ import annotations
@@ -62,7 +62,16 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
         LoRARequest(name, index + 1, name) if name else None for index, name in enumerate(adapters)
     ] or None
     outputs = llm.generate(prompts, sampling, use_tqdm=False, lora_request=requests)
+    reloaded = []
+    for folder in job.get("reload", ()):
+        llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+        llm.reset_prefix_cache()
+        again = llm.generate(prompts, sampling, use_tqdm=False, lora_request=requests)
+        reloaded.append([list(output.outputs[0].token_ids) for output in again])
+    statistics = [] if job["options"].get("disable_log_stats", True) else llm.get_metrics()
     result = {
+        "reloaded": reloaded,
+        "metrics": {metric.name: metric.value for metric in statistics if hasattr(metric, "value")},
         # By its module's name: __main__ is another script in spawned processes, and forked ones can't pickle it.
         "workers": llm.apply_model(importlib.import_module("answers").look),
         "answers": [list(output.outputs[0].token_ids) for output in outputs],
@@ -109,7 +118,7 @@ def run_all(jobs: dict[str, dict[str, Any]], result: Path, **environment: str) -
         capture_output=True,
         text=True,
         check=False,
-        timeout=600,
+        timeout=max(600, 60 * len(jobs)),
     )
     assert process.returncode == 0, process.stderr[-4000:] + process.stdout[-2000:]
     log = process.stdout + process.stderr

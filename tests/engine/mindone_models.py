@@ -28,23 +28,16 @@ def make_tiny(family: str, folder: Path, **fields: Any) -> Path:
 
 def layers_of(model: Any) -> list[tuple[str, bool]]:
     """Return the class of each decoder layer that mszoo's layers compute, and whether it runs as one call."""
-    return [(type(layer).__name__, layer.fused.runs_fused) for layer in _layers(model)]
+    return [(type(layer).__name__, layer.compiled.runs) for layer in _layers(model)]
 
 
 def run_op_by_op(model: Any) -> None:
     """Let layers that run as a whole run op by op from now on, as with LoRA or tensor parallelism."""
     for layer in _layers(model):
-        layer.fused._wanted, layer.fused._layer = False, None
-
-
-def cells_of(model: Any) -> list[str]:
-    """Return the class of each cell that was replaced."""
-    return [item.cell.rpartition(":")[2] for item in model.network.replaced]
+        layer.compiled.stop()
 
 
 def _layers(model: Any) -> list[Any]:
-    from mszoo.layers import FusedDecoderLayer
+    from mszoo.layers.decoder import DecoderLayer
 
-    return [
-        module for module in model.modules() if isinstance(getattr(module, "fused", None), FusedDecoderLayer)
-    ]
+    return [module for module in model.modules() if isinstance(module, DecoderLayer)]

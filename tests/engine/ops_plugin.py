@@ -51,7 +51,12 @@ def _counted(name: str) -> Any:
     return op
 
 
-globals().update({name: _counted(name) for name in NAMES})
+rms_norm = _counted("rms_norm")
+fused_add_rms_norm = _counted("fused_add_rms_norm")
+silu_and_mul = _counted("silu_and_mul")
+linear = _counted("linear")
+embedding = _counted("embedding")
+paged_attention = _counted("paged_attention")
 
 
 class SiluAndMul:

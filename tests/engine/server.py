@@ -16,7 +16,7 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from mszoo.registry.cli.process import ProcessGroup, free_port
+from mszoo.adapters.vllm.cli.process import ProcessGroup, free_port
 
 from .conftest import make_checkpoint
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from mszoo.adapters.vllm.cli.bench.agreement import compare
+from mszoo.adapters.vllm.cli.bench.job import MINDSPORE, VLLM, BenchError, Result, Workload
+from mszoo.adapters.vllm.cli.bench.runs import environment, run_once
 from mszoo.registry.cli import build
-from mszoo.registry.cli.bench_report import compare
-from mszoo.registry.cli.bench_runs import environment, run_once
-from mszoo.registry.cli.bench_worker import MINDSPORE, VLLM, BenchError, Result, Workload
 
 OPTIONS = {"--dtype": "float32", "--batch": "1", "--new": "24", "--prefill": "64", "--runs": "1"}
 ARGUMENTS = [word for option in OPTIONS.items() for word in option]

@@ -6,12 +6,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
+
 import pytest
 
+from mszoo.adapters.vllm import install
+from mszoo.adapters.vllm.layers import install as layers
+from mszoo.adapters.vllm.layers import vllm_layers
+from mszoo.adapters.vllm.models import choice, claims, wrapper
+from mszoo.adapters.vllm.models import names as model_names
+from mszoo.adapters.vllm.ops import install as ops
+from mszoo.adapters.vllm.ops import kernels
 from mszoo.registry import LayerAdapter, ModelAdapter, OpAdapter, Suite
-from mszoo.registry.bridge import install, kernels, layers, model_names, ops, vllm_layers, wrapper
 from mszoo.registry.catalog import Catalog
-from mszoo.registry.discovery import Contribution, Discovery, Plugin, discover
+from mszoo.registry.discovery import Contribution, Discovery, discover
+from mszoo.registry.entry_points import Plugin
 from mszoo.registry.errors import LockError, RefusalError
 from mszoo.registry.settings import Settings
 
@@ -40,6 +49,32 @@ def test_a_lock_on_a_platform_without_mindspore(monkeypatch: pytest.MonkeyPatch,
     assert str(raised.value) == (
         "MSZOO_LOCK: decisions are locked, and on this platform MindSpore models can't run. "
         "Serve on cpu or npu, or unset MSZOO_LOCK."
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "lack"),
+    [
+        ("eagle3", "layers of its own suite, between which mszoo can't read"),
+        ("eagle", "no model.embed_tokens and no lm_head to share"),
+    ],
+)
+def test_a_network_that_no_draft_model_can_read(method: str, lack: str) -> None:
+    """No such network has an architecture that vLLM has draft models for."""
+    network = torch.nn.Module()
+    network.config = SimpleNamespace(num_hidden_layers=2)
+    config = SimpleNamespace(
+        model_config=SimpleNamespace(hf_config=network.config, quantization=None),
+        speculative_config=SimpleNamespace(method=method, use_eagle=lambda: method == "eagle"),
+        parallel_config=SimpleNamespace(tensor_parallel_size=1, pipeline_parallel_size=1),
+        lora_config=None,
+    )
+    (candidate,) = make_catalog("models", ModelAdapter("A", "nowhere:A")).decide("A").chain
+    with pytest.raises(RefusalError) as raised:
+        claims.check(candidate, network, config)
+    assert str(raised.value) == (
+        f"one.A: can't be the target of speculative decoding by {method}: it has {lack}. "
+        "Serve it with another method, or none"
     )
 
 
@@ -128,6 +163,7 @@ def test_a_model_that_nobody_can_serve(lock: str | None, monkeypatch: pytest.Mon
     model = wrapper.wrapper_class(catalog, catalog.decide("NobodyForCausalLM"), None)
     from vllm.config import VllmConfig, set_current_vllm_config
 
+    monkeypatch.setattr(choice, "own_class", lambda _: None)
     config = VllmConfig()
     with set_current_vllm_config(config), pytest.raises(RefusalError) as raised:
         model(vllm_config=config)
@@ -144,7 +180,7 @@ def test_a_layer_that_the_lock_leaves_to_nobody() -> None:
     from vllm.config import CompilationConfig, VllmConfig, set_current_vllm_config
     from vllm.model_executor.layers.layernorm import RMSNorm
 
-    from mszoo.registry.bridge.layer_class import Swap, layer_class
+    from mszoo.adapters.vllm.layers.layer_class import Swap, layer_class
 
     adapter = LayerAdapter("vllm:RMSNorm", "nowhere.at_all:Norm")
     catalog = make_catalog("layers", adapter, settings=Settings(lock=Path("the.lock")))

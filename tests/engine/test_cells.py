@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import pytest
 import torch
+
+import pytest
 from vllm.config import VllmConfig, get_current_vllm_config, set_current_vllm_config
 
-import mindspore as ms  # isort: skip
-from mindspore import mint, nn  # isort: skip
-from mindspore.common.initializer import initializer  # isort: skip
-from mindspore.nn.utils import no_init_parameters  # isort: skip
+from mszoo.kernels import runtime
+from mszoo.kernels.exchange import to_mindspore, to_torch
+from mszoo.layers import cells
+from mszoo.registry.errors import PluginError, RefusalError
 
-from mszoo.kernels import runtime  # isort: skip
-from mszoo.kernels.exchange import to_mindspore, to_torch  # isort: skip
-from mszoo.layers import cells  # isort: skip
-from mszoo.registry.errors import PluginError, RefusalError  # isort: skip
+import mindspore as ms
+from mindspore import mint, nn
+from mindspore.common.initializer import initializer
+from mindspore.nn.utils import no_init_parameters
 
 LINEAR = "mindspore.nn.layer.basic:Linear"
 BLOCK = f"{__name__}:Block"
@@ -102,7 +103,9 @@ def network() -> Iterator[Network]:
     yield made
 
 
-def replace(network: Network, **implementations: Any) -> tuple[torch.nn.Module, tuple[cells.Replaced, ...]]:
+def replace(
+    network: Network, required: tuple[str, ...] = (), **implementations: Any
+) -> tuple[torch.nn.Module, tuple[cells.Replaced, ...]]:
     targets = {"linear": LINEAR, "block": BLOCK}
     in_effect = {
         targets[name]: cells.Replacement(path, "suite of dist 1", "Mend it.")
@@ -110,7 +113,10 @@ def replace(network: Network, **implementations: Any) -> tuple[torch.nn.Module, 
     }
     model = torch.nn.Module()
     with cells.building_with(in_effect):
-        return model, cells.replace_cells(network, model, name_of="model.{}".format, prefix="outer")
+        done = cells.replace_cells(
+            network, model, name_of="model.{}".format, prefix="outer", required=required
+        )
+        return model, done
 
 
 def test_weights_get_checkpoint_names_and_share_memory(network: Network) -> None:
@@ -148,6 +154,11 @@ def test_a_cell_may_stay_and_its_children_are_replaced(network: Network, config:
     assert {item.cell for item in replaced} == {LINEAR}
     # What it made before would take the names of the children's attention.
     assert config.compilation_config.static_forward_context == {}
+
+
+def test_a_cell_that_the_model_needs_replaced_does_not_stay(network: Network) -> None:
+    with pytest.raises(cells.CellStays, match="it has no use for this cell"):
+        replace(network, (BLOCK,), linear=f"{__name__}:Linear", block=f"{__name__}:Particular")
 
 
 def test_a_model_that_a_replacement_refuses_is_refused(network: Network) -> None:

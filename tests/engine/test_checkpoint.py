@@ -7,13 +7,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 import torch
+
+import pytest
 from safetensors.torch import save_file
 
+from mszoo.adapters.vllm.models.checkpoint import Checkpoint, is_broken, read
 from mszoo.layers import weights
-from mszoo.layers.weights import CheckpointError, Expected, check_tensors
-from mszoo.registry.bridge.checkpoint import tensor_shapes
+from mszoo.layers.weights import Expected, check_tensors
+from mszoo.registry.errors import BrokenCheckpointError, CheckpointError, RefusalError
 
 EXPECTED = {
     "a.weight": Expected("a.weight", None, (2, 3)),
@@ -24,7 +26,13 @@ FOUND = {"a.weight": (2, 3), "b.weight": (4,), "quantized": (7, 7)}
 
 
 @pytest.mark.parametrize(
-    "extra", [{}, {"lm_head.weight": (9, 9)}, {"model.layers.0.self_attn.rotary_emb.inv_freq": (16,)}]
+    "extra",
+    [
+        {},
+        {"lm_head.weight": (9, 9)},
+        {"model.layers.0.self_attn.rotary_emb.inv_freq": (16,)},
+        {"model.layers.0.self_attn.q_proj.bias": (16,)},
+    ],
 )
 def test_the_right_tensors_pass(extra: dict[str, tuple[int, ...]]) -> None:
     check_tensors(EXPECTED, FOUND | extra, ("lm_head.weight",), "checkpoint")
@@ -116,12 +124,17 @@ def test_loading_refuses_what_does_not_fit(tensors: dict[str, torch.Tensor], tex
     assert str(raised.value).startswith(text)
 
 
-def shapes(folder: Path, load_format: str = "auto") -> Any:
+def read_folder(folder: Path, load_format: str = "auto") -> Checkpoint | None:
     vllm_config = SimpleNamespace(
         model_config=SimpleNamespace(model=str(folder)),
         load_config=SimpleNamespace(load_format=load_format),
     )
-    return tensor_shapes(vllm_config)
+    return read(vllm_config)
+
+
+def shapes(folder: Path, load_format: str = "auto") -> Any:
+    found = read_folder(folder, load_format)
+    return None if found is None else found.shapes
 
 
 def write_sharded(folder: Path) -> None:
@@ -138,8 +151,50 @@ def test_shapes_come_from_the_headers(tmp_path: Path) -> None:
 
 def test_an_index_says_which_files_count(tmp_path: Path) -> None:
     write_sharded(tmp_path)
-    save_file({"other": torch.ones(1)}, tmp_path / "consolidated.safetensors")
+    save_file({"other": torch.ones(1)}, tmp_path / "other.safetensors")
     assert set(shapes(tmp_path)) == {"a", "b"}
+
+
+def test_mistrals_files_come_first_as_with_vllm(tmp_path: Path) -> None:
+    write_sharded(tmp_path)
+    save_file({"theirs": torch.ones(1)}, tmp_path / "consolidated.safetensors")
+    assert read_folder(tmp_path) == Checkpoint({"theirs": (1,)})
+    assert set(shapes(tmp_path, "safetensors")) == {"a", "b"}
+    # No one pattern names the files of this index alone.
+    save_file({"a": torch.ones(2)}, tmp_path / "model.safetensors")
+    assert read_folder(tmp_path) == Checkpoint({"theirs": (1,)})
+    (tmp_path / "model.safetensors.index.json").unlink()
+    assert read_folder(tmp_path) == Checkpoint({"a": (2,)}, "model*.safetensors")
+
+
+def test_torchs_files_are_read_where_there_are_no_others(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2, 3)}, tmp_path / "pytorch_model.bin")
+    torch.save({"b": torch.ones(1)}, tmp_path / "optimizer.bin")
+    assert shapes(tmp_path) == {"a": (2, 3)}
+    save_file({"c": torch.ones(1)}, tmp_path / "model.safetensors")
+    assert shapes(tmp_path) == {"c": (1,)}
+
+
+def test_tensors_under_another_name_are_no_broken_checkpoint() -> None:
+    """Another implementation may know the names."""
+    renamed = {"a.weight": (2, 3), "norm.gamma": (4,), "quantized": ()}
+    with pytest.raises(
+        CheckpointError, match=r"b\.weight is missing .*, and the model has no place"
+    ) as other:
+        check_tensors(EXPECTED, renamed, (), "here")
+    with pytest.raises(BrokenCheckpointError) as small:
+        check_tensors(EXPECTED, renamed | {"norm.gamma": (3,)}, (), "here")
+    assert not isinstance(other.value, BrokenCheckpointError)
+    refusal = RefusalError("a", "b", "c")
+    assert is_broken([refusal, small.value])
+    assert not is_broken([other.value, small.value])
+    assert not is_broken([refusal])
+
+
+def test_names_of_old_checkpoints() -> None:
+    assert weights.modern_name("a.LayerNorm.gamma") == "a.LayerNorm.weight"
+    assert weights.modern_name("a.LayerNorm.beta") == "a.LayerNorm.bias"
+    assert weights.modern_name("a.gamma") == "a.gamma"
 
 
 def test_what_vllm_does_not_read_as_safetensors_is_not_checked(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def sliding(checkpoint: Callable[..., Path]) -> Path:
 def greedy(folder: Path) -> list[list[int]]:
     """Hugging Face's greedy tokens."""
     import torch
+
     import transformers
 
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -76,7 +77,7 @@ def explain(folder: Path, *options: str, **settings: str) -> dict[str, Any]:
     """Return what ``mszoo explain`` says of a folder's architecture."""
     code = "from mszoo.registry.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", code, "explain", str(folder), "--json", *options],
+        [sys.executable, "-c", code, "explain", str(folder), "--no-build", "--json", *options],
         check=False,
         env=environment(**settings),
         capture_output=True,
@@ -175,7 +176,7 @@ def test_registration_imports_no_suite_and_no_mindspore() -> None:
     code = (
         "import sys\nfrom vllm.plugins import load_general_plugins\nload_general_plugins()\n"
         "from vllm.model_executor.models.registry import ModelRegistry\n"
-        "from mszoo.registry.bridge.install import install\n"
+        "from mszoo.adapters.vllm.install import install\n"
         f"names = [f'{{suite}}.{ARCHITECTURE}' for suite in {SUITES}]\n"
         "assert set(names) <= set(ModelRegistry.models), names\n"
         "assert not install().problems, install().problems\n"

@@ -66,6 +66,7 @@ def served(request: pytest.FixtureRequest) -> dict[str, Any]:
 def reference(folder: Path) -> list[list[int]]:
     """Hugging Face's greedy tokens."""
     import torch
+
     import transformers
 
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
+
+import pytest
 
 from mszoo.conformance import LibraryCopiesError, ModelConformance
 from mszoo.conformance.checkpoints import Checkpoint, make_checkpoint

@@ -8,7 +8,8 @@ import types
 
 import pytest
 
-from mszoo.registry.bridge.device import device_name, force_spawn
+from mszoo.adapters.vllm.device import device_name, force_spawn
+from mszoo.registry.devices import this_device
 
 VARIABLE = "VLLM_WORKER_MULTIPROC_METHOD"
 
@@ -24,5 +25,5 @@ def test_fork_is_overruled_only_where_it_would_hang(imported: bool, expected: st
     assert os.environ[VARIABLE] == expected
 
 
-def test_device_is_cpu_here() -> None:
-    assert device_name() == "cpu"
+def test_the_bridge_and_the_command_say_the_same_device() -> None:
+    assert device_name() == this_device() == "cpu"

@@ -61,13 +61,13 @@ def weights() -> dict[str, Any]:
     for index in range(LAYERS):
         block = {
             "norm": (HIDDEN,),
-            "q_proj": (width, HIDDEN),
-            "k_proj": (kv_width, HIDDEN),
-            "v_proj": (kv_width, HIDDEN),
-            "o_proj": (HIDDEN, width),
-            "gate_proj": (INTERMEDIATE, HIDDEN),
-            "up_proj": (INTERMEDIATE, HIDDEN),
-            "down_proj": (HIDDEN, INTERMEDIATE),
+            "self_attn.q_proj": (width, HIDDEN),
+            "self_attn.k_proj": (kv_width, HIDDEN),
+            "self_attn.v_proj": (kv_width, HIDDEN),
+            "self_attn.o_proj": (HIDDEN, width),
+            "mlp.gate_proj": (INTERMEDIATE, HIDDEN),
+            "mlp.up_proj": (INTERMEDIATE, HIDDEN),
+            "mlp.down_proj": (HIDDEN, INTERMEDIATE),
         }
         shapes |= {f"model.layers.{index}.{name}.weight": shape for name, shape in block.items()}
     return {
@@ -133,12 +133,18 @@ def greedy(weights: dict[str, Any], prompt: list[int], count: int) -> list[int]:
             return y @ weights[f"{name}.{projection}.weight"].T
 
         y = norm(x, f"{name}.norm")
-        query, key = (rotate(heads(linear(y, projection))) for projection in ("q_proj", "k_proj"))
+        query, key = (
+            rotate(heads(linear(y, projection))) for projection in ("self_attn.q_proj", "self_attn.k_proj")
+        )
         attended = scaled_dot_product_attention(
-            query[None], key[None], heads(linear(y, "v_proj"))[None], is_causal=True, enable_gqa=True
+            query[None],
+            key[None],
+            heads(linear(y, "self_attn.v_proj"))[None],
+            is_causal=True,
+            enable_gqa=True,
         )[0]
-        attention = linear(attended.transpose(0, 1).reshape(len(x), -1), "o_proj")
-        mlp = linear(silu(linear(y, "gate_proj")) * linear(y, "up_proj"), "down_proj")
+        attention = linear(attended.transpose(0, 1).reshape(len(x), -1), "self_attn.o_proj")
+        mlp = linear(silu(linear(y, "mlp.gate_proj")) * linear(y, "mlp.up_proj"), "mlp.down_proj")
         return x + SCALE * (attention + mlp)
 
     tokens = list(prompt)
@@ -171,6 +177,7 @@ def test_vllm_serves_it(site, folder, weights, tmp_path) -> None:
     assert choice["text"].split() == [f"w{token}" for token in expected]
     assert log.count("mszoo: example.ExampleForCausalLM answers (kernel set cpu, decision ") == 1
     served = "ExampleForCausalLM is served by example.ExampleForCausalLM "
+    assert "mszoo: decoder layers run compiled" in log
     assert f"{served}(mszoo_example.model:ExampleForCausalLM, mszoo-example 0.1.0)" in log
 
 

@@ -8,14 +8,13 @@ import subprocess
 import sys
 import textwrap
 
-import pytest
 import torch
+
+import pytest
 
 from mszoo.kernels import runtime
 
 runtime.prepare("cpu")
-import mindspore as ms  # noqa: E402
-
 from mszoo.kernels.exchange import (  # noqa: E402
     ExchangeError,
     ParameterView,
@@ -23,6 +22,8 @@ from mszoo.kernels.exchange import (  # noqa: E402
     to_mindspore,
     to_torch,
 )
+
+import mindspore as ms  # noqa: E402
 
 DTYPES = [
     torch.float32,

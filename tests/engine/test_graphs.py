@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
+
+import pytest
 
 from mszoo.kernels import runtime
 
 from .conftest import assert_mindspore, running_engine
 
 runtime.prepare("cpu")
-import mindspore as ms  # noqa: E402
-
 from mszoo.kernels import graphs  # noqa: E402
 from mszoo.kernels import mindspore_set as kernels  # noqa: E402
 from mszoo.kernels.exchange import move_to_mindspore, to_mindspore, to_torch  # noqa: E402
+
+import mindspore as ms  # noqa: E402
 
 HEADS, KV_HEADS, SIZE, BLOCK = 4, 2, 32, 4
 
@@ -39,15 +40,24 @@ def test_attention_beside_the_cache_is_attention_in_it(
     blocks = [[3, 1, 6], [5, 2, 0]]  # the third holds new tokens of the first, or none
     cache = random(8 * KV_HEADS * 2, BLOCK, SIZE)
     query, key, value = (random(2 * tokens, heads, SIZE) for heads in (HEADS, KV_HEADS, KV_HEADS))
-    shape = graphs.LayerShape(HEADS, KV_HEADS, 1e-6, SIZE**-0.5, window, softcap, "silu_and_mul")
+    scale = SIZE**-0.5
     names = ("input_norm", "qkv", "out", "post_norm", "gate_up", "down")
     weights = {name: parameter(name, random(1, 1)) for name in names}
-    layer = graphs.LayerCell(weights, parameter("cache", cache), shape)
+    layer = graphs.LayerCell(
+        weights,
+        parameter("cache", cache),
+        num_heads=HEADS,
+        num_kv_heads=KV_HEADS,
+        eps=1e-6,
+        scale=scale,
+        softcap=softcap,
+        activation="silu_and_mul",
+    )
     table = ms.Tensor(blocks, ms.int32)
     rows = kernels.key_rows(table, KV_HEADS)
     start = ms.Tensor(cached, ms.int32)
     bias = graphs._bias(start, 3 * BLOCK, tokens, window)
-    ours = layer.attend(*map(to_mindspore, (query * shape.scale, key, value)), rows, rows + 1, bias)
+    ours = layer.attend(*map(to_mindspore, (query * scale, key, value)), rows, rows + 1, bias)
 
     stored = cache.view(8, KV_HEADS, 2, BLOCK, SIZE).clone()
     for sequence, (old, own) in enumerate(zip(cached, blocks, strict=True)):
@@ -61,7 +71,7 @@ def test_attention_beside_the_cache_is_attention_in_it(
         table,
         [0, tokens, 2 * tokens],
         [old + tokens for old in cached],
-        SIZE**-0.5,
+        scale,
         KV_HEADS,
         window,
         softcap,
@@ -89,7 +99,7 @@ def test_a_graph_follows_a_weight_that_moved(checkpoint, monkeypatch) -> None:
 
     def move(model: torch.nn.Module) -> bool:
         model.model.norm.weight.data = torch.zeros_like(model.model.norm.weight)
-        return model.model.fused.runs_fused
+        return model.model.graph.runs
 
     monkeypatch.setenv("MSZOO_KERNELS", "mindspore")
     prompt = {"prompt_token_ids": [5, 17, 99, 201]}

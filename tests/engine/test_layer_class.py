@@ -8,19 +8,22 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 import torch
+
+import pytest
 from vllm.config import CompilationConfig, VllmConfig, set_current_vllm_config
 from vllm.model_executor.custom_op import PluggableLayer
 from vllm.model_executor.layers.layernorm import RMSNorm
 
+from mszoo.adapters.vllm.first_step import custom_ops_cure
+from mszoo.adapters.vllm.layers import vllm_layers
+from mszoo.adapters.vllm.layers.install import plan
+from mszoo.adapters.vllm.layers.layer_class import Swap, layer_class
+from mszoo.adapters.vllm.models import claims
 from mszoo.registry import Capability, LayerAdapter, ModelAdapter, Suite
-from mszoo.registry.bridge import claims, vllm_layers
-from mszoo.registry.bridge.first_step import custom_ops_cure
-from mszoo.registry.bridge.layer_class import Swap, layer_class
-from mszoo.registry.bridge.layers import plan
 from mszoo.registry.catalog import Catalog
-from mszoo.registry.discovery import Contribution, Discovery, Plugin, discover
+from mszoo.registry.discovery import Contribution, Discovery, discover
+from mszoo.registry.entry_points import Plugin
 from mszoo.registry.errors import MszooError, RefusalError
 from mszoo.registry.settings import Settings
 
@@ -91,7 +94,7 @@ def make_norm(*implementations: str, **fields: Any) -> tuple[RMSNorm, Swap]:
 def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the bridge logs once: vLLM's logger remembers what it said, across tests too."""
     lines: list[str] = []
-    from mszoo.registry.bridge import layer_class as module
+    from mszoo.adapters.vllm.layers import layer_class as module
 
     monkeypatch.setattr(module.log, "warning_once", lambda text, *values, **_: lines.append(text % values))
     return lines
@@ -236,6 +239,7 @@ def asking(lora: Any = None, tensor_parallel: int = 1) -> Any:
     return SimpleNamespace(
         model_config=SimpleNamespace(quantization=None),
         lora_config=lora,
+        speculative_config=None,
         parallel_config=SimpleNamespace(tensor_parallel_size=tensor_parallel, pipeline_parallel_size=1),
     )
 

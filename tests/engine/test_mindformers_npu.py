@@ -13,8 +13,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 import torch
+
+import pytest
 
 from .sites import install_stand_in_suite, on_path
 from .test_mindformers import TOLERANCE, architecture_of, model_folder, telechat2  # noqa: F401  fixtures
@@ -112,11 +113,11 @@ def test_what_the_suites_own_networks_cannot_do_is_refused(monkeypatch) -> None:
     from mszoo.registry.errors import RefusalError
 
     with pytest.raises(RefusalError, match=r"kv_lora_rank=256, and the suite attends to 512"):
-        ascend.DeepseekV3ForCausalLM(DeepseekV3Config(kv_lora_rank=256))
+        ascend.OwnNetwork(DeepseekV3Config(kv_lora_rank=256, architectures=["DeepseekV3ForCausalLM"]))
     asked = SimpleNamespace(enable_prompt_embeds=True)
     monkeypatch.setattr(ascend, "current_model_config", lambda: asked)
     with pytest.raises(RefusalError, match="Serve without --enable-prompt-embeds"):
-        ascend.Qwen3ForCausalLM(Qwen3Config())
+        ascend.OwnNetwork(Qwen3Config(architectures=["Qwen3ForCausalLM"]))
 
 
 def test_a_kv_cache_of_another_layout_or_dtype_is_refused(monkeypatch) -> None:
@@ -142,9 +143,9 @@ def test_a_kv_cache_of_another_layout_or_dtype_is_refused(monkeypatch) -> None:
 
 def test_a_parameter_is_set_when_it_is_whole() -> None:
     from mszoo.adapters.mindformers.parameters import Piece, load
-    from mszoo.layers.weights import CheckpointError
+    from mszoo.registry.errors import CheckpointError
 
-    import mindspore as ms  # isort: skip
+    import mindspore as ms
 
     parameters = {"both": ms.Parameter(ms.Tensor([[0.0], [0.0]], ms.float32), name="both")}
     table = {"first": Piece("both", (1, 1)), "second": Piece("both", (1, 1), start=1)}

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
+import pytest
+
 from . import answers
-from .conftest import RAW_LOGITS, assert_mindspore, make_checkpoint, running_engine, worst_logit
-from .mindone_models import architecture_of, cells_of, layers_of, make_tiny, pinned
+from .conftest import RAW_LOGITS, assert_mindspore, running_engine, worst_logit
+from .mindone_models import architecture_of, layers_of, make_tiny, pinned
 
 try:
     importlib.metadata.version("mindone")
@@ -31,6 +31,8 @@ except importlib.metadata.PackageNotFoundError:
         ("OPT", {"word_embed_proj_dim": 64}),
         ("Mixtral", {"hidden_act": "gelu"}),
         ("Mixtral", {"hidden_act": "gelu_pytorch_tanh"}),
+        ("Olmo", {"clip_qkv": 0.05}),
+        ("Olmoe", {"clip_qkv": 0.05}),
         ("Olmo3", {}),  # a rotary embedding for each kind of layer
         ("SeedOss", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}}),
         ("SeedOss", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 10000.0}}),
@@ -43,6 +45,23 @@ def test_what_a_config_may_change(family: str, fields: dict[str, Any], tmp_path:
         (layers,) = llm.apply_model(layers_of)
     assert set(layers) == {("DecoderLayer", True)}
     assert worst <= 2e-5, f"logits differ by {worst:.2e}"
+
+
+@pytest.mark.parametrize("kernel_set", ["cpu", "mindspore"])
+@pytest.mark.parametrize(
+    ("family", "fields"), [("StableLm", {"qk_layernorm": True}), ("Cohere", {"use_qk_norm": True})]
+)
+def test_each_head_may_have_a_norm_of_its_own(
+    family: str, fields: dict[str, Any], kernel_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MSZOO_KERNELS", kernel_set)
+    folder = make_tiny(family, tmp_path, **fields)
+    with running_engine(folder, hf_overrides=pinned(family), **RAW_LOGITS) as llm:
+        worst = worst_logit(llm, folder)
+        assert assert_mindspore(llm, f"mindone.{family}ForCausalLM", kernel_set) > 0
+        (layers,) = llm.apply_model(layers_of)
+    assert set(layers) == {("DecoderLayer", False)}
+    assert worst <= (2e-5 if kernel_set == "cpu" else 5e-4), f"logits differ by {worst:.2e}"
 
 
 @pytest.mark.parametrize(
@@ -127,51 +146,31 @@ def test_mindspores_own_kernels_compute_the_same(
     assert worst <= 5e-4, f"logits differ by {worst:.2e}"
 
 
-def test_a_config_that_the_layer_does_not_know_keeps_the_suites_own(tmp_path: Path) -> None:
-    """OLMo may clip queries, keys and values: its layers then stay MindSpore One's, and are right."""
-    folder = make_checkpoint(tmp_path, "olmo", clip_qkv=0.05, hidden_size=128)
-    with running_engine(folder, hf_overrides=pinned("Olmo"), **RAW_LOGITS) as llm:
-        worst = worst_logit(llm, folder)
-        assert assert_mindspore(llm, "mindone.OlmoForCausalLM", "cpu") > 0
-        (kinds,) = llm.apply_model(cells_of)
-    with (
-        pytest.raises(Exception, match="LoRA doesn't reach MindSpore One's own"),
-        running_engine(folder, hf_overrides=pinned("Olmo"), enable_lora=True, max_lora_rank=8),
-    ):
+@pytest.mark.parametrize(
+    ("family", "fields", "why"),
+    [
+        ("OPT", {"do_layer_norm_before": False}, "norms the stream itself"),  # OPT of 350m
+        ("GPT2", {"activation_function": "quick_gelu"}, "QuickGELUActivation is none that mszoo knows"),
+    ],
+)
+def test_a_config_that_the_layers_do_not_know_is_left_to_vllm(
+    family: str, fields: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    folder = make_tiny(family, tmp_path, **fields)
+    with pytest.raises(Exception, match=why), running_engine(folder, hf_overrides=pinned(family)):
         pass
-    assert "OlmoDecoderLayer" not in kinds
-    assert {"OlmoLayerNorm", "Linear"} <= set(kinds)
-    assert worst <= 2e-5, f"logits differ by {worst:.2e}"
-
-
-def test_a_stream_that_is_normed_itself_is_replaced_leaf_by_leaf(tmp_path: Path) -> None:
-    """OPT of 350m norms after it adds."""
-    folder = make_tiny("OPT", tmp_path, do_layer_norm_before=False)
-    with running_engine(folder, hf_overrides=pinned("OPT"), **RAW_LOGITS) as llm:
-        worst = worst_logit(llm, folder)
-        (cells,) = llm.apply_model(cells_of)
-    kinds = Counter(cells)
-    assert kinds["LayerNorm"] == 2 * 2
-    assert kinds["Linear"] == 2 * 6
-    assert kinds["Embedding"] == kinds["OPTLearnedPositionalEmbedding"] == 1
-    assert "OPTDecoderLayer" not in kinds
-    assert worst <= 2e-5, f"logits differ by {worst:.2e}"
+    job = {"model": str(folder), "prompts": [[5, 6, 7]], "max_tokens": 4, "options": {"enforce_eager": True}}
+    done = answers.run(job, tmp_path / "answers.json")
+    assert done["workers"][0]["adapter"] is None
+    assert why in done["log"]
+    assert len(done["answers"][0]) == 4
 
 
 def test_lora_is_refused_where_the_suite_calls_a_projection(tmp_path: Path) -> None:
     """OPT of 350m has one after its embedding."""
     folder = make_tiny("OPT", tmp_path, word_embed_proj_dim=64)
     with (
-        pytest.raises(Exception, match="LoRA doesn't reach MindSpore One's own"),
+        pytest.raises(Exception, match="projections beside its layers, which LoRA doesn't reach"),
         running_engine(folder, hf_overrides=pinned("OPT"), enable_lora=True, max_lora_rank=8),
     ):
         pass
-
-
-def test_norms_that_mszoo_lacks_keep_the_suites_own(tmp_path: Path) -> None:
-    """StableLM may norm each head by a norm of its own."""
-    folder = make_tiny("StableLm", tmp_path, qk_layernorm=True)
-    with running_engine(folder, hf_overrides=pinned("StableLm"), **RAW_LOGITS) as llm:
-        worst = worst_logit(llm, folder)
-        assert assert_mindspore(llm, "mindone.StableLmForCausalLM", "cpu") > 0
-    assert worst <= 2e-5, f"logits differ by {worst:.2e}"

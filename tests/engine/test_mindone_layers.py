@@ -6,8 +6,9 @@ import importlib.metadata
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
+
+import pytest
 
 from mszoo.adapters.mindone import architectures, families
 
@@ -50,13 +51,12 @@ FAMILIES = {
 def test_logits_equal_hugging_face(family: str, tmp_path: Path) -> None:
     folder = make_tiny(family, tmp_path)
     give_routers_a_bias(folder)
-    whole = "TupleLayer" if family == "Phi3" else "DecoderLayer"
     with running_engine(folder, hf_overrides=pinned(family), enforce_eager=False, **RAW_LOGITS) as llm:
         for compiled in (True, False):
             worst = worst_logit(llm, folder)
             (layers,) = llm.apply_model(layers_of)
             assert len(layers) >= 2
-            assert set(layers) == {(whole, compiled)}
+            assert set(layers) == {("DecoderLayer", compiled)}
             assert worst <= FAMILIES[family], f"logits differ by {worst:.2e}"
             llm.apply_model(run_op_by_op)
         assert assert_mindspore(llm, f"mindone.{architecture_of(family)}", "cpu") > 0
@@ -64,8 +64,7 @@ def test_logits_equal_hugging_face(family: str, tmp_path: Path) -> None:
 
 def test_every_family_is_one_that_is_served() -> None:
     served = {found.family for found in architectures.read().values() if not found.refused}
-    assert set(families.FAMILIES) | set(families.WHOLE) <= served
-    assert not set(families.FAMILIES) & set(families.WHOLE)
+    assert set(families.FAMILIES) <= served
 
 
 @pytest.mark.parametrize("kernel_set", ["cpu", "mindspore"])
@@ -100,3 +99,24 @@ def test_norms(kind: str, kernel_set: str) -> None:
     result = to_torch(norm(to_mindspore(given)))
     torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(given, x.float()), "the input is the residual stream, which goes on"
+
+
+def test_what_an_embedding_gives_is_scaled_and_added_to_by_torch() -> None:
+    from mszoo.adapters.mindone.cells import Embedded
+    from mszoo.kernels import runtime
+    from mszoo.kernels.exchange import to_mindspore, to_torch
+
+    import mindspore as ms
+
+    runtime.prepare("cpu")
+    found = to_mindspore(torch.arange(6.0).view(2, 3))
+    found.__class__ = Embedded
+    positions = to_mindspore(torch.full((2, 3), 10.0))
+    for given, expected in (
+        (found * 2.0, [[0, 2, 4], [6, 8, 10]]),
+        (found * ms.Tensor(2.0), [[0, 2, 4], [6, 8, 10]]),
+        (found + positions, [[10, 11, 12], [13, 14, 15]]),
+    ):
+        assert type(given) is ms.Tensor
+        assert given._mszoo_torch.data_ptr() == given.data_ptr(), "torch computed it"
+        assert to_torch(given).tolist() == expected

@@ -20,7 +20,7 @@ import jsonschema
 import openai
 import pytest
 
-from mszoo.registry.cli.demo import find_answerer
+from mszoo.adapters.vllm.cli.demo.serve import find_answerer
 
 from .conftest import assert_mindspore, running_engine
 from .server import MODEL, Server, byte_tokenizer, make_text_checkpoint, running_server
@@ -192,7 +192,7 @@ def test_streaming(client, reference) -> None:
         for chunk in client.chat.completions.create(**arguments, stream=True)
         if chunk.choices
     ]
-    assert len([chunk for chunk in chunks if chunk]) > 10
+    assert len([chunk for chunk in chunks if chunk]) > 3  # on a busy machine one chunk holds several tokens
     assert "".join(chunks) == whole == reference.choices(CHAT_REQUEST)[0]["message"]["content"]
 
 
@@ -290,7 +290,7 @@ def test_preemption(server, reference) -> None:
 def test_a_client_that_disconnects_disturbs_nobody(server, reference) -> None:
     requests = SHORT_REQUESTS[1:9]
     length, samples = 450, 16
-    for _ in range(5):  # on a busy machine the first chunk may come when all is written
+    for _ in range(15):  # on a busy machine the first chunk may come when all is written
         before = server.metric("vllm:generation_tokens_total")
         path, body = completion(SHORT[0], length, n=samples, temperature=1, stream=True, model=MODEL)
         with ThreadPoolExecutor(1) as pool, contextlib.ExitStack() as connection:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mszoo.registry.cli import demo_folder
+from mszoo.adapters.vllm.cli.demo.folder import make
 
 from . import answers
 from .conftest import assert_mindspore, running_engine
@@ -40,7 +40,7 @@ PROMPTS = [
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("demo") / "smollm2"
-    assert demo_folder.make(path)
+    assert make(path)
     return path
 
 

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from mszoo.registry.cli.bench_worker import (
-    MINDSPORE,
-    Answerer,
-    Outputs,
-    Result,
-    Workload,
-)
+from mszoo.adapters.vllm.cli.bench.job import MINDSPORE, Answerer, Outputs, Result, Workload
 
-WRAPPER = "mszoo.registry.bridge.wrapper.MindSporeModel"
+WRAPPER = "mszoo.adapters.vllm.models.wrapper.MindSporeModel"
 OURS = Answerer(
-    ("mszoo.registry.bridge.wrapper.LlamaForCausalLM", WRAPPER, "torch.nn.modules.module.Module"),
+    ("mszoo.adapters.vllm.models.wrapper.LlamaForCausalLM", WRAPPER, "torch.nn.modules.module.Module"),
     "native.LlamaForCausalLM",
     "mszoo.models.llama:LlamaForCausalLM",
     {"rms_norm": "cpu", "linear": "cpu", "rotary": "mindspore"},

@@ -12,13 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from mszoo.registry import ModelAdapter, Suite
 from mszoo.registry.catalog import Catalog
-from mszoo.registry.discovery import Contribution, Discovery, Plugin, discover
+from mszoo.registry.discovery import Contribution, Discovery, discover
+from mszoo.registry.entry_points import Plugin
 from mszoo.registry.settings import Settings
 
 _numbers = itertools.count()
+# A first example may import something, and machines are shared: how long one takes says nothing.
+hypothesis_settings.register_profile("mszoo", deadline=None)
+hypothesis_settings.load_profile("mszoo")
 
 
 class FakeDistribution(Distribution):
@@ -50,6 +55,18 @@ def make_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
     yield make
     for name in made:
         sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def make_entry_point() -> Callable[..., EntryPoint]:
+    """Make an entry point of a distribution that isn't installed."""
+
+    def make(value: str, name: str, distribution: str, group: str = "mszoo.commands") -> EntryPoint:
+        entry_point = EntryPoint(name, value, group)
+        vars(entry_point).update(dist=FakeDistribution(distribution, "1.0"))
+        return entry_point
+
+    return make
 
 
 @pytest.fixture

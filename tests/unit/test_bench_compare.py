@@ -8,12 +8,8 @@ import math
 
 import pytest
 
-from mszoo.registry.cli.bench_report import compare
-from mszoo.registry.cli.bench_worker import (
-    VLLM,
-    BenchError,
-    Result,
-)
+from mszoo.adapters.vllm.cli.bench.agreement import compare
+from mszoo.adapters.vllm.cli.bench.job import VLLM, BenchError, Result
 
 from .bench_results import OURS, outputs, result
 

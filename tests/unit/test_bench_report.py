@@ -9,16 +9,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from mszoo.adapters.vllm.cli.bench import report as bench_report
+from mszoo.adapters.vllm.cli.bench.job import MINDSPORE, VLLM, BenchError
+from mszoo.adapters.vllm.cli.bench.plot import check_can_plot, plot
+from mszoo.adapters.vllm.cli.bench.report import Row, bench_json, print_report, rows
+from mszoo.adapters.vllm.cli.bench.runs import Plan
 from mszoo.registry import ModelAdapter
-from mszoo.registry.cli import bench_report
-from mszoo.registry.cli.bench_plot import check_can_plot, plot
-from mszoo.registry.cli.bench_report import Row, bench_json, print_report, rows
-from mszoo.registry.cli.bench_runs import Plan
-from mszoo.registry.cli.bench_worker import (
-    MINDSPORE,
-    VLLM,
-    BenchError,
-)
 
 from .bench_results import HERE, OURS, THEIRS, WORKLOAD, result
 

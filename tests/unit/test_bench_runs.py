@@ -11,15 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from mszoo.registry.cli import bench_runs
-from mszoo.registry.cli.bench_runs import Plan, environment, measure, order
-from mszoo.registry.cli.bench_worker import (
-    MINDSPORE,
-    VLLM,
-    BenchError,
-    Workload,
-)
-from mszoo.registry.cli.process import running_members
+from mszoo.adapters.vllm.cli.bench import runs as bench_runs
+from mszoo.adapters.vllm.cli.bench.job import MINDSPORE, VLLM, BenchError, Workload
+from mszoo.adapters.vllm.cli.bench.runs import Plan, environment, measure, order
+from mszoo.adapters.vllm.cli.process import running_members
 
 from .bench_results import OURS, THEIRS, WORKLOAD, outputs, result
 
@@ -144,7 +139,7 @@ class LLM:
 def test_an_answer_too_short_to_time_is_refused(tmp_path):
     """Where noise makes two tokens faster than one, there is no time of a token."""
     stubs = stub(tmp_path, "pass")
-    (stubs / "vllm.py").write_text(SLOW_TO_START)
+    (stubs / "vllm" / "__init__.py").write_text(SLOW_TO_START)
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(stubs)}
     workload, log = Workload("m", batches=(1,), new=2, repeats=1), tmp_path / "run.log"
     with pytest.raises(BenchError) as raised:
@@ -152,13 +147,25 @@ def test_an_answer_too_short_to_time_is_refused(tmp_path):
     assert str(raised.value) == f"bench: 2 tokens are too few to time. Decode more with --new. Log: {log}"
 
 
+# What the bridge's seam imports of vLLM at once.
+AT_ONCE = {
+    "vllm/logger.py": "init_logger = None",
+    "vllm/platforms.py": "current_platform = None",
+    "vllm/version.py": "__version__ = '0'",
+    "vllm/model_executor/models/interfaces.py": "SupportsLoRA = SupportsPP = supports_pp = object",
+    "vllm/model_executor/models/registry.py": "ModelRegistry = None",
+}
+
+
 def stub(folder, source):
     """Make a vllm whose LLM() runs `source`, and a torch; return the folder to import them from."""
     body = "\n".join(f"        {line}" for line in source.splitlines())
-    (folder / "stubs").mkdir()
-    (folder / "stubs" / "torch.py").write_text("")
     text = f"class SamplingParams: pass\nclass LLM:\n    def __init__(self, **options):\n{body}\n"
-    (folder / "stubs" / "vllm.py").write_text(text)
+    modules = AT_ONCE | {"torch.py": "", "vllm/__init__.py": text}
+    for name, source in modules.items():
+        path = folder / "stubs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
     return folder / "stubs"
 
 
@@ -169,11 +176,11 @@ def test_interrupt_stops_the_run(tmp_path):
     source = f"""
 import signal
 from pathlib import Path
-from mszoo.registry.cli import bench_runs
-from mszoo.registry.cli.bench_worker import Workload
+from mszoo.adapters.vllm.cli.bench import runs
+from mszoo.adapters.vllm.cli.bench.job import Workload
 folder = Path({str(tmp_path)!r})
 signal.signal(signal.SIGINT, signal.default_int_handler)
-bench_runs.run_once(Workload("m"), "vllm", {environ!r}, folder, folder / "run.log")
+runs.run_once(Workload("m"), "vllm", {environ!r}, folder, folder / "run.log")
 """
     with subprocess.Popen(
         [sys.executable, "-c", source], stderr=subprocess.PIPE, start_new_session=True

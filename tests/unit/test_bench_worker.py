@@ -7,16 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from mszoo.registry.cli import bench_worker
-from mszoo.registry.cli.bench_worker import (
-    MINDSPORE,
-    VLLM,
-    BenchError,
-    Workload,
-    check_answerer,
-    engine_options,
-    prompts,
-)
+from mszoo.adapters.vllm.cli.bench import worker as bench_worker
+from mszoo.adapters.vllm.cli.bench.job import MINDSPORE, VLLM, BenchError, Workload
+from mszoo.adapters.vllm.cli.bench.worker import check_answerer, engine_options, prompts
 
 from .bench_results import OURS, THEIRS
 

@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mszoo.registry import ModelAdapter, Suite
-from mszoo.registry.catalog import Catalog, load_catalog
-from mszoo.registry.discovery import Contribution, Discovery, Plugin, discover
+from mszoo.registry.catalog import Catalog
+from mszoo.registry.discovery import Contribution, Discovery, discover
+from mszoo.registry.entry_points import Plugin
 from mszoo.registry.errors import SettingsError
+from mszoo.registry.load import load_catalog
 from mszoo.registry.settings import Settings
 
 
@@ -214,8 +216,8 @@ def test_one_architecture_twice_in_a_suite(make_catalog):
     catalog = make_catalog({"native": models})
     assert [item.adapter.model for item in catalog.candidates["Arch"]] == ["c:C"]
     who = "plugin 'native' (native-dist 1.0): suite 'native' has two adapters for Arch: c:C is kept"
-    mend = "Give only one, or give them different devices."
-    assert texts(catalog) == [f"{who}, {name} is skipped. {mend}" for name in ("a:A", "b:B")]
+    hint = "Give only one, or give them different devices."
+    assert texts(catalog) == [f"{who}, {name} is skipped. {hint}" for name in ("a:A", "b:B")]
     assert catalog.problems[0].plugin == "native"
 
 

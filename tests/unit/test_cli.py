@@ -6,11 +6,12 @@ import importlib.metadata
 import json
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 
 import pytest
 from typer.testing import CliRunner
 
-from mszoo.registry import plugins
+from mszoo.registry import devices, plugins
 from mszoo.registry.cli import build, main
 
 NATIVE = """
@@ -21,8 +22,8 @@ def mszoo_suite():
 @hookimpl
 def mszoo_model_adapters():
     return [
-        ModelAdapter("LlamaForCausalLM", "mszoo.models.decoder:LlamaForCausalLM", capabilities=["lora"]),
-        ModelAdapter("Qwen3ForCausalLM", "mszoo.models.decoder:Qwen3ForCausalLM"),
+        ModelAdapter("LlamaForCausalLM", "mszoo.models.llama:LlamaForCausalLM", capabilities=["lora"]),
+        ModelAdapter("Qwen3ForCausalLM", "mszoo.models.qwen3:Qwen3ForCausalLM"),
     ]
 """
 OTHER = """
@@ -55,7 +56,7 @@ def zoo(make_plugin, monkeypatch):
 
     add(NATIVE, "native", "mszoo")
     add(OTHER, "mindone", "mindone-adapters", "0.4.1")
-    monkeypatch.setattr(plugins, "_installed", lambda problems: installed)
+    monkeypatch.setattr(plugins, "readable", lambda group: (installed, []))
     for name in ("MSZOO_PREFER", "MSZOO_DISABLE", "MSZOO_KERNELS", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
     return add
@@ -146,9 +147,9 @@ def test_list_json(zoo):
         "plugin": "native",
         "distribution": "mszoo",
         "version": "1.0",
-        "model": "mszoo.models.decoder:LlamaForCausalLM",
+        "model": "mszoo.models.llama:LlamaForCausalLM",
         "capabilities": ["lora"],
-        "devices": ["cpu", "npu"],
+        "devices": [*devices.DEVICES],
         "dtypes": ["float32", "bfloat16", "float16"],
         "requires": ["pluggy"],
         "priority": 0,
@@ -186,10 +187,22 @@ def test_disabled_plugins_are_shown(zoo, monkeypatch):
 
 def test_the_device(zoo, monkeypatch):
     assert json.loads(run("list", "--json", "--device", "npu").stdout)["device"] == "npu"
-    monkeypatch.setattr("mszoo.registry.cli.report.installed_version", lambda name: "0.23")
+    platform = EntryPoint("ascend", "vllm_ascend:register", "vllm.platform_plugins")
+    monkeypatch.setattr(devices, "readable", lambda group: ([platform], []))
+    assert json.loads(run("list", "--json").stdout)["device"] == "npu"
+    monkeypatch.setenv(
+        "VLLM_PLUGINS", "mszoo, ascend"
+    )  # vLLM doesn't strip blanks: it takes its own platform
+    assert json.loads(run("list", "--json").stdout)["device"] == "cpu"
+    monkeypatch.setenv("VLLM_PLUGINS", "mszoo,ascend")
     assert json.loads(run("list", "--json").stdout)["device"] == "npu"
     assert json.loads(run("list", "--json", "--device", "cpu").stdout)["device"] == "cpu"
     assert run("list", "--device", "cuda").exit_code == 2
+
+
+def test_what_vllm_says_goes_before_what_is_installed(monkeypatch):
+    monkeypatch.setattr(devices, "readable", lambda group: pytest.fail("nobody needs to look"))
+    assert [devices.this_device(name) for name in ("cpu", "npu", "cuda")] == ["cpu", "npu", None]
 
 
 def test_explain(zoo):
@@ -208,8 +221,8 @@ def test_explain_json(zoo):
     assert result.exit_code == 1
     report = json.loads(result.stdout)
     assert list(report) == [
-        "mszoo", "device", "digest", "disabled", "lock", "folder", "architectures", "ops", "layers", "processes",
-        "problems",
+        "mszoo", "device", "digest", "disabled", "lock", "folder", "architectures", "serves", "ops", "layers",
+        "processes", "problems",
     ]  # fmt: skip
     assert report["folder"] is None
     (decision,) = report["architectures"]
@@ -247,11 +260,11 @@ def test_explain_a_folder(zoo, tmp_path):
     folder = tmp_path / "model [1]"
     folder.mkdir()
     (folder / "config.json").write_text('{"architectures": ["Unknown", "Qwen3ForCausalLM"]}')
-    result = run("explain", str(folder))
+    result = run("explain", str(folder), "--no-build")
     assert result.exit_code == 0
     assert "No suite provides Unknown." in " ".join(result.stdout.split())
     assert "Qwen3ForCausalLM is served by native.Qwen3ForCausalLM" in result.stdout
-    report = json.loads(run("explain", str(folder), "--json").stdout)
+    report = json.loads(run("explain", str(folder), "--no-build", "--json").stdout)
     assert report["folder"] == str(folder)
     assert [item["architecture"] for item in report["architectures"]] == ["Unknown", "Qwen3ForCausalLM"]
 
@@ -304,11 +317,11 @@ def test_explain_a_folder_whose_config_cannot_be_read(zoo, tmp_path):
 
 
 def test_explain_no_folder(zoo, tmp_path):
-    mend = "Give a model folder, or an architecture such as LlamaForCausalLM."
+    hint = "Give a model folder, or an architecture such as LlamaForCausalLM."
     for target, what in ((tmp_path / "ghost", "doesn't exist"), (__file__, "is not a folder")):
         result = run("explain", str(target))
         assert result.exit_code == 2
-        assert result.stderr.splitlines()[-1] == f"{target}: {what}. {mend}"
+        assert result.stderr.splitlines()[-1] == f"{target}: {what}. {hint}"
     assert run("explain", "Qwen/Qwen3-0.6B").exit_code == 2
 
 
@@ -336,7 +349,7 @@ def test_version_and_usage():
 def test_the_command_imports_nothing_heavy():
     code = (
         "import sys; from mszoo.registry.cli import build; build()\n"
-        "from mszoo.registry.catalog import load_catalog; load_catalog().digest()\n"
+        "from mszoo.registry.load import load_catalog; load_catalog().digest()\n"
         "print(sorted({'vllm', 'torch', 'mindspore', 'numpy', 'transformers'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

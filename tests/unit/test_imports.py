@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ HEAVY = {"vllm", "torch", "mindspore", "numpy", "transformers", "mindformers", "
 FOREIGN = {"vllm", "torch", "transformers", "mindspore"}
 # A suite's other modules are imported where one of its models is built (test_suites sees to that).
 PLUGINS = ("adapters/*.py", "adapters/*/__init__.py")
-LIGHT = ("registry/*.py", "registry/cli/*.py", "registry/doctor/*.py", *PLUGINS)
+LIGHT = ("registry/**/*.py", "adapters/vllm/cli/**/*.py", *PLUGINS)
 CORE = sorted(path for pattern in LIGHT for path in ROOT.glob(pattern))
 PROJECT = sorted(
     path
@@ -33,15 +34,70 @@ def imported(node: ast.AST) -> Iterator[tuple[str, str]]:
             yield alias.asname or alias.name, (node.module or "").split(".")[0]
 
 
-def test_adapters_know_vllm_by_mszoos_layers_alone() -> None:
+def test_suites_know_vllm_by_mszoos_layers_alone() -> None:
+    suites = (path for path in ROOT.glob("adapters/**/*.py") if "vllm" not in path.parts)
     found = {
         str(path.relative_to(ROOT))
-        for path in ROOT.glob("adapters/**/*.py")
+        for path in suites
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         for _, package in imported(node)
         if package == "vllm"
     }
     assert found == set()
+
+
+# The seams: where vLLM's names are imported, in the four packages that lean on them.
+SEAMS = {
+    "adapters/vllm/seam.py",
+    "kernels/vllm_ops.py",
+    "layers/seam.py",
+    "layers/seam_cpu.py",
+    "tests/conformance/seam.py",
+}
+IMPORTERS = {"import_module", "__import__", "load_object", "resolve_name"}
+
+
+def vllm_imports(source: str) -> list[str]:
+    """Return the imports of vllm anywhere in a module, by statement or by name."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if any(package == "vllm" for _, package in imported(node)):
+            found.append(ast.unparse(node))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in IMPORTERS:
+            texts = [item for item in ast.walk(node) if isinstance(item, ast.Constant)]
+            if any(isinstance(item.value, str) and re.match(r"vllm\b(?!_)", item.value) for item in texts):
+                found.append(ast.unparse(node))
+    return found
+
+
+def test_vllm_is_imported_in_the_seams_alone():
+    importers = {str(path.relative_to(ROOT)) for path in PROJECT if vllm_imports(path.read_text("utf-8"))}
+    assert importers <= SEAMS
+    assert SEAMS - importers <= {"tests/conformance/seam.py"}  # all its names are late
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import vllm.config",
+        "def f():\n    from vllm.config import VllmConfig",
+        "if TYPE_CHECKING:\n    from vllm import LLM",
+        "import importlib\nimportlib.import_module('vllm.config')",
+        "import_module(f'vllm.{name}')",
+        "load_object('vllm.config:VllmConfig')",
+        "__import__('vllm')",
+    ],
+)
+def test_the_seam_checker_bites(source):
+    assert len(vllm_imports(source)) == 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["from mszoo.adapters.vllm import seam", "import vllm_ascend", "load_object(path)", "find_spec('vllm')"],
+)
+def test_the_seam_checker_lets_pass(source):
+    assert vllm_imports(source) == []
 
 
 def is_type_checking(node: ast.AST) -> bool:
@@ -217,7 +273,7 @@ def test_no_attribute_of_a_foreign_module_is_changed():
         ("if TYPE_CHECKING:\n    import vllm\nelse:\n    import torch", ["torch"]),
         ("def f():\n    import vllm", []),
         ("if TYPE_CHECKING:\n    import vllm", []),
-        ("from mszoo.registry.bridge import vllm", []),
+        ("from mszoo.adapters.vllm import vllm", []),
         ("from . import torch", []),
     ],
 )

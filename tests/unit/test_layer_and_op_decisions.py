@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from mszoo.kernels.spec import SPECS
 from mszoo.registry import LayerAdapter, ModelAdapter, OpAdapter, Suite
 from mszoo.registry.catalog import Catalog
-from mszoo.registry.discovery import Contribution, Discovery, Plugin, discover
-from mszoo.registry.records import OPS
+from mszoo.registry.discovery import Contribution, Discovery, discover
+from mszoo.registry.entry_points import Plugin
+from mszoo.registry.known_ops import known_ops
 from mszoo.registry.settings import Settings
 
 MANAGER = discover(Settings(), []).manager
@@ -124,12 +125,12 @@ def test_an_op_twice_in_a_suite():
     assert [item.reason for item in decision.verdicts] == [reason] * 3
     catalog = build({"a": [*kept, op(implementation="a:f")]})
     text = "suite 'a' has two adapters for rms_norm: a:f is kept, package:rms_norm is skipped"
-    mend = "Give only one, or give them different devices, dtypes or kernel sets."
-    assert texts(catalog) == [f"plugin 'a' (a-dist 1): {text}. {mend}"]
+    hint = "Give only one, or give them different devices, dtypes or kernel sets."
+    assert texts(catalog) == [f"plugin 'a' (a-dist 1): {text}. {hint}"]
 
 
 def test_the_ops_are_those_of_the_specs():
-    assert set(OPS) == set(SPECS)
+    assert set(known_ops()) == set(SPECS)
 
 
 @pytest.mark.parametrize(
@@ -143,16 +144,16 @@ def test_the_ops_are_those_of_the_specs():
 def test_an_op_that_does_not_exist_is_a_dead_registration(name, meant):
     catalog = build({"a": [op(name, implementation="p:f")]})
     who = f"plugin 'a' (a-dist 1): registers p:f for op {name!r}, which does not exist: it would never run"
-    mend = f"{meant}The ops are {', '.join(OPS)}; MindSpore primitives are written in CamelCase"
-    assert texts(catalog) == [f"{who}. {mend}."]
+    hint = f"{meant}The ops are {', '.join(known_ops())}; MindSpore primitives are written in CamelCase"
+    assert texts(catalog) == [f"{who}. {hint}."]
     assert catalog.problems[0].plugin == "a"
 
 
-@pytest.mark.parametrize("name", [*OPS, "RmsNorm", "ops.FlashAttentionScore"])
+@pytest.mark.parametrize("name", [*known_ops(), "RmsNorm", "ops.FlashAttentionScore"])
 def test_ops_and_primitives_are_no_problem(name):
     catalog = build({"a": [op(name)]})
     assert texts(catalog) == []
-    assert catalog.op_decisions()[name].winner.adapter.is_primitive == (name not in OPS)
+    assert catalog.op_decisions()[name].winner.adapter.is_primitive == (name not in known_ops())
 
 
 @pytest.mark.parametrize(

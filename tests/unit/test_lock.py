@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from mszoo.registry import plugins
-from mszoo.registry.catalog import Catalog, load_catalog
+from mszoo.registry.catalog import Catalog
 from mszoo.registry.cli import build
 from mszoo.registry.discovery import discover
 from mszoo.registry.errors import LockError
 from mszoo.registry.fingerprints import code_hash, module_hash
+from mszoo.registry.load import load_catalog
 from mszoo.registry.lock import Lock, LockedAdapter, LockedPlugin, parse_lock, read_lock
 from mszoo.registry.lock_check import differences, enforce, make_lock
 from mszoo.registry.settings import Settings
@@ -215,6 +216,8 @@ def test_another_version_of_mszoo(pair, monkeypatch):
     entry_points, lock = pair
     monkeypatch.setattr("mszoo.registry.lock_check.importlib.metadata.version", lambda name: "9.9")
     assert found(lock, entry_points) == [f"mszoo: is 9.9, and {VERSION} is locked"]
+    (difference,) = differences(lock, catalog_of(entry_points, lock))
+    assert difference.hint == f"pip install mszoo=={VERSION}"
 
 
 def test_another_decision(make_plugin, monkeypatch):
@@ -226,7 +229,7 @@ def test_another_decision(make_plugin, monkeypatch):
         "and demo.MoodyForCausalLM (json:Good) is locked"
     ]
     (difference,) = differences(lock, catalog_of(entry_points, lock))
-    assert difference.mend == "Find out why with `mszoo explain`."
+    assert difference.hint == "Find out why with `mszoo explain`."
 
 
 def test_another_version_of_what_an_adapter_needs(make_plugin):
@@ -385,7 +388,7 @@ def test_our_own_code_is_locked_whole():
 def zoo(pair, monkeypatch, tmp_path):
     """Let only our own test plugins be installed, in a working folder of their own; gives their entry points."""
     installed = list(pair[0])
-    monkeypatch.setattr(plugins, "_installed", lambda problems: installed)
+    monkeypatch.setattr(plugins, "readable", lambda group: (installed, []))
     for name in ("MSZOO_PREFER", "MSZOO_DISABLE", "MSZOO_KERNELS", "MSZOO_LOCK", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)

@@ -12,15 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from mszoo.registry.cli import build
+from mszoo.registry.objects import load_object
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("registry/*.py", "registry/bridge/*.py", "registry/cli/*.py", "registry/doctor/*.py")
+FOLDERS = ("registry/**/*.py", "adapters/vllm/**/*.py")
 # What makes a message, and the names under which its parts are put together.
 MAKERS = {"Problem", "Finding", "Trace", "report", "sentence", "_error", "_failure", "_outputs_differ"}
-PARTS = {"what", "mend", "form", "why"}
+PARTS = {"what", "hint", "form", "why"}
 SHORTEST = 12  # characters that tell one message from another
 
 
@@ -65,7 +67,7 @@ def squeezed(text: str) -> str:
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("raise MszooError(who, 'is not at all right', mend)", ["is not at all right"]),
+        ("raise MszooError(who, 'is not at all right', hint)", ["is not at all right"]),
         ("raise RecordError(who, f'{x} is not a thing here', 'Mend the thing.')", None),
         ("what = f'a {x} which is bad enough'", ["which is bad enough"]),
         ("what += ', and more of the same'", ["and more of the same"]),
@@ -98,8 +100,8 @@ JSON_COMMANDS = {"list": ["list"], "explain": ["explain", "LlamaForCausalLM"], "
 def test_the_json_has_the_keys_that_are_documented(command, monkeypatch):
     for name in [name for name in os.environ if name.startswith("MSZOO_")]:
         monkeypatch.delenv(name)
-    module = __import__(f"mszoo.registry.cli.{command}", fromlist=["*"])
-    document = getattr(module, f"{command}_json").__doc__
+    package = "mszoo.adapters.vllm.cli" if command == "explain" else "mszoo.registry.cli"
+    document = load_object(f"{package}.{command}:{command}_json").__doc__
     report = json.loads(CliRunner().invoke(build(), [*JSON_COMMANDS[command], "--json"]).stdout)
     assert [*report] == keys_of(document, "Keys: ")
 
@@ -137,7 +139,8 @@ def complete(*words: str) -> list[str]:
 
 
 def test_shell_completion():
-    commands = {command.name for command in build().registered_commands}
+    group = typer.main.get_command(build())
+    commands = set(group.list_commands(None))
     assert {"list", "explain", "doctor"} <= commands
     assert set(complete("")) == commands
     assert complete("doc") == ["doctor"]

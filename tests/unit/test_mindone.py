@@ -8,14 +8,16 @@ import json
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 from typing import Any, ClassVar
 
 import pytest
 
 from mszoo.adapters import mindone
-from mszoo.adapters.mindone import architectures, config, eager, importer
+from mszoo.adapters.mindone import architectures, config, importer
+from mszoo.models.config import ConfigReader
 from mszoo.registry.availability import Availability
 from mszoo.registry.errors import RefusalError
 
@@ -56,10 +58,6 @@ def test_every_entry_is_registered() -> None:
         assert adapters[name].devices == ("cpu",)
 
 
-def test_the_families_that_spell_attention_out_are_listed() -> None:
-    assert eager.FAMILIES.keys() <= {entry.family for entry in architectures.read().values()}
-
-
 @pytest.mark.parametrize(
     ("installed", "said"),
     [
@@ -91,29 +89,40 @@ class Config:
 
 
 DEFAULT = {"rope_type": "default", "rope_theta": 5e5}
-LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 64}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+def as_v4(original: Any, length: int) -> Any:
+    return config.to_v4(original, ConfigReader(original, "me", reference=original.model_type), length)
 
 
 @pytest.mark.parametrize(
     ("rope", "expected"),
     [
         (DEFAULT, {"rope_theta": 5e5, "rope_scaling": None}),
-        (LLAMA3 | {"rope_theta": 1e4}, {"rope_theta": 1e4, "rope_scaling": LLAMA3}),
-        (DEFAULT | {"partial_rotary_factor": 0.5}, {"partial_rotary_factor": 0.5, "rope_scaling": None}),
+        (LLAMA3 | {"rope_theta": 1e4}, {"rope_theta": 1e4, "rope_scaling": LLAMA3 | {"type": "llama3"}}),
+        # Hugging Face's Llama turns whole heads, whatever its config says.
+        (DEFAULT | {"partial_rotary_factor": 0.5}, {"partial_rotary_factor": 1.0, "rope_scaling": None}),
         (
             {"full_attention": DEFAULT, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}},
             {"rope_theta": 5e5, "rope_local_base_freq": 1e4, "rope_scaling": None},
         ),
         (
             {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6}},
-            {"rope_theta": 1e6, "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+            {"rope_theta": 1e6, "rope_scaling": {"rope_type": "linear", "type": "linear", "factor": 8.0}},
         ),
         ({"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1.0}, {"rope_theta": 1.0}),
     ],
 )
 def test_rope_parameters(rope: dict[str, Any], expected: dict[str, Any]) -> None:
     original = Config(rope_parameters=rope)
-    v4 = config.to_v4(original, 512, "me")
+    v4 = as_v4(original, 512)
     assert {name: getattr(v4, name) for name in expected} == expected
     assert type(original) is Config and not hasattr(original, "rope_theta")
 
@@ -122,50 +131,91 @@ def test_rope_parameters(rope: dict[str, Any], expected: dict[str, Any]) -> None
     ("rope", "said"),
     [
         ({"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1.0}, "--max-model-len 512"),
-        ({"rope_type": "longrope", "original_max_position_embeddings": 64}, "--max-model-len 64"),
+        (
+            DEFAULT
+            | {
+                "rope_type": "longrope",
+                "original_max_position_embeddings": 64,
+                "short_factor": [1.0],
+                "long_factor": [2.0],
+            },
+            "--max-model-len 64",
+        ),
         ({"full_attention": DEFAULT, "chunked_attention": DEFAULT}, "chunked_attention"),
-        ({"full_attention": DEFAULT, "sliding_attention": LLAMA3}, "llama3"),
+        ({"full_attention": DEFAULT, "sliding_attention": LLAMA3 | {"rope_theta": 1.0}}, "llama3"),
     ],
 )
 def test_rope_parameters_without_a_counterpart_are_refused(rope: dict[str, Any], said: str) -> None:
     with pytest.raises(RefusalError, match=said):
-        config.to_v4(Config(rope_parameters=rope), 513, "me")
+        as_v4(Config(rope_parameters=rope), 513)
 
 
 def test_dropped_attributes_come_back() -> None:
-    v4 = config.to_v4(Config(rope_parameters=DEFAULT), 512, "me")
+    v4 = as_v4(Config(rope_parameters=DEFAULT), 512)
     assert {name: getattr(v4, name) for name in config.COMMON} == dict(config.COMMON)
 
 
 def test_a_field_of_the_config_wins_over_its_default() -> None:
-    assert config.to_v4(Config(attention_bias=True), 512, "me").attention_bias is True
+    assert as_v4(Config(attention_bias=True), 512).attention_bias is True
 
 
 def test_renamed_attributes() -> None:
     class Neox(Config):
         model_type = "gpt_neox"
 
-    v4 = config.to_v4(Neox(rope_parameters=DEFAULT | {"partial_rotary_factor": 0.25}), 512, "me")
+    v4 = as_v4(Neox(rope_parameters=DEFAULT | {"partial_rotary_factor": 0.25}), 512)
     assert (v4.rotary_pct, v4.rotary_emb_base) == (0.25, 5e5)
 
 
 def test_no_window_is_none() -> None:
-    assert config.to_v4(Config(sliding_window=0), 512, "me").sliding_window is None
+    assert as_v4(Config(sliding_window=0), 512).sliding_window is None
+
+
+def refusal(fields: set[str], model_type: str = "llama", **values: Any) -> str:
+    """Return why a config is refused whose network reads ``fields``."""
+    from transformers import AutoConfig
+
+    with pytest.raises(RefusalError) as caught:
+        config.read(AutoConfig.for_model(model_type, **values), fields, "me", causal=model_type != "bert")
+    return str(caught.value)
+
+
+def accepted(fields: set[str], model_type: str = "llama", **values: Any) -> None:
+    from transformers import AutoConfig
+
+    config.read(AutoConfig.for_model(model_type, **values), fields, "me", causal=model_type != "bert")
 
 
 def test_a_field_that_would_be_ignored_is_refused() -> None:
-    config.refuse_ignored(Config(hidden_size=128, use_grouping=False), {"hidden_size"}, "me")
-    with pytest.raises(RefusalError, match="use_grouping=True"):
-        config.refuse_ignored(Config(use_grouping=True), {"hidden_size"}, "me")
+    accepted({"mlp_bias"}, mlp_bias=True)
+    assert "mlp_bias=True" in refusal(set(), mlp_bias=True)
+    assert "scale_attn_weights=False" in refusal(set(), "gpt2", scale_attn_weights=False)
 
 
 def test_a_field_at_its_default_passes() -> None:
-    class Grouped(Config):
-        defaults: ClassVar[dict[str, Any]] = {"groups": 4}
+    accepted(set(), mlp_bias=False)
+    accepted(set(), "gpt2", scale_attn_weights=True)
 
-    config.refuse_ignored(Grouped(), set(), "me")
-    with pytest.raises(RefusalError, match="groups=8"):
-        config.refuse_ignored(Grouped(groups=8), set(), "me")
+
+def test_a_field_that_transformers_never_reads_passes() -> None:
+    accepted(set(), model_max_length=131072, use_grouping=True)
+
+
+def test_decoders_look_back_and_encoders_both_ways() -> None:
+    assert "is_causal=False" in refusal(set(), "qwen2", is_causal=False)
+    accepted(set(), "qwen2", is_causal=True)
+    # The reference takes null as false.
+    assert "is_causal=None" in refusal(set(), "qwen2", is_causal=None)
+    accepted(set(), "bert", is_causal=None)
+    accepted(set(), "bert", is_causal=False)
+    assert "is_causal=True" in refusal(set(), "bert", is_causal=True)
+    assert "is_decoder=True" in refusal(set(), "bert", is_decoder=True)
+
+
+def test_what_transformers_never_reads_is_kept_from_the_suite() -> None:
+    v4 = as_v4(Config(rope_parameters=DEFAULT, model_max_length=131072, pretraining_tp=2), 512)
+    assert not hasattr(v4, "model_max_length")
+    assert v4.pretraining_tp == 1
 
 
 # Private imports.
@@ -191,14 +241,9 @@ def test_what_the_tables_name_exists(table: Any) -> None:
             assert name in defined(f"{module.rpartition('.')[2]}.py"), path
 
 
-def test_every_redirected_method_has_an_implementation() -> None:
-    table = defined("cpu_ops.py")["METHODS"].value  # type: ignore[attr-defined]
-    assert sorted(key.value for key in table.keys) == sorted(importer.METHODS_WITHOUT_CPU_KERNEL)
-
-
 @pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> importer.Suite:
-    """A package named ``mindone``, on a path before any installed one."""
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
+    """An importer of a package named ``mindone.transformers``, on a path before any installed one."""
     files = {
         "__init__.py": "raise RuntimeError('a shell runs')",
         "transformers/__init__.py": "raise RuntimeError('a shell runs')",
@@ -216,15 +261,11 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> importer.Suite:
                 from .helpers.inner import VALUE as value
                 from json import dumps
                 return value, dumps(3)
-        """,
-        "transformers/data.py": """
-            from __future__ import annotations
-            from dataclasses import dataclass
 
-            @dataclass
-            class Point:
-                x: int = 1
+            def read(config):
+                return config.a_field, getattr(config, "a_string")
         """,
+        "transformers/lost.py": "from missing_module import Lost",
         "transformers/broken.py": "import no_such_module_anywhere",
     }
     for name, text in files.items():
@@ -232,81 +273,50 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> importer.Suite:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(textwrap.dedent(text))
     monkeypatch.syspath_prepend(tmp_path)
-    for name in [item for item in sys.modules if item.partition(".")[0] == "mindone"]:
-        monkeypatch.delitem(sys.modules, name)
+    modules = dict(sys.modules)
+    for name in [item for item in modules if item.partition(".")[0] == "mindone"]:
+        del sys.modules[name]
     importlib.invalidate_caches()
     compat = "mszoo.adapters.mindone.compat"
-    return importer.Suite(
-        {"json": {"dumps": f"{compat}:no"}, "missing_module": {"Gone": f"{compat}:Unused"}}, ()
-    )
+    given = {"json": {"dumps": f"{compat}:no"}, "missing_module": {"Gone": f"{compat}:Unused"}}
+    monkeypatch.setattr(sys, "meta_path", [importer.Finder(given), *sys.meta_path])
+    yield lambda name: importlib.import_module(f"mindone.transformers.{name}")
+    for name in [item for item in sys.modules if item.partition(".")[0] == "mindone"]:
+        del sys.modules[name]
+    sys.modules.update({name: module for name, module in modules.items() if name not in sys.modules})
 
 
-def test_files_get_what_the_table_says_and_nobody_else_does(fake: importer.Suite) -> None:
+Fake = Callable[[str], ModuleType]
+
+
+def test_files_get_what_the_table_says_and_nobody_else_does(fake: Fake) -> None:
     from mszoo.adapters.mindone import compat
 
-    user = fake.load("mindone.transformers.user")
+    user = fake("user")
     assert user.dumps is compat.no and user.j.dumps is compat.no
     assert user.loads is json.loads and user.j.decoder is json.decoder
     assert user.Gone is compat.Unused
     assert json.dumps is not compat.no
     assert user.late() == (7, False)
     assert user.VALUE == 7 and user.again is user.inner is user.helpers.inner
+    assert "missing_module" not in sys.modules
 
 
-def test_nothing_stays_in_sys_modules(fake: importer.Suite) -> None:
-    fake.load("mindone.transformers.user")
-    assert fake.load("mindone.transformers.data").Point() == fake.load("mindone.transformers.data").Point(1)
-    assert not [name for name in sys.modules if name.partition(".")[0] in ("mindone", "missing_module")]
+def test_a_name_that_nobody_has_is_an_import_error(fake: Fake) -> None:
+    with pytest.raises(ImportError, match="cannot import name 'Lost'"):
+        fake("lost")
 
 
-def test_a_file_that_fails_is_tried_again(fake: importer.Suite) -> None:
+def test_a_file_that_fails_is_tried_again(fake: Fake) -> None:
     for _ in range(2):
         with pytest.raises(ModuleNotFoundError, match="no_such_module_anywhere"):
-            fake.load("mindone.transformers.broken")
+            fake("broken")
 
 
-def test_mentioned_names(fake: importer.Suite) -> None:
-    assert "Gone" not in fake.mentioned("mindone.transformers.user")  # neither an attribute nor a string
-    assert importer.Suite.mentioned(fake, "mindone.transformers.data") == frozenset()
-
-
-SPELLED_OUT = """
-class OlmoeAttention:
-    def construct(self, x, mask=None):
-        query, key, value = self.heads(x)
-        key = repeat_kv(key, 2)
-        value = repeat_kv(value, 2)
-        attn_weights = mint.matmul(query, key.swapaxes(2, 3)) / self.scale
-        if mask is not None:
-            attn_weights = attn_weights + mask
-        attn_weights = softmax(attn_weights)
-        attn_output = mint.matmul(attn_weights, value)
-        return self.out(attn_output), attn_weights
-"""
-
-
-def test_spelled_out_attention_is_rewritten() -> None:
-    tree = ast.parse(SPELLED_OUT)
-    eager.rewrite(tree, "olmoe")
-    scope: dict[str, Any] = {eager.ATTEND: lambda *found: ("attended", *found[1:])}
-    exec(compile(ast.fix_missing_locations(tree), "test", "exec"), scope)
-    cell = scope["OlmoeAttention"]()
-    cell.heads, cell.out = lambda x: ("q", "k", "v"), lambda y: y
-    assert cell.construct("x", "a mask") == (("attended", "q", "k", "v"), None)
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "class Other: pass",
-        SPELLED_OUT.replace("attn_output =", "output ="),
-        SPELLED_OUT.replace("mint.matmul", "dot"),
-    ],
-)
-def test_attention_spelled_otherwise_is_an_error(source: str) -> None:
-    with pytest.raises(eager.RewriteError, match="olmoe"):
-        eager.rewrite(ast.parse(source), "olmoe")
+def test_fields_that_a_module_reads(fake: Fake) -> None:
+    assert importer.fields_read(fake("user")) == {"a_field", "a_string"}
 
 
 def test_a_config_without_a_type_of_rope_is_left_alone() -> None:
-    assert config.rope_fields({}, SimpleNamespace(), 512, "me") == {"v4_rope_scaling": None}
+    reader = ConfigReader(Config(), "me", reference="llama")
+    assert config.rope_fields({}, Config(), reader, 512) == {"v4_rope_scaling": None}

@@ -19,7 +19,7 @@ EXAMPLE = Path(__file__).parents[1] / "example_plugin"
 
 @pytest.fixture(autouse=True)
 def nothing_installed(monkeypatch, tmp_path):
-    monkeypatch.setattr(plugins, "_installed", lambda problems: [])
+    monkeypatch.setattr(plugins, "readable", lambda group: ([], []))
     monkeypatch.chdir(tmp_path)
 
 
@@ -145,5 +145,5 @@ def test_names_that_are_refused(name, message, tmp_path):
 
 def test_the_name_of_another_suite_is_refused(make_plugin, monkeypatch):
     entry_point = make_plugin('@hookimpl\ndef mszoo_suite():\n    return Suite("acme")', name="other")
-    monkeypatch.setattr(plugins, "_installed", lambda problems: [entry_point])
+    monkeypatch.setattr(plugins, "readable", lambda group: ([entry_point], []))
     assert run("mszoo-acme").stderr == "mszoo new: there is a suite 'acme' already. Choose another name.\n"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mszoo.registry.bridge import other_plugins
-from mszoo.registry.bridge.other_plugins import ASCEND_LAYERS, names_in, names_to_come, registered_names
+from mszoo.adapters.vllm import other_plugins
+from mszoo.adapters.vllm.other_plugins import ASCEND_LAYERS, names_in, names_to_come, registered_names
 
 TABLE = """
 TABLE = {}

@@ -9,6 +9,7 @@ import pickle
 import pytest
 
 from mszoo.registry import Capability, LayerAdapter, ModelAdapter, MszooError, OpAdapter, Suite
+from mszoo.registry.devices import DEVICES
 from mszoo.registry.errors import PluginError, RecordError, RefusalError, SettingsError
 
 
@@ -86,8 +87,8 @@ BAD_MODELS = [
     ({"requires": "mindformers"}, "requires is 'mindformers'", NOT_STRINGS),
     ({"requires": [1]}, "requires is [1]", NOT_STRINGS),
     ({"requires": None}, "requires is None", NOT_STRINGS),
-    ({"devices": ["cuda"]}, "devices is 'cuda'", "Set it to any of cpu, npu."),
-    ({"devices": []}, "devices is []", "Set it to at least one of cpu, npu."),
+    ({"devices": ["cuda"]}, "devices is 'cuda'", f"Set it to any of {', '.join(DEVICES)}."),
+    ({"devices": []}, "devices is []", f"Set it to at least one of {', '.join(DEVICES)}."),
     ({"dtypes": ["fp32"]}, "dtypes is 'fp32'", "Set it to any of float32, bfloat16, float16."),
     ({"priority": "high"}, "priority is 'high'", "Set it to an integer."),
     ({"priority": True}, "priority is True", "Set it to an integer."),
@@ -101,12 +102,12 @@ BAD_MODELS = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "what", "mend"), BAD_MODELS)
-def test_bad_model_adapter(changes, what, mend):
+@pytest.mark.parametrize(("changes", "what", "hint"), BAD_MODELS)
+def test_bad_model_adapter(changes, what, hint):
     with pytest.raises(RecordError) as caught:
         model(**changes)
     who = f"ModelAdapter({changes.get('architecture', 'Arch')!r})"
-    assert (caught.value.who, caught.value.what, caught.value.mend) == (who, what, mend)
+    assert (caught.value.who, caught.value.what, caught.value.hint) == (who, what, hint)
 
 
 BAD_RECORDS = [
@@ -161,4 +162,4 @@ def test_errors_say_who_what_mend_and_survive_pickle(kind):
     assert isinstance(error, MszooError)
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is kind
-    assert (again.who, again.what, again.mend) == (error.who, error.what, error.mend)
+    assert (again.who, again.what, again.hint) == (error.who, error.what, error.hint)

@@ -11,14 +11,15 @@ import pytest
 
 from mszoo.registry import ModelAdapter, Suite
 from mszoo.registry.catalog import Catalog
-from mszoo.registry.discovery import Contribution, Discovery, Plugin, discover
+from mszoo.registry.discovery import Contribution, Discovery, discover
+from mszoo.registry.entry_points import Plugin
 from mszoo.registry.settings import Settings
 
 HEAVY = "{'mindformers', 'mindone', 'mindspore', 'torch', 'transformers', 'vllm'}"
 COMMANDS = [
     ["list"],
     ["explain", "Qwen3ForCausalLM", "--ops", "--layers"],
-    ["explain", "DIR", "--layers", "--json"],
+    ["explain", "DIR", "--no-build", "--layers", "--json"],
     ["doctor"],
 ]
 
@@ -40,7 +41,7 @@ def test_no_suite_is_imported_by_the_command(arguments: list[str], tmp_path: Pat
 
 def test_registration_imports_no_suite_and_lists_all_architectures() -> None:
     code = (
-        "import json, sys\nfrom mszoo.registry.catalog import load_catalog\n"
+        "import json, sys\nfrom mszoo.registry.load import load_catalog\n"
         "catalog = load_catalog()\ncatalog.digest()\n"
         "own = [item for item in catalog.discovery.contributions if item.plugin.distribution == 'mszoo']\n"
         f"print(json.dumps([sorted({HEAVY} & set(sys.modules)), {{i.suite.name: len(i.models) for i in own}}]))"

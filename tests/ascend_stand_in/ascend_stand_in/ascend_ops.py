@@ -72,7 +72,7 @@ class ApplyRotaryPosEmb:
     def __call__(self, query: Any, key: Any, cos: Any, sin: Any, lens: Any) -> Any:
         query, key, cos, sin = (to_torch(item.contiguous()) for item in (query, key, cos, sin))
         if len(cos) != len(query):
-            rows = torch.cat([torch.arange(count) for count in to_torch(lens).tolist()])
+            rows = torch.cat([torch.arange(count, device=query.device) for count in to_torch(lens).tolist()])
             cos, sin = cos[rows], sin[rows]
         return tuple(to_mindspore(self.turn(item, cos, sin)) for item in (query, key))
 
@@ -107,14 +107,15 @@ class FlashAttentionScore:
         _, _, _, mask, _, query_lens, key_lens = rest
         mask = to_torch(mask)
         assert mask.shape == (128, 128)
-        assert torch.equal(mask != 0, torch.ones(128, 128, dtype=torch.bool).triu(1))
+        assert torch.equal(mask.cpu() != 0, torch.ones(128, 128, dtype=torch.bool).triu(1))
         lens = to_torch(query_lens).tolist()
         assert lens == to_torch(key_lens).tolist()
         assert sum(lens) == query.shape[0]
         parts = [to_torch(item.contiguous()).split(lens) for item in (query, key, value)]
         outputs = []
         for q, k, v in zip(*parts, strict=True):
-            causal = torch.zeros(len(q), len(q)).masked_fill(torch.ones(len(q), len(q)).triu(1) > 0, -1e30)
+            later = torch.ones(len(q), len(q), device=q.device).triu(1) > 0
+            causal = torch.zeros_like(later, dtype=q.dtype).masked_fill(later, -1e30)
             outputs.append(attend(q, k, v, causal, self))
         return None, None, None, to_mindspore(torch.cat(outputs))
 
@@ -137,7 +138,7 @@ class PagedAttention:
         ):
             used = blocks[: -(-length // keys.shape[1])].long()
             k, v = (cache[used].flatten(0, 1)[:length].flatten(1) for cache in (keys, values))
-            of_these = torch.zeros(len(q), length)
+            of_these = torch.zeros(len(q), length, device=q.device)
             if len(q) > 1:
                 of_these = of_these + mask[start : start + len(q), :length]
             outputs.append(attend(q, k, v, of_these, self))

@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+
 from vllm.v1.attention.backend import MultipleOf
 from vllm.v1.attention.backends.cpu_attn import (
     CPUAttentionBackend,

@@ -16,7 +16,10 @@ def mszoo_model_adapters() -> Iterable[ModelAdapter]:
 
     for adapter in of_mindformers():
         if adapter.devices == ("npu",):
-            name = adapter.architecture
             yield ModelAdapter(
-                name, f"ascend_stand_in.networks:{name}", devices=("cpu",), dtypes=("float32",)
+                adapter.architecture,
+                "ascend_stand_in.networks:OnStandIns",
+                devices=("cpu", "npu"),
+                dtypes=("float32",),
+                packed_modules_mapping=adapter.packed_modules_mapping,
             )

@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import torch
+
 from vllm.model_executor.layers.activation import SiluAndMul
 from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.layers.linear import (

@@ -24,8 +24,9 @@ class TestExample(ModelConformance):
                 return y @ weights[f"{name}.{projection}.weight"].T
 
             y = _norm(x, weights[f"{name}.norm.weight"])
-            attention = linear(_attend(config, *(linear(y, f"{part}_proj") for part in "qkv")), "o_proj")
-            mlp = linear(silu(linear(y, "gate_proj")) * linear(y, "up_proj"), "down_proj")
+            heads = (linear(y, f"self_attn.{part}_proj") for part in "qkv")
+            attention = linear(_attend(config, *heads), "self_attn.o_proj")
+            mlp = linear(silu(linear(y, "mlp.gate_proj")) * linear(y, "mlp.up_proj"), "mlp.down_proj")
             x = x + config["residual_scale"] * (attention + mlp)
         return _norm(x, weights["model.norm.weight"]) @ weights["lm_head.weight"].T
 

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import mindspore as ms
-from mindspore import ops
-
 from mszoo.kernels.exchange import ParameterView
 from mszoo.registry.errors import RefusalError
+
+import mindspore as ms
+from mindspore import ops
 
 _mean = ops.ReduceMean(keep_dims=True)
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch  # noqa: F401  first: one OpenMP runtime then serves both frameworks
 
-import mindspore as ms  # isort: skip
-from mszoo.kernels import cpu_set, mindspore_set  # isort: skip
-from mszoo.kernels.exchange import ParameterView, to_torch  # isort: skip
+from mszoo.kernels import cpu_set, mindspore_set
+from mszoo.kernels.exchange import ParameterView, to_torch
+
+import mindspore as ms
 
 
 class RMSNorm:

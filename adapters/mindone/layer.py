@@ -1,0 +1,51 @@
+"""A decoder layer of MindSpore One, computed by mszoo's decoder layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mszoo.adapters.mindone.cells import with_batch, without_batch
+from mszoo.adapters.mindone.families import family_of
+from mszoo.adapters.mindone.specs import layer_spec
+from mszoo.layers import decoder
+from mszoo.layers.model import Module
+from mszoo.layers.positions import positions
+
+import mindspore as ms
+
+
+class DecoderLayer(decoder.DecoderLayer):
+    """A family's decoder layer.
+
+    Args:
+        cell: the suite's.
+        prefix: its name.
+
+    Raises:
+        CellStays: it does something that no spec says.
+        RefusalError: as :class:`mszoo.layers.decoder.DecoderLayer`.
+    """
+
+    def __init__(self, cell: ms.nn.Cell, *, prefix: str) -> None:
+        # The suite's loop hands on one tensor.
+        super().__init__(layer_spec(cell), prefix=prefix, carries_residual=False)
+        self._returns_tuple = family_of(type(cell).__module__).returns_tuple
+
+    def forward(  # type: ignore[override]  # the cell's own
+        self, hidden_states: ms.Tensor, *_: Any, **__: Any
+    ) -> ms.Tensor | tuple[ms.Tensor]:
+        """Compute what the cell does: [1, T, hidden] -> the same; ``hidden_states`` may be overwritten."""
+        batched = with_batch(super().forward(positions(), without_batch(hidden_states))[0])
+        return (batched,) if self._returns_tuple else batched
+
+
+class NoRotary(Module):
+    """The place of a rotary embedding whose cosines and sines nobody reads: layers have tables of their own."""
+
+    def __init__(self, cell: ms.nn.Cell, *, prefix: str) -> None:
+        del cell, prefix
+        super().__init__()
+
+    def forward(self, *_: Any, **__: Any) -> tuple[None, None]:
+        """Return nothing, twice."""
+        return None, None

@@ -1,0 +1,140 @@
+"""``mszoo bench``: a MindSpore model in vLLM against vLLM's own model of the same checkpoint."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from mszoo.adapters.vllm.cli.bench.agreement import compare
+from mszoo.adapters.vllm.cli.bench.job import VLLM, BenchError, Outputs, Result, Workload
+from mszoo.adapters.vllm.cli.bench.plot import check_can_plot, plot
+from mszoo.adapters.vllm.cli.bench.report import bench_json, machine, print_report, rows
+from mszoo.adapters.vllm.cli.bench.runs import TITLES, Plan, measure, rehearse
+from mszoo.adapters.vllm.cli.explain.folder import read_architectures
+from mszoo.registry.catalog import Catalog
+from mszoo.registry.cli.report import JsonOption, choice, chosen_device, console, print_json
+from mszoo.registry.load import load_catalog
+from mszoo.registry.records import DTYPES
+from mszoo.registry.settings import Settings
+
+
+def bench(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A Hugging Face model folder.")],
+    dtype: Annotated[str, choice(("auto", *DTYPES), help="auto: the checkpoint's.")] = "auto",
+    batch: Annotated[str, typer.Option(help="Numbers of prompts decoded at once.")] = "1,8,32",
+    prompt: Annotated[int, typer.Option(min=1, help="Tokens of each decoded prompt.")] = 16,
+    new: Annotated[int, typer.Option(min=2, help="Tokens decoded for each prompt.")] = 64,
+    prefill: Annotated[int, typer.Option(min=1, help="Tokens of the prompt for prefill.")] = 512,
+    runs: Annotated[int, typer.Option(min=1, help="Fresh processes of each side.")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, help="Measurements in a process; their median counts.")] = 3,
+    eager: Annotated[bool, typer.Option("--eager", help="vLLM's --enforce-eager on both sides.")] = False,
+    kernels: Annotated[
+        str | None, typer.Option(help="MSZOO_KERNELS of the MindSpore side, such as mindspore.")
+    ] = None,
+    as_json: JsonOption = False,
+    plot_file: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Draw the ratios, such as bench.svg.")
+    ] = None,
+    log: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep the log and result of each run.")
+    ] = None,
+) -> None:
+    """Compare the speed of a MindSpore model with vLLM's own model of the same checkpoint.
+
+    Each run is a fresh process, the sides take turns, with the same flags.
+    Decoding is timed without the time to the first token.
+    Both sides must give the same outputs, or no figure is shown.
+    Exits with 1 if they differ, or if a side can't run.
+    """
+    batches = _numbers(batch)
+    if kernels is not None:
+        kernels = Settings.from_environ({"MSZOO_KERNELS": kernels}).kernels
+    if plot_file is not None:
+        check_can_plot(plot_file)
+    directory = directory.expanduser()
+    architectures = read_architectures(directory)
+    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGHUP, _terminate)
+    try:
+        catalog = _require_adapter(directory, architectures)
+        workload = Workload(str(directory), dtype, batches, prompt, new, prefill, eager, repeats)
+        here = machine()
+        plan, results, reference = _run(workload, runs, kernels, log)
+    except BenchError as error:
+        for line in error.lines:
+            typer.echo(line, err=True)
+        typer.echo(f"mszoo: {error}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        typer.echo("mszoo: interrupted, everything it started was stopped", err=True)
+        raise typer.Exit(130) from None
+    if as_json:
+        print_json(bench_json(catalog, here, plan, results, reference))
+    else:
+        print_report(console(), here, plan, results, reference)
+    if plot_file is not None:
+        title = f"{directory.name}, {results[VLLM][-1].dtype}, {here['cpu']}, {here['cores']} cores"
+        plot(rows(results, workload), title, plot_file)
+
+
+def _run(
+    workload: Workload, runs: int, kernels: str | None, log: Path | None
+) -> tuple[Plan, dict[str, list[Result]], Outputs | None]:
+    """Run both sides with a progress bar; logs that nobody asked for stay only where a run failed."""
+    if log is not None:
+        log.mkdir(parents=True, exist_ok=True)
+    plan = Plan(workload, runs, kernels, log or Path(tempfile.mkdtemp(prefix="mszoo-bench-log-")))
+    failed = False
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    stderr = Console(stderr=True)
+    try:
+        with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
+            task = progress.add_task("reading the model and the frameworks", total=2 * runs)
+
+            def begin(number: int, side: str) -> None:
+                text = f"run {number + 1} of {2 * runs}: {TITLES[side]}"
+                progress.update(task, completed=number, description=text)
+
+            def check(mindspore: Result, vllm: Result, reference: Outputs | None) -> None:
+                compare(mindspore, vllm, reference)
+
+            rehearse(plan, os.environ)
+            return plan, *measure(plan, os.environ, begin, check)
+    except BenchError:
+        failed = True
+        raise
+    finally:
+        if log is None and not failed:
+            shutil.rmtree(plan.logs, ignore_errors=True)
+
+
+def _require_adapter(directory: Path, architectures: list[str]) -> Catalog:
+    """Return the catalog; BenchError if no MindSpore model of it serves the folder."""
+    catalog = load_catalog(device=chosen_device(None))
+    if not any(catalog.decide(name).winner for name in architectures):
+        what = f"no MindSpore model serves {', '.join(architectures)}"
+        raise BenchError(str(directory), what, f"See why: mszoo explain {directory}")
+    return catalog
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(item) for item in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise typer.BadParameter(f"{text!r} is not a list such as 1,8,32", param_hint="--batch")
+    return numbers
+
+
+def _terminate(signum: int, _: object) -> NoReturn:
+    # Leaves through the `with` blocks that stop the processes; the default action would leave them running.
+    raise SystemExit(128 + signum)

@@ -1,0 +1,202 @@
+"""``mszoo explain``: who serves one architecture or the model in a folder, and why."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mszoo.adapters.vllm.cli.explain.folder import read_architectures
+from mszoo.adapters.vllm.cli.explain.model import vllm_json
+from mszoo.adapters.vllm.cli.explain.parts import print_layers, print_ops
+from mszoo.adapters.vllm.cli.explain.processes import (
+    print_processes,
+    processes_json,
+)
+from mszoo.adapters.vllm.cli.explain.report import Report
+from mszoo.adapters.vllm.cli.explain.verdict import print_verdict
+from mszoo.registry.catalog import Catalog
+from mszoo.registry.cli.report import (
+    DeviceOption,
+    JsonOption,
+    choice,
+    chosen_device,
+    complete_architectures,
+    console,
+    decision_json,
+    heading,
+    print_footing,
+    print_json,
+    print_problems,
+    problems_json,
+    style_of,
+    table,
+)
+from mszoo.registry.decisions import Decision
+from mszoo.registry.errors import MszooError
+from mszoo.registry.load import load_catalog
+from mszoo.registry.records import DTYPES
+
+_ARCHITECTURE = re.compile(r"([A-Za-z_][\w-]*\.)?[A-Za-z_]\w*")
+
+
+def explain(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="ARCH|DIR",
+            autocompletion=complete_architectures,
+            help="An architecture, plain (LlamaForCausalLM) or of one suite (native.LlamaForCausalLM), "
+            "or a model folder.",
+        ),
+    ],
+    ops: Annotated[bool, typer.Option("--ops", help="Show which kernel runs each op, and why.")] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="Show the layers that adapters replace.")] = False,
+    build: Annotated[
+        bool,
+        typer.Option(
+            help="Build what would serve DIR, take a step, and compare its checkpoint, as vLLM would at start; "
+            "takes seconds. Without: what the adapters' records say."
+        ),
+    ] = True,
+    processes: Annotated[
+        bool,
+        typer.Option(
+            "--processes", help="Start vLLM's processes on DIR and compare what each of them decided."
+        ),
+    ] = False,
+    dtype: Annotated[
+        str | None,
+        choice(DTYPES, help="What all of it is asked for. Default: DIR's, else the winner's first."),
+    ] = None,
+    as_json: JsonOption = False,
+    device: DeviceOption = None,
+) -> None:
+    """Explain which adapter serves an architecture or a model folder.
+
+    Exits with 1 if no MindSpore model serves it, if vLLM's processes disagree, or if a plugin or setting has a
+    problem.
+    """
+    catalog = load_catalog(device=chosen_device(device))
+    names, folder = _resolve(target, catalog)
+    if folder is None and processes:
+        raise typer.BadParameter("give a model folder", param_hint="--processes")
+    decisions = [catalog.decide(name) for name in names]
+    report = Report(catalog, decisions, folder)
+    try:
+        # What takes long comes last: in a terminal the rest is read meanwhile.
+        report.add_parts(ops, layers, dtype)
+        if not as_json:
+            _print(report)
+        if build and device is None and not processes:  # vLLM's processes build it themselves
+            report.add_verdict(dtype)
+            if not as_json and report.verdict is not None:
+                print_verdict(console(), report.verdict)
+        if processes:
+            report.add_processes()
+            if not as_json and report.processes is not None:
+                print_processes(console(), report.processes)
+    except MszooError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    if as_json:
+        print_json(explain_json(report))
+    else:
+        print_problems(console(), catalog.problems)
+    raise typer.Exit(0 if report.good else 1)
+
+
+def explain_json(report: Report) -> dict[str, Any]:
+    """Return what ``mszoo explain --json`` prints.
+
+    Keys: ``mszoo`` (version), ``device``, ``digest``, ``disabled`` (plugin names), ``lock``, ``folder`` (null for
+    an architecture), ``architectures``, ``serves``, ``ops``, ``layers``, ``processes``, ``problems``; ``lock`` and
+    ``problems`` hold what they hold in ``mszoo list --json``.
+    An architecture has what it has there, and ``class``, ``last_resort``, ``refuses``: see vllm_json. One that
+    nobody provides has no candidates. vLLM serves the first architecture that it knows.
+    ``serves`` says who serves a folder: the fields of Verdict; null for an architecture and with --no-build.
+    ``ops``, ``layers`` and ``processes`` are null unless asked for: see ops_json, layers_json, processes_json.
+    """
+    architectures = [{**decision_json(decision), **vllm_json(decision)} for decision in report.decisions]
+    return {
+        **heading(report.catalog),
+        "folder": str(report.folder) if report.folder else None,
+        "architectures": architectures,
+        "serves": None if report.verdict is None else asdict(report.verdict),
+        "ops": report.ops,
+        "layers": report.layers,
+        "processes": processes_json(report.processes) if report.processes is not None else None,
+        "problems": problems_json(report.catalog.problems),
+    }
+
+
+def _resolve(target: str, catalog: Catalog) -> tuple[list[str], Path | None]:
+    """Return the architectures that the target means, and the folder if it is one."""
+    folder = Path(target).expanduser()
+    if catalog.decide(target).verdicts or (_ARCHITECTURE.fullmatch(target) and not folder.exists()):
+        return [target], None
+    return read_architectures(folder), folder
+
+
+def _print(report: Report) -> None:
+    out = console()
+    catalog = report.catalog
+    if report.folder is not None:
+        out.print(f"{report.folder}: {', '.join(decision.subject for decision in report.decisions)}\n")
+    for decision in report.decisions:
+        _print_decision(out, catalog, decision)
+    if report.ops is not None:
+        print_ops(out, report.ops)
+    if report.layers is not None:
+        print_layers(out, report.layers, report.served_by, report.families)
+    print_footing(out, catalog)
+
+
+def _print_decision(out: Console, catalog: Catalog, decision: Decision) -> None:
+    vllm = vllm_json(decision)
+    own = vllm["last_resort"]
+    winner = decision.winner.qualified_name if decision.winner else "vLLM's own model, if it has one"
+    out.print(f"{decision.subject} is served by {winner}", style="bold")
+    if not decision.verdicts:
+        out.print(f"No suite provides {decision.subject}.{_nearest(catalog, decision.subject)}")
+    else:
+        out.print(_candidates(decision))
+    if decision.winner is not None:
+        out.print(f"vLLM gets {vllm['class']}, which builds {decision.winner.adapter.model}")
+        out.print(f"Refused by its record: {', '.join(vllm['refuses'])}")
+    if decision.pinned:
+        out.print("Nobody else is asked if it refuses: the name is that of one suite")
+    else:
+        out.print(f"The last resort is {own or 'nobody: vLLM has no model of that name here'}")
+
+
+def _candidates(decision: Decision) -> Table:
+    rows = table("Suite", "From", "Verdict", "Model and reason")
+    for verdict in decision.verdicts:
+        candidate = verdict.candidate
+        rows.add_row(
+            candidate.suite.name,
+            candidate.plugin.source,
+            verdict.status,
+            f"{candidate.adapter.model}\n{verdict.reason}",
+            style=style_of(verdict),
+            end_section=True,
+        )
+    return rows
+
+
+def _nearest(catalog: Catalog, name: str) -> str:
+    known = [
+        *catalog.architectures,
+        *(item.qualified_name for items in catalog.candidates.values() for item in items),
+    ]
+    nearest = difflib.get_close_matches(name, known, n=1)
+    if nearest:
+        return f" Did you mean {nearest[0]}?"
+    return " `mszoo list` shows what is provided."

@@ -1,0 +1,1 @@
+"""Layers of vLLM's own models, computed by MindSpore."""

@@ -1,0 +1,110 @@
+"""One step of a built network, without weights and without a KV cache: it proves that its parts fit together.
+
+It takes the path of vLLM's memory profiling: no attention metadata, so nothing attends and no whole layer or graph
+is compiled. Products give zeros of the right shape (:mod:`mszoo.layers.dry`): what multiplies packs its weight
+after loading. So the step shows that the network runs, and of what shape and dtype its results are; it doesn't show
+their values, nor that the kernels which multiply and attend can.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from mszoo.adapters.vllm.log import log
+from mszoo.registry.decisions import Candidate
+from mszoo.registry.errors import MszooError, RefusalError
+
+#: Few, more than one, and unlike most sizes of a model.
+TOKENS = 3
+_HINT = "Serve the model with another implementation, or mend this one"
+
+_running: list[bool] = []
+
+
+def is_running() -> bool:
+    """Return whether a dry step runs in this process right now: who waits for vLLM's steps ignores it."""
+    return bool(_running)
+
+
+def prove(candidate: Candidate, network: Any, vllm_config: Any, device: str) -> None:
+    """Run one step and look at what comes out: hidden states [T, hidden], and logits [T, vocab] of a decoder.
+
+    Every rank of tensor parallelism has to come here.
+
+    Raises:
+        RefusalError: the step raised, or gave another shape or dtype.
+    """
+    # Imported here: half of vLLM comes with it, and registration runs in every process.
+    from mszoo.adapters.vllm.seam import create_forward_context, override_forward_context
+    from mszoo.layers import dry
+
+    who = candidate.qualified_name
+    obstacle = "on NPU nothing of this was ever tried" if device != "cpu" else dry.obstacle(network)
+    if obstacle is not None:
+        log.info("mszoo: %s: no dry step before loading: %s", who, obstacle)
+        return
+    try:
+        with (
+            torch.inference_mode(),
+            _marked(),
+            override_forward_context(create_forward_context(None, vllm_config)),
+            dry.without_products(network),
+        ):
+            wrong = _step(network, vllm_config.model_config, pooling=bool(candidate.adapter.pooling))
+    except MszooError as error:
+        raise RefusalError(who, f"its first step raised {error.who}: {error.what}", error.hint) from error
+    except Exception as error:
+        what = f"its first step raised {type(error).__name__}: {_first_line(error)}"
+        raise RefusalError(who, what, _HINT) from error
+    if wrong is not None:
+        raise RefusalError(who, f"its first step gave {wrong}", _HINT)
+
+
+@contextlib.contextmanager
+def _marked() -> Iterator[None]:
+    _running.append(True)
+    try:
+        yield
+    finally:
+        _running.pop()
+
+
+def _step(network: Any, model_config: Any, *, pooling: bool) -> str | None:
+    """Return what is wrong about a step's results, or None."""
+    from mszoo.kernels.exchange import to_mindspore, to_torch
+
+    ids, positions = torch.zeros(TOKENS, dtype=torch.int32), torch.arange(TOKENS)
+    given = network(to_mindspore(ids), to_mindspore(positions), None)
+    hidden_states = to_torch(given)
+    width = _width(model_config) if pooling else hidden_states.shape[-1]
+    if tuple(hidden_states.shape) != (TOKENS, width):
+        return f"hidden states {list(hidden_states.shape)} of {TOKENS} tokens, not [{TOKENS}, {width}]"
+    if hidden_states.dtype != model_config.dtype:
+        return f"hidden states of {_name(hidden_states.dtype)}, not of {_name(model_config.dtype)}"
+    if pooling:
+        return None
+    logits = network.compute_logits(given)
+    if logits is None:  # a rank that doesn't gather them
+        return None
+    shape, vocabulary = tuple(logits.shape), model_config.get_vocab_size()
+    if shape != (TOKENS, vocabulary):
+        return f"logits {list(shape)} of {TOKENS} tokens, not [{TOKENS}, {vocabulary}]"
+    dtype = to_torch(logits).dtype
+    return None if dtype.is_floating_point else f"logits of {_name(dtype)}"
+
+
+def _width(model_config: Any) -> int:
+    return int(model_config.get_hidden_size())
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" -")]
+    return lines[0] if lines else "(no message)"

@@ -1,0 +1,79 @@
+"""Refuses, by name and before anything is built, what an adapter doesn't declare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mszoo.registry.decisions import Candidate
+from mszoo.registry.errors import RefusalError
+from mszoo.registry.records import DTYPES, Capability, ModelAdapter
+
+#: How an operator asks for each feature.
+FLAGS = {
+    Capability.LORA: "--enable-lora",
+    Capability.TENSOR_PARALLEL: "--tensor-parallel-size",
+    Capability.PIPELINE_PARALLEL: "--pipeline-parallel-size",
+    Capability.QUANTIZATION: "--quantization",
+}
+
+
+def refused(adapter: ModelAdapter) -> list[str]:
+    """Return what an adapter refuses by its record, as vLLM's options."""
+    dtypes = [f"--dtype {dtype}" for dtype in DTYPES if dtype not in adapter.dtypes]
+    flags = [flag for capability, flag in FLAGS.items() if capability not in adapter.capabilities]
+    return [*dtypes, *flags, f"--runner {'generate' if adapter.pooling else 'pooling'}"]
+
+
+def check(candidate: Candidate, vllm_config: Any) -> None:
+    """Compare what the operator asked of vLLM with what the candidate's record declares.
+
+    Raises:
+        RefusalError: naming the first feature that isn't declared.
+    """
+    model = vllm_config.model_config
+    adapter = candidate.adapter
+    dtype = str(model.dtype).removeprefix("torch.")
+    if dtype not in adapter.dtypes:
+        raise _refusal(candidate, f"dtype {dtype}", f"Serve with --dtype {adapter.dtypes[0]}")
+    runner = "pooling" if adapter.pooling else "generate"
+    if model.runner_type != runner:
+        raise _refusal(candidate, f"the {model.runner_type} runner", f"Serve it with --runner {runner}")
+    if model.convert_type != "none":
+        raise _refusal(candidate, f"--convert {model.convert_type}", "Serve it without")
+    if has_mistral_names(vllm_config):
+        raise _refusal(
+            candidate, "weights under Mistral's own names", "Convert them to Hugging Face's format"
+        )
+    for capability, feature in asked(vllm_config).items():
+        if capability not in adapter.capabilities:
+            raise _refusal(candidate, feature, "Serve without it, or with another implementation")
+
+
+def asked(vllm_config: Any) -> dict[Capability, str]:
+    """Return the features of a capability that the operator asked for, in words."""
+    model, parallel = vllm_config.model_config, vllm_config.parallel_config
+    quantization = model.quantization is not None
+    features = {
+        Capability.LORA: (vllm_config.lora_config is not None, FLAGS[Capability.LORA]),
+        Capability.TENSOR_PARALLEL: (parallel.tensor_parallel_size > 1, FLAGS[Capability.TENSOR_PARALLEL]),
+        Capability.PIPELINE_PARALLEL: (
+            parallel.pipeline_parallel_size > 1,
+            FLAGS[Capability.PIPELINE_PARALLEL],
+        ),
+        Capability.QUANTIZATION: (quantization, f"{model.quantization} quantization"),
+    }
+    return {capability: feature for capability, (on, feature) in features.items() if on}
+
+
+def has_mistral_names(vllm_config: Any) -> bool:
+    """Return whether weights come in Mistral's format (consolidated files, other names) and in no other."""
+    load_format = vllm_config.load_config.load_format
+    folder = Path(vllm_config.model_config.model)
+    if load_format != "auto":
+        return bool(load_format == "mistral")
+    return any(folder.glob("consolidated*.safetensors")) and not any(folder.glob("model*.safetensors"))
+
+
+def _refusal(candidate: Candidate, feature: str, hint: str) -> RefusalError:
+    return RefusalError(candidate.qualified_name, f"doesn't support {feature}", hint)

@@ -1,0 +1,30 @@
+"""Gives vLLM's model registry a class for every architecture that an available adapter serves."""
+
+from __future__ import annotations
+
+from mszoo.adapters.vllm.models.names import overridden
+from mszoo.adapters.vllm.models.wrapper import wrapper_class
+from mszoo.adapters.vllm.seam import ModelRegistry
+from mszoo.registry.catalog import Catalog
+from mszoo.registry.errors import Problem
+
+
+def register_models(catalog: Catalog) -> tuple[dict[str, type], list[Problem]]:
+    """Register a class for every name under which the catalog serves an architecture.
+
+    Returns:
+        The classes by plain architecture, and the models of other plugins that they take over.
+    """
+    registered: dict[str, type] = {}
+    problems: list[Problem] = []
+    for architecture, decision in catalog.decisions().items():
+        vllm_entry = ModelRegistry.models.get(architecture)
+        if decision.chain:
+            problem = overridden(architecture, vllm_entry)
+            problems += [] if problem is None else [problem]
+            registered[architecture] = wrapper_class(catalog, decision, vllm_entry)
+            ModelRegistry.register_model(architecture, registered[architecture])
+        for candidate in decision.chain:
+            pinned = catalog.decide(candidate.qualified_name)
+            ModelRegistry.register_model(candidate.qualified_name, wrapper_class(catalog, pinned, None))
+    return registered, problems

@@ -1,0 +1,282 @@
+"""What vLLM sees: a torch module class per architecture that builds, loads and runs a MindSpore model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from mszoo.adapters.vllm.log import log
+from mszoo.adapters.vllm.seam import SupportsLoRA, SupportsPP
+from mszoo.registry.catalog import Catalog
+from mszoo.registry.decisions import Decision
+from mszoo.registry.hookcalls import call_hook, describe
+from mszoo.registry.records import Capability
+from mszoo.registry.settings import Settings
+
+# Imported where a model is built: registration runs in every process.
+if TYPE_CHECKING:
+    from mszoo.adapters.vllm.models.build import Built
+
+
+class MindSporeModel(torch.nn.Module):
+    """A MindSpore model under vLLM's model protocol.
+
+    vLLM constructs a subclass that :func:`wrapper_class` made. If every candidate refuses the model, an
+    instance of vLLM's own class is returned in its place, so one bad adapter never stops serving.
+
+    Attributes:
+        network: the MindSpore model (:class:`mszoo.layers.model.Model`).
+        candidate: whose model it is.
+        kernels: the kernel set of each op.
+        forwards: steps computed on real tokens in this process.
+    """
+
+    catalog: ClassVar[Catalog]
+    decision: ClassVar[Decision]
+    vllm_entry: ClassVar[Any]  # what vLLM's registry held for this architecture, or None
+    packed_modules_mapping: dict[str, list[str]]
+    embedding_modules: dict[str, str]
+
+    def __new__(cls, *, vllm_config: Any, prefix: str = "") -> Any:
+        """Build the network, or hand over to vLLM's own model.
+
+        Built here and not in ``__init__``: until a candidate has accepted, it isn't known of which class the
+        instance is, and vLLM's loader wants an instance.
+        """
+        from mszoo.adapters.vllm import servers
+        from mszoo.adapters.vllm.models.choice import choose
+        from mszoo.adapters.vllm.models.own import describe
+        from mszoo.layers.model import outside_the_tree
+
+        kernels = Settings.from_environ().kernels
+        packed = cls.packed_modules_mapping
+        choice = choose(cls.decision, kernels, cls.catalog, vllm_config, prefix, packed)
+        if choice.error is not None:
+            raise choice.error
+        if choice.built is not None:
+            for refusal in choice.refusals:
+                log.warning("mszoo: %s", refusal)
+            self = super().__new__(cls)
+            outside_the_tree(self, _built=choice.built)  # torch has no tree yet
+            return self
+        own = choice.own
+        log.warning(
+            "mszoo: %s falls back to %s: %s", cls.decision.architecture, describe(own), choice.reasons
+        )
+        if vllm_config.quant_config is not None:
+            from mszoo.adapters.vllm.seam import configure_quant_config
+
+            # vLLM did so with the wrapper's class, whose fused layers may be others.
+            configure_quant_config(vllm_config.quant_config, own)
+        model = own(vllm_config=vllm_config, prefix=prefix)
+        servers.tell(model, cls.catalog)
+        return model
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        from mszoo.adapters.vllm import servers
+        from mszoo.adapters.vllm.models import graphs
+        from mszoo.adapters.vllm.models.build import packed_modules_of
+        from mszoo.adapters.vllm.models.claims import embedding_modules
+        from mszoo.layers.model import outside_the_tree
+
+        built: Built = self._built
+        super().__init__()
+        del self._built
+        outside_the_tree(self, network=built.network)
+        # One module tree: vLLM replaces layers by name on this module (LoRA), and the network must run what
+        # replaced them.
+        self._modules, self._parameters = built.network._modules, built.network._parameters
+        self.candidate, self.kernels = built.candidate, built.kernels
+        self.packed_modules_mapping = packed_modules_of(self.candidate)
+        self.embedding_modules = embedding_modules(built.network)
+        self.config = vllm_config.model_config.hf_config
+        self.forwards = 0
+        if built.files is not None:
+            self.allow_patterns_overrides = [built.files]  # vLLM's loader reads it off the model
+        log.info(
+            "mszoo: %s is served by %s (%s, %s)",
+            self.decision.architecture,
+            self.candidate.qualified_name,
+            self.candidate.adapter.model,
+            self.candidate.plugin.source,
+        )
+        graphs.turn_off(self.candidate.qualified_name, vllm_config)
+        servers.tell(self, self.catalog)
+
+    def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings of token ids: [T] -> [T, hidden]."""
+        return to_torch(self.network.embed_input_ids(to_mindspore(input_ids)))
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        intermediate_tensors: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Return hidden states [T, hidden] of one step of T tokens, computed by the MindSpore model."""
+        hidden_states = self.network(
+            None if input_ids is None else to_mindspore(input_ids),
+            to_mindspore(positions),
+            None if inputs_embeds is None else to_mindspore(inputs_embeds),
+        )
+        self._count()
+        return to_torch(hidden_states)
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+        """Load the checkpoint's tensors and return the names of the parameters that got one."""
+        loaded: set[str] = self.network.load_weights(weights)
+        arguments = {"decision": self.decision, "model": self}
+        for outcome in call_hook(self.catalog.discovery.manager, "mszoo_model_loaded", arguments):
+            if outcome.error is not None:
+                log.warning(
+                    "mszoo: plugin %r: mszoo_model_loaded raised %s", outcome.plugin, describe(outcome.error)
+                )
+        return loaded
+
+    def _count(self) -> None:
+        """Count steps on real tokens, and say once, from inside the worker, who answers."""
+        # Imported here: registration runs in every process, and most of them never take a step.
+        from mszoo.adapters.vllm.seam import get_forward_context, is_forward_context_available
+
+        if not is_forward_context_available():
+            return
+        metadata = get_forward_context().attn_metadata
+        if metadata is None:
+            return  # vLLM's memory profiling
+        if self.forwards == 0 and not _has_tokens(metadata):
+            return  # a step of vLLM's warm-up
+        self.forwards += 1
+        if self.forwards == 1:
+            log.info(
+                "mszoo: %s answers (kernel set %s, decision %s)",
+                self.candidate.qualified_name,
+                self.kernels.name,
+                self.catalog.digest(),
+            )
+
+
+class MindSporeCausalLM(MindSporeModel):
+    """A MindSpore decoder (:class:`mszoo.layers.CausalLM`) under vLLM's protocol of models that generate text.
+
+    It has what vLLM's protocols ``SupportsEagle`` and ``SupportsEagle3`` ask of the target of a draft model;
+    :mod:`mszoo.adapters.vllm.models.claims` refuses a network that can't give it.
+
+    Attributes:
+        aux: collects the hidden states that a draft model reads, or None.
+    """
+
+    supports_eagle: ClassVar[bool] = True
+    supports_eagle3: ClassVar[bool] = True
+    has_own_lm_head: ClassVar[bool] = False
+    has_own_embed_tokens: ClassVar[bool] = False
+    aux: Any = None
+
+    def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
+        """Return logits [T, vocab] of hidden states [T, hidden]; None on ranks that don't gather them."""
+        logits = self.network.compute_logits(to_mindspore(hidden_states))
+        return None if logits is None else to_torch(logits)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        intermediate_tensors: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Return hidden states [T, hidden]; with them, as a list, those that a draft model reads."""
+        hidden_states = super().forward(input_ids, positions, intermediate_tensors, inputs_embeds, **kwargs)
+        return hidden_states if self.aux is None else (hidden_states, self.aux.take())
+
+    def set_aux_hidden_state_layers(self, layers: tuple[int, ...]) -> None:
+        """Return further hidden states from now on: of EAGLE-3's draft model, after so many layers each."""
+        from mszoo.adapters.vllm.models.claims import decoder_layers
+        from mszoo.layers.decoder.taps import HiddenStates
+        from mszoo.layers.model import outside_the_tree
+
+        outside_the_tree(self, aux=HiddenStates(decoder_layers(self.network), layers))
+
+    def get_eagle3_default_aux_hidden_state_layers(self) -> tuple[int, ...]:
+        """Return after how many layers EAGLE-3 reads where its config doesn't say: early, midway, late."""
+        from mszoo.adapters.vllm.models.claims import decoder_layers
+
+        count = len(decoder_layers(self.network))
+        return (2, count // 2, count - 3)
+
+
+class MindSporeEncoder(MindSporeModel):
+    """A MindSpore encoder (:class:`mszoo.layers.Encoder`) under vLLM's protocol of models that are pooled.
+
+    Attributes:
+        pooler: makes vectors of hidden states; vLLM's own.
+    """
+
+    is_pooling_model: ClassVar[bool] = True
+    attn_type: ClassVar[str] = "encoder_only"
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        # Imported here: registration runs in every process.
+        from mszoo.adapters.vllm.seam import DispatchPooler
+        from mszoo.layers.model import outside_the_tree
+
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        # Beside the tree of modules: a checkpoint may have a "pooler" of its own there.
+        pooler = DispatchPooler.for_embedding(vllm_config.model_config.pooler_config)
+        outside_the_tree(self, pooler=pooler)
+
+
+def _has_tokens(metadata: Any) -> bool:
+    """Say whether a step has tokens of requests: a warm-up's have no slots in the cache, -1 each."""
+    if isinstance(metadata, dict):
+        metadata = next(iter(metadata.values()), None)
+    slots = getattr(metadata, "slot_mapping", None)
+    return slots is None or bool((slots >= 0).any())
+
+
+def wrapper_class(catalog: Catalog, decision: Decision, vllm_entry: Any) -> type[MindSporeModel]:
+    """Make the class that vLLM's registry gets for one architecture, with the flags that vLLM reads off it.
+
+    Args:
+        catalog: where the decision comes from.
+        decision: the candidates; at least one.
+        vllm_entry: vLLM's own registry entry for this architecture, or None.
+    """
+    declared = {item for candidate in decision.chain for item in candidate.adapter.capabilities}
+    pooling = decision.chain[0].adapter.pooling  # a candidate of the other kind refuses vLLM's runner
+    bases: tuple[type, ...] = (MindSporeEncoder if pooling else MindSporeCausalLM,)
+    flags: dict[str, Any] = {
+        "__module__": __name__,
+        "__doc__": f"{decision.architecture}, served by mszoo.",
+        "catalog": catalog,
+        "decision": decision,
+        "vllm_entry": vllm_entry,
+        "packed_modules_mapping": {},  # filled when it is known who serves
+    }
+    if pooling:
+        flags["default_seq_pooling_type"] = pooling
+    # vLLM asks before anything is built, and the one that serves may be a fallback. A candidate that lacks a
+    # feature refuses it.
+    if Capability.LORA in declared:
+        bases += (SupportsLoRA,)
+        flags["embedding_modules"] = {}
+    if Capability.PIPELINE_PARALLEL in declared or not decision.pinned:
+        bases += (SupportsPP,)
+    return type(decision.architecture.replace(".", "_"), bases, flags)
+
+
+def to_mindspore(tensor: torch.Tensor) -> Any:
+    """See :func:`mszoo.kernels.exchange.to_mindspore`; imported late, since MindSpore comes with it."""
+    from mszoo.kernels.exchange import to_mindspore as convert
+
+    return convert(tensor)
+
+
+def to_torch(tensor: Any) -> torch.Tensor:
+    """See :func:`mszoo.kernels.exchange.to_torch`."""
+    from mszoo.kernels.exchange import to_torch as convert
+
+    return convert(tensor)

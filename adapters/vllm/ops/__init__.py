@@ -1,0 +1,1 @@
+"""Suites' ops: for MindSpore models, for vLLM and for torch."""

@@ -1,0 +1,153 @@
+"""Self-attention as a spec describes it, op by op."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from mszoo.kernels import dispatch
+from mszoo.kernels.exchange import to_mindspore, to_torch
+from mszoo.layers.attention import Attention
+from mszoo.layers.decoder.build import build_norm, build_rotary
+from mszoo.layers.decoder.projections import own_tensors
+from mszoo.layers.decoder.spec import AttentionSpec, NormSpec
+from mszoo.layers.linear import apply_linear, heads_on_this_rank, qkv_linear, row_linear
+from mszoo.layers.model import Module
+from mszoo.layers.norm import HeadNorm, Norm, QKNorm, RMSNorm
+from mszoo.layers.rotary import RotaryEmbedding
+from mszoo.layers.weights import Expected
+from mszoo.registry.errors import RefusalError
+
+import mindspore as ms
+
+
+class SelfAttention(Module):
+    """Fused projection, norms of queries and keys, rotation, attention on vLLM's KV cache, output projection.
+
+    Args:
+        spec: what it is.
+        hidden_size: width of its input and output.
+        prefix: its name, unique in the model.
+
+    Raises:
+        RefusalError: as :class:`mszoo.layers.Attention`; or heads can't be shared out to the ranks.
+    """
+
+    def __init__(self, spec: AttentionSpec, hidden_size: int, *, prefix: str) -> None:
+        super().__init__()
+        self.spec = spec
+        heads, kv_heads = heads_on_this_rank(spec.num_heads, spec.num_kv_heads)
+        if (spec.qk_norm_spans_heads or spec.qk_norm_weights) and heads != spec.num_heads:
+            raise RefusalError(
+                "config.json",
+                "the norms of queries and keys have weights of all heads, which ranks can't share out",
+                "Serve the model without --tensor-parallel-size",
+            )
+        self.num_heads, self.num_kv_heads = heads, kv_heads
+        qkv = qkv_linear(
+            hidden_size,
+            spec.head_size,
+            spec.num_heads,
+            spec.num_kv_heads,
+            bias=spec.qkv_bias,
+            prefix=f"{prefix}.{spec.qkv_name}",
+        )
+        self.add_module(spec.qkv_name, qkv)
+        if spec.qk_norm is not None:
+            self.add_module(spec.q_norm_name, self._build_qk_norm(spec.qk_norm, heads))
+            self.add_module(spec.k_norm_name, self._build_qk_norm(spec.qk_norm, kv_heads))
+        self._norm_heads = self._norm_of_heads()
+        self._by_mindspore = not dispatch.current().sums_by_torch
+        self.rotary_emb: RotaryEmbedding | None = None
+        if spec.rotary is not None:
+            self.rotary_emb = build_rotary(spec.rotary, spec.head_size, heads, kv_heads)
+        self.attn = Attention(
+            heads,
+            spec.head_size,
+            spec.head_size**-0.5 if spec.scale is None else spec.scale,
+            kv_heads,
+            sliding_window=spec.sliding_window,
+            softcap=spec.logits_soft_cap,
+            prefix=f"{prefix}.attn",
+        )
+        output = row_linear(
+            spec.num_heads * spec.head_size, hidden_size, bias=spec.o_bias, prefix=f"{prefix}.{spec.o_name}"
+        )
+        self.add_module(spec.o_name, output)
+
+    @property
+    def qkv(self) -> torch.nn.Module:
+        """The projection to queries, keys and values, or what vLLM put in its place."""
+        return self.get_submodule(self.spec.qkv_name)
+
+    @property
+    def output(self) -> torch.nn.Module:
+        """The output projection, or what vLLM put in its place."""
+        return self.get_submodule(self.spec.o_name)
+
+    @property
+    def qk_norms(self) -> tuple[Norm, Norm] | None:
+        """The norms of queries and of keys."""
+        if self.spec.qk_norm is None:
+            return None
+        return getattr(self, self.spec.q_norm_name), getattr(self, self.spec.k_norm_name)
+
+    def forward(self, positions: ms.Tensor, x: ms.Tensor) -> ms.Tensor:
+        """[T], [T, hidden] -> [T, hidden]."""
+        qkv = apply_linear(self.qkv, x)
+        late = self.spec.qk_norm_after_rotary
+        if self._norm_heads is not None and not late:
+            qkv = self._norm_heads(qkv)
+        if self.spec.clip_qkv is not None:
+            qkv = self._clip(qkv, self.spec.clip_qkv)
+        if self.rotary_emb is not None:
+            qkv = self.rotary_emb(positions, qkv)
+        if self._norm_heads is not None and late:
+            qkv = self._norm_heads(qkv)
+        return apply_linear(self.output, self.attn(qkv))
+
+    def checkpoint_tensors(self, name: str) -> dict[str, Expected]:
+        """See :class:`mszoo.layers.weights.HasOwnTensors`."""
+        spec = self.spec
+        table: dict[str, Expected] = {}
+        if spec.conv1d or spec.qkv_layout is not None:
+            table |= own_tensors(
+                f"{name}.{spec.qkv_name}", self.qkv, conv1d=spec.conv1d, layout=spec.qkv_layout
+            )
+        if spec.conv1d:
+            table |= own_tensors(f"{name}.{spec.o_name}", self.output, conv1d=True)
+        return table
+
+    def _clip(self, qkv: ms.Tensor, bound: float) -> ms.Tensor:
+        if self._by_mindspore:
+            return ms.ops.clamp(qkv, -bound, bound)
+        to_torch(qkv).clamp_(-bound, bound)
+        return qkv
+
+    def _build_qk_norm(self, norm: NormSpec, heads: int) -> Norm:
+        size, weights = self.spec.head_size, self.spec.qk_norm_weights
+        if weights:
+            return HeadNorm(heads, size, norm.eps, listed=weights == "listed")
+        return build_norm(norm, heads * size if self.spec.qk_norm_spans_heads else size)
+
+    def _norm_of_heads(self) -> Callable[[ms.Tensor], ms.Tensor] | None:
+        """Return what norms queries and keys inside ``qkv``."""
+        norms = self.qk_norms
+        if norms is None:
+            return None
+        q_norm, k_norm = norms
+        each_head = not self.spec.qk_norm_spans_heads
+        if each_head and isinstance(q_norm, RMSNorm) and isinstance(k_norm, RMSNorm):
+            return QKNorm(q_norm, k_norm, self.num_heads, self.num_kv_heads)
+        return self._norm_parts
+
+    def _norm_parts(self, qkv: ms.Tensor) -> ms.Tensor:
+        assert self.qk_norms is not None
+        size = self.spec.head_size
+        sizes = [self.num_heads * size, self.num_kv_heads * size, self.num_kv_heads * size]
+        query, key, _ = to_torch(qkv).split(sizes, -1)
+        for part, norm in zip((query, key), self.qk_norms, strict=True):
+            rows = part.reshape(-1, norm.width).contiguous()
+            part.copy_(to_torch(norm(to_mindspore(rows))).view(part.shape))
+        return qkv

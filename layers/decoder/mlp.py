@@ -1,0 +1,147 @@
+"""MLPs and mixtures of experts as a spec describes them, op by op."""
+
+from __future__ import annotations
+
+import torch
+
+from mszoo.kernels.exchange import to_torch
+from mszoo.layers.activation import Activation
+from mszoo.layers.decoder.projections import own_tensors
+from mszoo.layers.decoder.spec import MLPSpec, MoESpec
+from mszoo.layers.linear import WholeLinear, apply_linear, column_linear, gate_up_linear, row_linear
+from mszoo.layers.model import Module, outside_the_tree
+from mszoo.layers.moe import Experts, TopKRouter
+from mszoo.layers.weights import Expected
+
+import mindspore as ms
+
+
+class MLP(Module):
+    """Two projections with an activation between.
+
+    Args:
+        spec: what it is.
+        hidden_size: width of its input and output.
+        prefix: its name, unique in the model.
+        owner: the module that gets the projections, where they are the layer's own; None for itself.
+
+    Raises:
+        RefusalError: there is no op for its activation.
+    """
+
+    def __init__(
+        self, spec: MLPSpec, hidden_size: int, *, prefix: str, owner: torch.nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        outside_the_tree(self, _owner=owner or self)
+        make_up = gate_up_linear if spec.gated else column_linear
+        up = make_up(hidden_size, spec.intermediate_size, bias=spec.bias, prefix=f"{prefix}.{spec.up_name}")
+        down_bias = spec.bias if spec.down_bias is None else spec.down_bias
+        down = row_linear(
+            spec.intermediate_size, hidden_size, bias=down_bias, prefix=f"{prefix}.{spec.down_name}"
+        )
+        self._owner.add_module(spec.up_name, up)
+        self.act_fn = Activation(spec.hidden_act, gated=spec.gated)
+        self._owner.add_module(spec.down_name, down)
+
+    @property
+    def up(self) -> torch.nn.Module:
+        """The first projection (gate and up where gated), or what vLLM put in its place."""
+        return self._projection(self.spec.up_name)
+
+    @property
+    def down(self) -> torch.nn.Module:
+        """The second projection, or what vLLM put in its place."""
+        return self._projection(self.spec.down_name)
+
+    def forward(self, x: ms.Tensor) -> ms.Tensor:
+        """[T, hidden] -> [T, hidden]."""
+        return apply_linear(self.down, self.act_fn(apply_linear(self.up, x)))
+
+    def checkpoint_tensors(self, name: str) -> dict[str, Expected]:
+        """See :class:`mszoo.layers.weights.HasOwnTensors`."""
+        if not self.spec.conv1d:
+            return {}
+        up = own_tensors(f"{name}.{self.spec.up_name}", self.up, conv1d=True)
+        return up | own_tensors(f"{name}.{self.spec.down_name}", self.down, conv1d=True)
+
+    def _projection(self, name: str) -> torch.nn.Module:
+        owner: torch.nn.Module = self._owner
+        return owner.get_submodule(name)
+
+
+class MixtureOfExperts(Module):
+    """A router, experts of which each token passes some, and shared ones where the spec has them.
+
+    Args:
+        spec: what it is.
+        hidden_size: width of its input and output.
+        prefix: its name, unique in the model.
+
+    Raises:
+        RefusalError: as :class:`mszoo.layers.Experts`.
+    """
+
+    def __init__(self, spec: MoESpec, hidden_size: int, *, prefix: str) -> None:
+        super().__init__()
+        self.spec = spec
+        if spec.shared is not None:
+            shared = MLP(spec.shared, hidden_size, prefix=f"{prefix}.{spec.shared.name}")
+            self.add_module(spec.shared.name, shared)
+        if spec.shared_gate_name:
+            gate = WholeLinear(hidden_size, 1, bias=False, prefix=f"{prefix}.{spec.shared_gate_name}")
+            self.add_module(spec.shared_gate_name, gate)
+        self.gate = TopKRouter(
+            hidden_size,
+            spec.num_experts,
+            spec.top_k,
+            scoring_func=spec.scoring_func,
+            renormalize=spec.renormalize,
+            routed_scaling_factor=spec.routed_scaling_factor,
+            correction_bias=bool(spec.correction_bias_name),
+            num_expert_group=spec.num_expert_group,
+            topk_group=spec.topk_group,
+            prefix=f"{prefix}.gate",
+        )
+        self.experts = Experts(
+            self.gate,
+            hidden_size,
+            spec.intermediate_size,
+            spec.hidden_act,
+            prefix=f"{prefix}.experts",
+            names=spec.expert_names,
+            stacked=spec.stacked_names,
+        )
+
+    def forward(self, x: ms.Tensor) -> ms.Tensor:
+        """[T, hidden] -> [T, hidden]."""
+        output = self.experts(x)
+        if self.spec.shared is not None:
+            beside = to_torch(self._modules[self.spec.shared.name](x))
+            if self.spec.shared_gate_name:
+                beside = beside * to_torch(self._modules[self.spec.shared_gate_name](x)).sigmoid()
+            to_torch(output).add_(beside)
+        return output
+
+    def checkpoint_tensors(self, name: str) -> dict[str, Expected]:
+        """See :class:`mszoo.layers.weights.HasOwnTensors`: the router, whatever the checkpoint calls it."""
+        weight, bias = self.gate.weight, self.gate.e_score_correction_bias
+        found = {
+            f"{name}.{self.spec.router_name}.weight": Expected(
+                f"{name}.gate.weight", None, tuple(weight.shape)
+            )
+        }
+        if bias is not None:
+            # Ernie 4.5's has a first axis of one.
+            flat = not self.spec.correction_bias_name.startswith("moe_statics.")
+            shape = tuple(bias.shape) if flat else (1, len(bias))
+            parameter = f"{name}.gate.e_score_correction_bias"
+            found[f"{name}.{self.spec.correction_bias_name}"] = Expected(
+                parameter, None, shape, load=_load_flat
+            )
+        return found
+
+
+def _load_flat(parameter: torch.nn.Parameter, tensor: torch.Tensor) -> None:
+    parameter.data.copy_(tensor.flatten())

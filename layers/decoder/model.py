@@ -1,0 +1,191 @@
+"""A decoder that generates text, as a spec describes it: embedding, layers, last norm, output projection."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection
+from typing import Any, ClassVar
+
+import torch
+
+from mszoo.kernels.exchange import to_mindspore, to_torch
+from mszoo.layers.decoder.build import build_norm
+from mszoo.layers.decoder.graph import GraphPath
+from mszoo.layers.decoder.layer import DecoderLayer
+from mszoo.layers.decoder.spec import DecoderSpec
+from mszoo.layers.embedding import LogitsProcessor, TokenEmbedding, lm_head, token_embedding
+from mszoo.layers.model import CausalLM, Module, ModuleList, outside_the_tree
+from mszoo.layers.norm import RMSNorm
+from mszoo.layers.residual import stream_sum
+
+import mindspore as ms
+
+
+class Decoder(Module):
+    """Embedding, layers and the last norm.
+
+    Args:
+        spec: what it is.
+        prefix: its name, unique in the model.
+
+    Attributes:
+        decoder_layers: the layers.
+        graph: runs all layers and the last norm as one graph where it can.
+    """
+
+    def __init__(self, spec: DecoderSpec, *, prefix: str) -> None:
+        super().__init__()
+        self.spec = spec
+        embedding = token_embedding(
+            spec.vocab_size, spec.hidden_size, prefix=f"{prefix}.{spec.embedding_name}"
+        )
+        self.add_module(spec.embedding_name, embedding)
+        if spec.positions is not None:
+            name = spec.positions.name
+            table = TokenEmbedding(spec.positions.num_embeddings, spec.hidden_size, prefix=f"{prefix}.{name}")
+            self.add_module(name, table)
+        layers = ModuleList(
+            DecoderLayer(layer, prefix=f"{prefix}.{spec.layers_name}.{index}")
+            for index, layer in enumerate(spec.layers)
+        )
+        self.add_module(spec.layers_name, layers)
+        self.decoder_layers = list(layers)
+        norm = build_norm(spec.norm, spec.hidden_size)
+        self.add_module(spec.norm.name, norm)
+        outside_the_tree(self, last_norm=norm)
+        # Rounded as the model's dtype rounds it, as the embeddings are.
+        self._multiplier = torch.tensor(spec.embedding_multiplier, dtype=torch.get_default_dtype())
+        self._sum = stream_sum()
+        self.graph = GraphPath(self.decoder_layers, norm)
+
+    @property
+    def token_embedding(self) -> torch.nn.Module:
+        """The token embedding, or what vLLM put in its place."""
+        return self.get_submodule(self.spec.embedding_name)
+
+    def embed(self, input_ids: ms.Tensor) -> ms.Tensor:
+        """Return the embeddings of token ids, before positions are added: [T] -> [T, hidden]."""
+        x = to_mindspore(self.token_embedding(to_torch(input_ids)))
+        return self._scaled(x) if self.spec.scales_lookup else x
+
+    def forward(self, positions: ms.Tensor, x: ms.Tensor) -> ms.Tensor:
+        """[T], what :meth:`embed` returns [T, hidden] -> hidden states [T, hidden]."""
+        if not self.spec.scales_lookup:
+            x = self._scaled(x)
+        if self.spec.positions is not None:
+            rows = to_mindspore(to_torch(positions) + self.spec.positions.offset)
+            x = self._sum(x, self.get_submodule(self.spec.positions.name)(rows))
+        hidden_states = self.graph(positions, x)
+        if hidden_states is not None:
+            return hidden_states
+        residual = None
+        for layer in self.decoder_layers:
+            x, residual = layer(positions, x, residual)
+        norm = self.last_norm
+        if residual is None:
+            return norm(x)
+        return norm(x, residual)[0] if isinstance(norm, RMSNorm) else norm(self._sum(residual, x))
+
+    def _scaled(self, x: ms.Tensor) -> ms.Tensor:
+        if self.spec.embedding_multiplier == 1.0:
+            return x
+        return to_mindspore(to_torch(x) * self._multiplier)
+
+
+class DecoderForCausalLM(CausalLM):
+    """A decoder that generates text: an architecture declares how its config is read, and nothing else.
+
+    Args:
+        config: the Hugging Face config.
+        prefix: prepended to the layers' names.
+
+    Attributes:
+        suite: whose model it is, for messages.
+        spec: what it is.
+
+    Raises:
+        RefusalError: naming the config field that can't be honoured.
+    """
+
+    suite: ClassVar[str] = "native"
+
+    def __init__(self, config: Any, *, prefix: str = "") -> None:
+        spec = self.read_config(config, f"{self.suite}.{type(self).__name__}")
+        super().__init__()
+        self.config, self.spec = config, spec
+        dot = f"{prefix}." if prefix else ""
+        decoder = Decoder(spec, prefix=f"{dot}{spec.name}")
+        self.add_module(spec.name, decoder)
+        outside_the_tree(self, decoder=decoder)
+        self.add_module(spec.lm_head_name, build_lm_head(spec, decoder.token_embedding, prefix=dot))
+        self.logits_processor = build_logits_processor(spec)
+
+    @classmethod
+    @abstractmethod
+    def read_config(cls, config: Any, who: str) -> DecoderSpec:
+        """Return what the decoder is.
+
+        Args:
+            config: the Hugging Face config.
+            who: the adapter's name, for messages.
+
+        Raises:
+            RefusalError: naming the field that can't be honoured.
+        """
+
+    @property
+    def output_projection(self) -> torch.nn.Module:
+        """See :class:`mszoo.layers.CausalLM`."""
+        return self.get_submodule(self.spec.lm_head_name)
+
+    def embed_input_ids(self, input_ids: ms.Tensor) -> ms.Tensor:
+        """See :meth:`mszoo.layers.CausalLM.embed_input_ids`."""
+        return self.decoder.embed(input_ids)
+
+    def forward(
+        self, input_ids: ms.Tensor | None, positions: ms.Tensor, inputs_embeds: ms.Tensor | None = None
+    ) -> ms.Tensor:
+        """See :meth:`mszoo.layers.CausalLM.forward`."""
+        x = self.embed_input_ids(input_ids) if inputs_embeds is None else inputs_embeds
+        return self.decoder(positions, x)
+
+    def checkpoint_name(self, name: str, expected: Collection[str]) -> str:
+        """See :meth:`mszoo.layers.model.Model.checkpoint_name`: some checkpoints are of the network alone."""
+        whole = f"{self.spec.name}.{name}"
+        return whole if whole in expected or whole in self._ignored else name
+
+    def unused_tensors(self) -> tuple[str, ...]:
+        """See :meth:`mszoo.layers.model.Model.unused_tensors`."""
+        tied = (f"{self.spec.lm_head_name}.weight",) if self.spec.tie_word_embeddings else ()
+        return (*tied, *self._ignored)
+
+    @property
+    def _ignored(self) -> frozenset[str]:
+        spec = self.spec
+        return frozenset(
+            f"{spec.name}.{spec.layers_name}.{index}.{layer.attention.name}.{name}"
+            for index, layer in enumerate(spec.layers)
+            for name in spec.ignored
+        )
+
+
+def build_lm_head(spec: DecoderSpec, embedding: Any, *, prefix: str) -> torch.nn.Module:
+    """Build the output projection [vocab, hidden] of a decoder.
+
+    Args:
+        spec: the decoder's.
+        embedding: its token embedding, whose weight a tied projection shares.
+        prefix: what its name begins with, the dot included.
+    """
+    return lm_head(
+        spec.vocab_size,
+        spec.hidden_size,
+        bias=spec.lm_head_bias,
+        prefix=f"{prefix}{spec.lm_head_name}",
+        tied_to=embedding if spec.tie_word_embeddings else None,
+    )
+
+
+def build_logits_processor(spec: DecoderSpec) -> LogitsProcessor:
+    """Build what gathers, scales and bounds the logits of a decoder."""
+    return LogitsProcessor(spec.vocab_size, scale=spec.logit_scale, soft_cap=spec.final_logit_softcapping)

@@ -1,0 +1,81 @@
+"""What mszoo's layers take of vLLM's CPU backend; imported where the device is a CPU alone.
+
+:func:`mszoo.layers.seam.cpu_backend` imports it there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from vllm import _custom_ops
+from vllm.model_executor.layers.utils import check_cpu_sgl_kernel
+from vllm.v1.attention.backends.cpu_attn import (
+    CPUAttentionBackend,
+    CPUAttentionBackendImpl,
+    CPUAttentionMetadata,
+)
+
+try:  # vLLM 0.28 and later; before it, the method of the fused layer holds the kernel
+    from vllm.model_executor.layers.fused_moe.experts.cpu_moe import CPUUnquantizedExperts
+except ImportError:
+    CPUUnquantizedExperts = None
+
+__all__ = [
+    "CPUAttentionBackend",
+    "CPUAttentionBackendImpl",
+    "CPUAttentionMetadata",
+    "attention_isa",
+    "check_cpu_sgl_kernel",
+    "experts_kernel",
+    "multiply",
+    "pack",
+    "sliding_window_of",
+]
+
+#: ``multiply(handler, x, bias)``: [T, in] -> [T, out].
+multiply: Callable[..., torch.Tensor] = _custom_ops.onednn_mm
+
+
+def pack(weight: torch.Tensor) -> Any:
+    """Pack a weight [out, in] for oneDNN and return vLLM's handle: ``handler_tensor`` for ops, ``n`` = out.
+
+    Raises:
+        RuntimeError: oneDNN has no kernel for this dtype on this processor.
+    """
+    return _custom_ops.create_onednn_mm(weight.t(), 32)
+
+
+def attention_isa(metadata: CPUAttentionMetadata, layer: Any) -> str:
+    """Return the instruction set that the layer's keys and values are laid out for.
+
+    It lies on the layer, its implementation or the step's metadata, as the version of vLLM has it.
+    """
+    for owner in (layer, metadata, layer.impl):
+        isa = getattr(owner, "isa", None)
+        if isa is not None:
+            return isa  # type: ignore[no-any-return]
+    raise AttributeError(f"vLLM's CPU attention tells no instruction set (isa) for {layer.layer_name}")
+
+
+def sliding_window_of(impl: CPUAttentionBackendImpl) -> int | None:
+    """Return how many keys a query sees, its own included; None for all.
+
+    vLLM holds that number, or -1; before 0.24, a pair of how many lie before the query and behind it.
+    """
+    window = impl.sliding_window
+    if isinstance(window, tuple):
+        window = window[0] + 1 if window[0] >= 0 else -1
+    return None if window < 0 else window
+
+
+def experts_kernel(routed_experts: torch.nn.Module) -> CPUUnquantizedExperts | None:
+    """Return vLLM's kernel for unquantized experts on CPU, or None where something else multiplies.
+
+    Args:
+        routed_experts: see :func:`mszoo.layers.seam.routed_experts_of`.
+    """
+    kernel = getattr(getattr(routed_experts.quant_method, "moe_kernel", None), "fused_experts", None)
+    return kernel if CPUUnquantizedExperts is not None and isinstance(kernel, CPUUnquantizedExperts) else None

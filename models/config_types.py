@@ -1,0 +1,102 @@
+"""Which types the common fields of configs have: code elsewhere multiplies and compares them unasked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: Sizes and counts: at least 1 wherever a model has them.
+_SIZES = frozenset(
+    {
+        "base_seqlen",
+        "ffn_dim",
+        "ffn_hidden_size",
+        "head_dim",
+        "hidden_size",
+        "intermediate_size",
+        "kv_lora_rank",
+        "max_position_embeddings",
+        "moe_intermediate_size",
+        "moe_num_experts",
+        "n_embd",
+        "n_group",
+        "n_head",
+        "n_layer",
+        "n_positions",
+        "n_routed_experts",
+        "num_attention_heads",
+        "num_experts",
+        "num_experts_per_tok",
+        "num_hidden_layers",
+        "num_key_value_heads",
+        "num_local_experts",
+        "q_lora_rank",
+        "qk_nope_head_dim",
+        "qk_rope_head_dim",
+        "seq_length",
+        "sliding_window",
+        "topk_group",
+        "training_seqlen",
+        "type_vocab_size",
+        "v_head_dim",
+        "vocab_size",
+        "word_embed_proj_dim",
+    }
+)
+#: Numbers, and whether they must be more than 0.
+_NUMBERS = {
+    "clip_qkv": True,
+    "final_logit_softcapping": True,
+    "first_k_dense_replace": False,
+    "layer_norm_eps": False,
+    "layer_norm_epsilon": False,
+    "logit_scale": True,
+    "logits_scaling": True,
+    "n_shared_experts": False,
+    "norm_eps": False,
+    "norm_epsilon": False,
+    "partial_rotary_factor": True,
+    "rms_norm_eps": False,
+    "rope_theta": True,
+    "routed_scaling_factor": False,
+}
+_NAMES = frozenset({"activation_function", "hidden_act", "hidden_activation"})
+
+#: All fields whose types are known.
+TYPED = (*sorted(_SIZES), *_NUMBERS, *sorted(_NAMES))
+
+
+def wrong_type(name: str, own: str, value: Any) -> str:
+    """Return what a field must be; "" where it is that, or nothing is known of it.
+
+    Args:
+        name: the field's common name.
+        own: its name in the config.
+        value: not None.
+    """
+    names = {name, own}
+    if names & _SIZES:
+        # Of each layer, where the field's own name is another: Hunyuan's moe_topk.
+        values = value if isinstance(value, list) and value and own != name else [value]
+        return "" if all(_is_size(one) for one in values) else "a whole number above 0"
+    if names & _NUMBERS.keys():
+        above = any(_NUMBERS.get(one) for one in names)
+        if is_number(value) and (value > 0 or not above):
+            return ""
+        return "a number above 0" if above else "a number"
+    if names & _NAMES and not isinstance(value, str):
+        return "a name"
+    return ""
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a number; true and false are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Return whether two values are equal and of a kind: 0 isn't false."""
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+
+
+def _is_size(value: Any) -> bool:
+    return is_number(value) and isinstance(value, int) and value > 0

@@ -1,0 +1,137 @@
+"""From the config of a decoder to its spec: what the architectures have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mszoo.layers.decoder.spec import (
+    AttentionSpec,
+    DecoderLayerSpec,
+    DecoderSpec,
+    MLPSpec,
+    NormSpec,
+    RotarySpec,
+)
+from mszoo.models.config import ConfigReader
+
+
+class DecoderReader(ConfigReader):
+    """Reads the parts of a decoder's spec off a Hugging Face config, by Hugging Face's common names of its fields.
+
+    Each method takes the fields of the spec that an architecture has otherwise.
+
+    Args:
+        config: the Hugging Face config.
+        who: the adapter's name, for messages.
+        reference: as of :class:`mszoo.models.config.ConfigReader`.
+    """
+
+    def __init__(self, config: Any, who: str, *, reference: str = "") -> None:
+        super().__init__(config, who, reference=reference)
+        self.check_types()
+        self.num_layers: int = self.required("num_hidden_layers")
+        self.hidden_size: int = self.required("hidden_size")
+
+    def attention(self, index: int, **changes: Any) -> AttentionSpec:
+        """Return the attention of layer ``index``: its heads, rotation and sliding window."""
+        heads = self.required("num_attention_heads")
+        head_size = changes.pop("head_size", None) or self.optional("head_dim", self.hidden_size // heads)
+        is_neox_style = changes.pop("is_neox_style", True)
+        rotary = changes.pop("rotary") if "rotary" in changes else self.rotary(index, is_neox_style)
+        fields: dict[str, Any] = {
+            "num_kv_heads": self.optional("num_key_value_heads", heads),
+            "sliding_window": self.sliding_window(index),
+        }
+        fields |= changes
+        if heads % fields["num_kv_heads"] or head_size < 1:
+            self.refuse("num_key_value_heads", fields["num_kv_heads"])
+        return AttentionSpec(heads, head_size=head_size, rotary=rotary, **fields)
+
+    def rotary(self, index: int, is_neox_style: bool = True) -> RotarySpec:
+        """Return the rotation of layer ``index``; a config may have one for each type of layer."""
+        parameters = rope_of_layer(self.required("rope_parameters"), self.layer_types(), index)
+        return RotarySpec(self.rope(parameters), self.required("max_position_embeddings"), is_neox_style)
+
+    def sliding_window(self, index: int) -> int | None:
+        """Return how many keys layer ``index`` sees, itself included; None where it sees all."""
+        window: int | None = self.optional("sliding_window", None)
+        types = self.layer_types()
+        if types is None or not self.is_computed_with("layer_types"):
+            return window
+        unknown = sorted(set(types) - {"full_attention", "sliding_attention"})
+        if unknown:
+            self.refuse("layer_types", unknown)
+        return window if types[index] == "sliding_attention" else None
+
+    def layer_types(self) -> list[str] | None:
+        """Return the type of each layer, or None where they aren't told.
+
+        Raises:
+            RefusalError: they aren't names, or too few.
+        """
+        types: list[str] | None = self.optional("layer_types", None)
+        if types is None:
+            return None
+        if not isinstance(types, (list, tuple)) or not all(isinstance(one, str) for one in types):
+            self.refuse("layer_types", types)
+        if len(types) < self.num_layers:
+            self.refuse("layer_types", types)
+        return list(types)
+
+    def mlp(self, **changes: Any) -> MLPSpec:
+        """Return the MLP."""
+        fields = {"intermediate_size": self.required, "hidden_act": self.required}
+        return MLPSpec(**{name: read(name) for name, read in fields.items() if name not in changes} | changes)
+
+    def rms_norm(self, field: str = "rms_norm_eps") -> NormSpec:
+        """Return a root mean square norm with the epsilon that ``field`` gives."""
+        return NormSpec("rms_norm", self.required(field))
+
+    def layer(self, attention: AttentionSpec, mlp: Any, **others: Any) -> DecoderLayerSpec:
+        """Return a layer."""
+        return DecoderLayerSpec(self.hidden_size, attention, mlp, **others)
+
+    def pre_norm_layer(self, norm: NormSpec, attention: AttentionSpec, mlp: Any) -> DecoderLayerSpec:
+        """Return a layer as Llama has it: a norm before attention and one before the MLP."""
+        return self.layer(
+            attention,
+            mlp,
+            norm_before_attention=norm.named("input_layernorm"),
+            norm_before_mlp=norm.named("post_attention_layernorm"),
+        )
+
+    def decoder(
+        self, layer: Callable[[int], DecoderLayerSpec], norm: NormSpec, **changes: Any
+    ) -> DecoderSpec:
+        """Return the decoder; the last thing that a config reader does.
+
+        Args:
+            layer: gives the layer of an index.
+            norm: the last norm.
+            changes: other fields of the spec.
+
+        Raises:
+            RefusalError: the config has a field that nobody read and that isn't known to be harmless.
+        """
+        self.must_attend(causally=True)
+        fields: dict[str, Any] = {
+            "vocab_size": self.required("vocab_size"),
+            "hidden_size": self.hidden_size,
+            "layers": tuple(layer(index) for index in range(self.num_layers)),
+            "norm": norm if norm.name else norm.named("norm"),
+            "tie_word_embeddings": self.flag("tie_word_embeddings"),
+        }
+        self.refuse_unread()
+        return DecoderSpec(**fields | changes)
+
+
+def rope_of_layer(
+    rope_parameters: Mapping[str, Any], layer_types: Sequence[str] | None, index: int
+) -> Mapping[str, Any]:
+    """Return the ``rope_parameters`` of layer ``index``, of a config that may have some for each type of layer."""
+    nested = isinstance(rope_parameters, Mapping) and layer_types is not None
+    if nested and layer_types and set(layer_types) <= rope_parameters.keys():
+        found: Mapping[str, Any] = rope_parameters[layer_types[index]]
+        return found
+    return rope_parameters

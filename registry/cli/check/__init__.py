@@ -1,0 +1,137 @@
+"""``mszoo check``: the conformance tests of the adapters that are installed here."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mszoo.registry.catalog import Catalog
+from mszoo.registry.cli.check.report import check_json, good, print_report, read_page, write_markdown
+from mszoo.registry.cli.check.run import TIERS, Subject, run
+from mszoo.registry.cli.report import JsonOption, choice, chosen_device, complete_architectures, print_json
+from mszoo.registry.decisions import Candidate
+from mszoo.registry.errors import MszooError
+from mszoo.registry.load import load_catalog
+
+_EXTRA = "pip install 'mszoo[conformance]'"
+
+
+def check(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SUITE|ARCH]",
+            autocompletion=complete_architectures,
+            help="A suite (native) or an architecture, plain or of one suite (native.LlamaForCausalLM). "
+            "Default: everything that is installed.",
+        ),
+    ] = None,
+    tier: Annotated[
+        str,
+        choice(
+            TIERS,
+            help="The last tier to run. static: records and registration; numeric: results against a "
+            "reference; engine: serving with vLLM.",
+        ),
+    ] = TIERS[-1],
+    as_json: JsonOption = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE.md",
+            help="Write a Markdown matrix: a new file, or the marked block of one that has it.",
+        ),
+    ] = None,
+) -> None:
+    """Run the conformance tests of a suite, of an architecture's adapters, or of everything.
+
+    Exits with 1 if a test fails, or if a plugin or setting has a problem.
+    """
+    _require(tier)
+    if report is not None:
+        read_page(report)  # a page that can't take the matrix is refused before the tests run
+    catalog = load_catalog(device=chosen_device(None))
+    subjects = select(catalog, target)
+    results = run(subjects, tier)
+    document = check_json(catalog, subjects, results, tier)
+    if report is not None:
+        write_markdown(document, report)
+    if as_json:
+        print_json(document)
+    else:
+        print_report(document, catalog.problems)
+    raise typer.Exit(0 if good(document) else 1)
+
+
+def select(catalog: Catalog, target: str | None) -> list[Subject]:
+    """Return what to test: suites first, then models, layers and ops.
+
+    Raises:
+        MszooError: the target is neither a suite nor an architecture that one provides.
+    """
+    subjects = list(_all(catalog))
+    if target is None:
+        return subjects
+    chosen = [
+        item
+        for item in subjects
+        if item.suite == target
+        or (item.kind in ("model", "encoder") and target in (item.name, item.name.partition(".")[2]))
+    ]
+    if not chosen:
+        names = {name for item in subjects for name in (item.suite, item.name, item.name.partition(".")[2])}
+        nearest = difflib.get_close_matches(target, sorted(names - {""}), n=1)
+        hint = f"Did you mean {nearest[0]}?" if nearest else "`mszoo list` shows what is registered."
+        raise MszooError("mszoo check", f"{target} is neither a suite nor an architecture of one", hint)
+    return chosen
+
+
+def _all(catalog: Catalog) -> Iterable[Subject]:
+    for item in catalog.discovery.contributions:
+        yield Subject(
+            "suite", item.suite.name, item.suite.name, item.plugin.source, {"suite": item.suite.name}
+        )
+    for decision in catalog.decisions().values():
+        for verdict in decision.verdicts:
+            name, adapter = verdict.candidate.qualified_name, verdict.candidate.adapter
+            kind = "encoder" if adapter.pooling else "model"
+            yield _subject(kind, name, verdict.candidate, {"architecture": name}, adapter.refused)
+    for decision in catalog.layer_decisions().values():
+        for verdict in decision.verdicts:
+            candidate = verdict.candidate
+            attributes = {"suite": candidate.suite.name, "target": candidate.adapter.target}
+            yield _subject("layer", candidate.qualified_name, candidate, attributes)
+    for decision in catalog.op_decisions().values():
+        several = len({item.candidate.suite.name for item in decision.verdicts}) < len(decision.verdicts)
+        for verdict in decision.verdicts:
+            candidate = verdict.candidate
+            name, adapter = candidate.qualified_name, candidate.adapter
+            attributes = {"suite": candidate.suite.name, "op": adapter.op}
+            if several:
+                name = f"{name} ({adapter.implementation})"
+                attributes["implementation"] = adapter.implementation
+            yield _subject("op", name, candidate, attributes)
+
+
+def _subject(
+    kind: str, name: str, candidate: Candidate, attributes: Mapping[str, str], refused: str = ""
+) -> Subject:
+    code = candidate.adapter.implementation
+    return Subject(kind, name, candidate.suite.name, candidate.plugin.source, attributes, code, refused)
+
+
+def _require(tier: str) -> None:
+    if find_spec("pytest") is None:
+        raise MszooError("mszoo check", "pytest is not installed", f"Install it: {_EXTRA}.")
+    if tier == TIERS[0]:
+        return
+    for module, distribution in (("vllm", "vLLM"), ("mindspore", "MindSpore")):
+        if find_spec(module) is None:
+            hint = f"Install it: pip install 'mszoo[cpu]', or check with --tier {TIERS[0]}."
+            raise MszooError("mszoo check", f"{distribution} is not installed", hint)

@@ -1,0 +1,101 @@
+"""The commands of ``mszoo``: its own, and those that installed packages add; each is imported when it is needed.
+
+A package adds a command with an entry point in the group ``mszoo.commands``: its name is the command's, and it
+loads a function as ``typer.Typer.command`` takes it, or a ``typer.Typer``. It should import what takes long inside
+the function: ``mszoo --help`` loads all of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from mszoo.registry.entry_points import ordered, readable
+from mszoo.registry.errors import MszooError, sentence
+from mszoo.registry.hookcalls import describe, stdout_guarded
+from mszoo.registry.objects import load_object
+
+GROUP = "mszoo.commands"
+_OWN = {
+    "list": "mszoo.registry.cli.list:list_adapters",
+    "doctor": "mszoo.registry.cli.doctor:doctor",
+    "check": "mszoo.registry.cli.check:check",
+    "lock": "mszoo.registry.cli.lock:lock",
+    "new": "mszoo.registry.cli.new:new",
+}
+_BAD_USAGE = 2
+_SLOW = 1.0  # seconds of computing: a busy machine or a cold disk is nobody's fault
+_FIX = "Fix or upgrade {}, or uninstall it to go on without the command."
+
+
+class Commands(TyperGroup):
+    """The group of all commands; shows our own errors as one line, without our call stack."""
+
+    @functools.cached_property
+    def _loaders(self) -> dict[str, tuple[str, Callable[[], Any]]]:
+        """Who gives a command, and what loads it, by the command's name."""
+        loaders: dict[str, tuple[str, Callable[[], Any]]] = {
+            name: ("mszoo", functools.partial(load_object, path)) for name, path in _OWN.items()
+        }
+        found, problems = readable(GROUP)
+        for problem in problems:
+            typer.echo(str(problem), err=True)
+        for plugin, entry_point in ordered(found):
+            if plugin.name in loaders:
+                who = f"command {plugin.name!r} of {plugin.source}"
+                what = f"has the name of one of {loaders[plugin.name][0]}; this one is left out"
+                typer.echo(sentence(who, what, f"Rename it, or uninstall {plugin.distribution}."), err=True)
+            else:
+                loaders[plugin.name] = (plugin.source, entry_point.load)
+        return loaders
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except MszooError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(_BAD_USAGE) from error
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of all commands, in the order of ``--help``."""
+        return [*self._loaders]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Load a command; None if there is none or it can't be loaded; standard error says why."""
+        if cmd_name not in self.commands and cmd_name in self._loaders:
+            command = _load(cmd_name, *self._loaders[cmd_name])
+            if command is None:
+                del self._loaders[cmd_name]
+                return None
+            self.commands[cmd_name] = command
+        return self.commands.get(cmd_name)
+
+
+def _load(name: str, source: str, load: Callable[[], Any]) -> Any:
+    who, distribution = f"command {name!r} of {source}", source.partition(" ")[0]
+    start = time.process_time()
+    try:
+        with stdout_guarded():
+            found = load()
+            app = found if isinstance(found, typer.Typer) else typer.Typer(add_completion=False)
+            if app is not found:
+                app.command(name)(found)
+            command = typer.main.get_command(app)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a package that calls sys.exit() must not end the other commands
+        what = f"can't be loaded ({describe(error)}); the others work"
+        typer.echo(sentence(who, what, _FIX.format(distribution)), err=True)
+        return None
+    seconds = time.process_time() - start
+    if seconds > _SLOW:
+        what = f"takes {seconds:.1f} s to import, which delays `mszoo --help`"
+        typer.echo(sentence(who, what, "Import what takes long inside the command's function."), err=True)
+    command.name = name
+    return command

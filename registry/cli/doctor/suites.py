@@ -1,0 +1,82 @@
+"""Judges the plugins and suites: what failed, what can't be used and why, and classes that aren't there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from mszoo.registry.availability import installed_version
+from mszoo.registry.catalog import Catalog
+from mszoo.registry.discovery import Contribution
+from mszoo.registry.finding import Finding, Level
+from mszoo.registry.objects import missing_object
+
+_OWN_DISTRIBUTION = "mszoo"
+
+
+def check_plugins(catalog: Catalog) -> Iterator[Finding]:
+    """Report what discovery and the decisions found wrong."""
+    disabled = catalog.settings.disabled
+    for problem in catalog.problems:
+        hint = problem.hint
+        if problem.plugin is not None:
+            without = ",".join(sorted({*disabled, problem.plugin}))
+            hint = hint.partition(", or set MSZOO_DISABLE=")[0].rstrip(".")
+            hint = f"{hint}. Or go on without the plugin: export MSZOO_DISABLE={without}"
+        elif problem.who.startswith("MSZOO_"):
+            hint = f"{hint} Or: unset {problem.who}"
+        yield Finding("problem", problem.who, problem.what, hint)
+
+
+def check_suites(
+    catalog: Catalog, installed: Callable[[str], str | None] = installed_version
+) -> Iterator[Finding]:
+    """Report suites whose models can't run here: not installed, or installed and unusable.
+
+    Models that a suite itself declares refused are no finding: nothing here mends them.
+    """
+    verdicts = [
+        verdict
+        for decision in catalog.decisions().values()
+        for verdict in decision.verdicts
+        if not verdict.candidate.adapter.refused
+    ]
+    for contribution in catalog.discovery.contributions:
+        own = [item for item in verdicts if item.candidate.suite.name == contribution.suite.name]
+        unavailable = [item for item in own if item.status == "unavailable"]
+        if not unavailable:
+            continue
+        count = "none" if len(unavailable) == len(own) else f"only {len(own) - len(unavailable)}"
+        reasons = list(dict.fromkeys(item.reason for item in unavailable))
+        more = f" (and {len(reasons) - 1} other reasons: mszoo list)" if len(reasons) > 1 else ""
+        # What keeps the whole suite from running comes before what keeps one model.
+        what, _, cure = (catalog.suite_obstacle(contribution.suite) or reasons[0]).rpartition(": ")
+        # mszoo's own adapters for a suite that isn't there are no fault; a plugin was installed to be used.
+        level: Level = "info" if _is_absent(contribution, installed) else "warning"
+        yield Finding(
+            level,
+            f"suite {contribution.suite.name}",
+            f"{count} of its {len(own)} models can run on {catalog.device}: {what}{more}",
+            f"{cure[:1].upper()}{cure[1:]}" if cure.startswith("serve it") else f"To use it: {cure}",
+        )
+
+
+def check_classes(catalog: Catalog) -> Iterator[Finding]:
+    """Report adapters that would fail when they are built, since their class isn't there; nothing is imported."""
+    for decision in catalog.decisions().values():
+        for candidate in decision.chain:
+            why = missing_object(candidate.adapter.model)
+            if why is not None:
+                plugin = candidate.plugin
+                without = ",".join(sorted({*catalog.settings.disabled, plugin.name}))
+                yield Finding(
+                    "problem",
+                    f"{candidate.qualified_name} of {plugin.source}",
+                    f"names {candidate.adapter.model}, and {why}",
+                    f"Fix or upgrade {plugin.distribution}. Or go on without it: export MSZOO_DISABLE={without}",
+                )
+
+
+def _is_absent(contribution: Contribution, installed: Callable[[str], str | None]) -> bool:
+    """Say whether it is mszoo's own plugin for a suite that is not installed; it is named as its distribution."""
+    own = contribution.plugin.distribution == _OWN_DISTRIBUTION
+    return own and bool(contribution.suite.requires) and installed(contribution.suite.name) is None

@@ -1,0 +1,106 @@
+"""``mszoo lock``: writes the lock file of what is decided here, or checks one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mszoo.registry.catalog import Catalog
+from mszoo.registry.cli.report import (
+    DeviceOption,
+    JsonOption,
+    chosen_device,
+    console,
+    heading,
+    print_footing,
+    print_json,
+    print_problems,
+    problems_json,
+)
+from mszoo.registry.errors import MszooError
+from mszoo.registry.load import load_catalog
+from mszoo.registry.lock import Lock
+from mszoo.registry.lock_check import make_lock
+
+_DEFAULT = "mszoo.lock"
+
+
+def lock(
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help=f"The lock file. Default: MSZOO_LOCK, else {_DEFAULT}."),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; compare FILE with what is here.")
+    ] = False,
+    as_json: JsonOption = False,
+    device: DeviceOption = None,
+) -> None:
+    """Write a lock file: the plugins, their versions, the hashes of their code, and all decisions.
+
+    With MSZOO_LOCK=FILE, vLLM loads the listed plugins only, and refuses to start if anything differs.
+    Exits with 1 if --check finds a difference, or if a plugin or setting has a problem.
+    """
+    path = _path(file)
+    if not check:
+        # A lock in force must not stand in the way of the next one.
+        environ = {name: value for name, value in os.environ.items() if name != "MSZOO_LOCK"}
+        catalog = load_catalog(environ, chosen_device(device))
+        made = make_lock(catalog)
+        made.write(path)
+        _report(catalog, path, made, as_json)
+        raise typer.Exit(1 if catalog.problems else 0)
+    catalog = load_catalog({**os.environ, "MSZOO_LOCK": str(path)}, chosen_device(device))
+    _report(catalog, path, None, as_json)
+    raise typer.Exit(1 if catalog.problems else 0)
+
+
+def lock_json(catalog: Catalog, path: Path, made: Lock | None) -> dict[str, Any]:
+    """Return the report that ``mszoo lock --json`` prints.
+
+    Keys: ``mszoo`` (version), ``device``, ``digest``, ``disabled`` (plugin names), ``lock``, ``file``, ``written``
+    (the content of the file; null with ``--check``), ``differences``, ``problems``.
+    ``lock`` is null, or with ``--check`` has ``file`` and ``unlisted`` (names of plugins that are not loaded).
+    Differences and problems have ``who``, ``what``, ``mend`` and ``plugin`` (null where no plugin is at fault);
+    differences are problems, too.
+    """
+    return {
+        **heading(catalog),
+        "file": str(path),
+        "written": made.to_json() if made is not None else None,
+        "differences": problems_json(catalog.differences),
+        "problems": problems_json(catalog.problems),
+    }
+
+
+def _path(file: Path | None) -> Path:
+    path = Path(file or os.environ.get("MSZOO_LOCK", "").strip() or _DEFAULT).expanduser().absolute()
+    if path.is_dir():
+        raise MszooError(str(path), "is a folder", f"Name a file in it: mszoo lock {path / _DEFAULT}.")
+    return path
+
+
+def _report(catalog: Catalog, path: Path, made: Lock | None, as_json: bool) -> None:
+    if as_json:
+        print_json(lock_json(catalog, path, made))
+        return
+    out = console()
+    if made is not None:
+        counts = {
+            "plugin": len(made.plugins),
+            "architecture": len(made.models),
+            "layer": len(made.layers),
+            "op": len(made.ops),
+        }
+        text = ", ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items() if count)
+        out.print(f"{path}: locked {text or 'nothing'}")
+        out.print(f"Enforce it with MSZOO_LOCK={path}")
+    elif not catalog.differences:
+        out.print(f"{path}: all is as locked")
+    else:
+        out.print(f"{path}: not as locked")
+    print_footing(out, catalog)
+    print_problems(out, catalog.problems)

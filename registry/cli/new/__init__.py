@@ -1,0 +1,154 @@
+"""``mszoo new``: writes a complete package that registers a model of its own."""
+
+from __future__ import annotations
+
+import importlib.resources
+import keyword
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mszoo.registry.availability import installed_version
+from mszoo.registry.cli.report import JsonOption, chosen_device, print_json
+from mszoo.registry.devices import TABLE
+from mszoo.registry.errors import MszooError
+from mszoo.registry.load import load_catalog
+from mszoo.registry.objects import find_module
+from mszoo.registry.validation import SUITE_NAME
+
+_DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+_PREFIX = "mszoo_"
+#: Files of the package, and the template of each.
+_FILES = {
+    "pyproject.toml": "pyproject.toml",
+    "README.md": "README.md",
+    ".gitignore": "gitignore",
+    ".github/workflows/check.yml": "workflow.yml",
+    "@PACKAGE@/__init__.py": "init.py",
+    "@PACKAGE@/adapter.py": "adapter.py",
+    "@PACKAGE@/model.py": "model.py",
+    "@PACKAGE@/conformance.py": "conformance.py",
+    "tests/test_conformance.py": "test_conformance.py",
+}
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the parts of a package are called.
+
+    Args:
+        distribution: what pip installs.
+        package: what Python imports.
+        suite: what mszoo lists.
+        prefix: what its classes begin with.
+    """
+
+    distribution: str
+    package: str
+    suite: str
+    prefix: str
+
+    def fill(self, text: str) -> str:
+        """Put the names in place of ``@DISTRIBUTION@``, ``@PACKAGE@``, ``@SUITE@`` and ``@PREFIX@``."""
+        for name, value in vars(self).items():
+            text = text.replace(f"@{name.upper()}@", value)
+        return text
+
+
+def new(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="What pip will install, such as mszoo-example.")
+    ],
+    directory: Annotated[
+        Path | None, typer.Option("--directory", metavar="DIR", help="Where to write it. Default: ./NAME.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a package that registers a model of its own, with tests; it serves as it is.
+
+    No file is overwritten.
+    """
+    names = names_of(name)
+    taken = [item.suite.name for item in load_catalog(device=chosen_device(None)).discovery.contributions]
+    check_free(names, taken)
+    folder = (directory or Path(names.distribution)).expanduser().absolute()
+    files = write(names, folder)
+    if as_json:
+        # Keys: the four names, ``architecture`` (of the model), ``directory``, and the ``files`` in it.
+        named = {**vars(names), "architecture": f"{names.prefix}ForCausalLM"}
+        print_json({**named, "directory": str(folder), "files": files})
+        return
+    for file in files:
+        typer.echo(str(folder / file))
+    typer.echo(f"\nTry it: pip install -e {folder} && mszoo check {names.suite}")
+
+
+def names_of(distribution: str) -> Names:
+    """Derive all names from that of the distribution: ``mszoo-example`` gives ``mszoo_example``, ``example``.
+
+    Raises:
+        MszooError: it is no name of a distribution, or no Python package can be called so.
+    """
+    if _DISTRIBUTION.fullmatch(distribution) is None:
+        hint = "Use letters, digits, '-', '_' and '.', such as mszoo-example."
+        raise MszooError("mszoo new", f"{distribution!r} can't be the name of a distribution", hint)
+    package = re.sub(r"[-_.]+", "_", distribution).lower()
+    suite = package.removeprefix(_PREFIX)
+    hint = "Choose a name that begins with a letter and is no word of Python's, such as mszoo-example."
+    usable = (
+        package.isidentifier() and not keyword.iskeyword(package) and package not in sys.stdlib_module_names
+    )
+    if not usable:
+        raise MszooError("mszoo new", f"no Python package of your own can be called {package!r}", hint)
+    if SUITE_NAME.fullmatch(suite) is None:
+        raise MszooError("mszoo new", f"no suite can be called {suite!r}", hint)
+    return Names(
+        distribution, package, suite, "".join(part[:1].upper() + part[1:] for part in suite.split("_"))
+    )
+
+
+def check_free(names: Names, suites: Iterable[str]) -> None:
+    """Refuse names that are in use here.
+
+    Raises:
+        MszooError: naming the one that is.
+    """
+    hint = "Choose another name."
+    known = {suite for device in TABLE.values() for suite in device.suites}
+    if names.suite in known | set(suites):
+        raise MszooError("mszoo new", f"there is a suite {names.suite!r} already", hint)
+    if installed_version(names.distribution) is not None:
+        raise MszooError("mszoo new", f"a distribution {names.distribution} is installed already", hint)
+    if find_module(names.package) is not None:
+        raise MszooError("mszoo new", f"a Python package {names.package} is installed already", hint)
+
+
+def write(names: Names, folder: Path) -> list[str]:
+    """Write the package into a folder, which is made if needed, and return the files' names in it.
+
+    Raises:
+        MszooError: a file exists already, and then nothing is written; or the folder can't be written to.
+    """
+    templates = importlib.resources.files(__name__) / "template"
+    contents = {
+        names.fill(name): names.fill((templates / f"{template}.tmpl").read_text(encoding="utf-8"))
+        for name, template in _FILES.items()
+    }
+    existing = [name for name in contents if (folder / name).exists() or (folder / name).is_symlink()]
+    if existing:
+        hint = "Give another --directory; nothing was written."
+        raise MszooError(str(folder), f"holds {', '.join(existing)} already", hint)
+    try:
+        for name, content in contents.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            with (folder / name).open("x", encoding="utf-8") as file:
+                file.write(content)
+    except OSError as error:
+        what = f"can't be written ({error.strerror}: {error.filename})"
+        raise MszooError(str(folder), what, "Give another --directory.") from error
+    return sorted(contents)

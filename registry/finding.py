@@ -1,0 +1,32 @@
+"""What was found wrong with a machine or an environment: a level, who and what, and how to mend it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mszoo.registry.errors import sentence
+
+Level = Literal["problem", "warning", "info"]
+LEVELS: tuple[Level, ...] = ("problem", "warning", "info")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found.
+
+    Args:
+        level: ``problem``: it breaks serving or a part of it; ``warning``: it may, or costs something; ``info``:
+            worth knowing.
+        who: the distribution, variable, plugin or machine that it is about.
+        what: a clause without a closing period.
+        hint: what to do about it; ends with the command where one mends it.
+    """
+
+    level: Level
+    who: str
+    what: str
+    hint: str
+
+    def __str__(self) -> str:
+        return sentence(self.who, self.what, self.hint)

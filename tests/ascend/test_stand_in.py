@@ -1,0 +1,173 @@
+"""The stand-in itself: it has to refuse what an NPU refuses, or tests over it show nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.utils.dlpack
+
+import pytest
+import torch_npu
+from torch_npu import _device
+
+
+@pytest.fixture(autouse=True)
+def no_violations() -> Iterator[None]:
+    _device.clear_violations()
+    yield
+    _device.clear_violations()
+
+
+def test_a_tensor_is_on_the_npu_and_computes_there() -> None:
+    x = torch.arange(6.0, device="npu").view(2, 3)
+    y = (x @ x.t()).relu() + torch.tensor(1.0)
+    assert y.device == torch.device("npu", 0)
+    assert y.is_npu
+    assert torch.equal(y.cpu(), torch.tensor([[6.0, 15.0], [15.0, 51.0]]))
+    x[1].zero_()
+    assert x.cpu()[1].tolist() == [0.0, 0.0, 0.0]
+    assert torch.nn.Linear(3, 2).npu()(x).device.type == "npu"
+
+
+def test_tensors_of_two_devices_are_not_mixed() -> None:
+    with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
+        torch.ones(3, device="npu") + torch.ones(3)
+    with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
+        torch.ones(3, device="npu:0") @ torch.ones(3, device="npu:1")
+    with pytest.raises((RuntimeError, TypeError)):
+        torch.ones(3, device="npu").numpy()
+
+
+def test_memory_is_counted_and_ends() -> None:
+    before = torch.npu.memory_allocated()
+    torch.npu.reset_peak_memory_stats()
+    x = torch.empty(1 << 20, device="npu")
+    y = x + 1
+    del y
+    assert torch.npu.memory_allocated() - before == 4 << 20
+    assert torch.npu.max_memory_allocated() - before == 8 << 20
+    free, total = torch.npu.mem_get_info()
+    with pytest.raises(torch.OutOfMemoryError, match="NPU out of memory"):
+        torch.empty(total, device="npu")
+    del x
+    assert torch.npu.mem_get_info()[0] == free + (4 << 20)
+
+
+def test_memory_goes_to_mindspore_and_back_as_an_npus() -> None:
+    from mszoo.kernels import runtime
+    from mszoo.kernels.exchange import to_mindspore, to_torch
+
+    runtime.prepare("npu")
+    x = torch.ones(3, device="npu")
+    seen = to_mindspore(x)
+    assert seen.device == "Ascend:0"
+    back = to_torch(seen * 2)
+    assert back.device == torch.device("npu", 0)
+    assert back.tolist() == [2.0, 2.0, 2.0]
+    x.fill_(5.0)
+    assert seen.asnumpy().tolist() == [5.0, 5.0, 5.0]
+
+
+def test_a_replay_computes_what_was_recorded_on_what_lies_there_now() -> None:
+    x = torch.ones(3, device="npu")
+    graph = torch.npu.NPUGraph()
+    with torch.npu.graph(graph):
+        y = x * 2
+        for_the_first = float("nan")  # a Python branch is taken once, when the graph is recorded
+        z = y + 1
+    assert torch.isnan(z).all(), for_the_first  # an NPU computes nothing while it records
+    x.fill_(10.0)
+    graph.replay()
+    assert z.tolist() == [21.0, 21.0, 21.0]
+    assert graph.steps == ["aten::mul", "aten::add"]
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x.cpu(),
+        lambda x: x[x > 0],
+        lambda x: torch.tensor([1.0], device="npu"),
+        lambda x: torch.npu.synchronize(),
+        lambda x: torch.npu.current_stream().synchronize(),
+        lambda x: bool((x > 0).any()),
+    ],
+)
+def test_a_capture_refuses_who_waits_for_the_device(wait) -> None:
+    x = torch.ones(3, device="npu")
+    refused = pytest.raises(RuntimeError, match="waits for the device while a graph is captured")
+    with refused, torch.npu.graph(torch.npu.NPUGraph()):
+        wait(x)
+    assert x.sum().item() == 3.0  # afterwards all is as before
+
+
+def test_a_capture_takes_other_streams_only_if_they_are_joined() -> None:
+    x, other = torch.ones(3, device="npu"), torch.npu.Stream()
+    refused = pytest.raises(RuntimeError, match="a stream that isn't joined")
+    with refused, torch.npu.graph(torch.npu.NPUGraph()), torch.npu.stream(other):
+        x.add_(1)
+    with torch.npu.graph(torch.npu.NPUGraph()):
+        other.wait_stream(torch.npu.current_stream())
+        with torch.npu.stream(other):
+            x.add_(1)
+        torch.npu.current_stream().wait_stream(other)
+
+
+def test_a_task_of_a_graph_gets_new_arguments_before_the_replay_goes_on() -> None:
+    stream = torch.npu.current_stream()
+    query, keys = torch.randn(1, 1, 4, device="npu"), torch.randn(1, 8, 4, device="npu")
+    table, out, lse = (torch.zeros(*size, device="npu") for size in ((1, 1), (1, 1, 4), (1,)))
+    mask, event, graph = torch.ones(2048, 2048, device="npu"), torch.npu.ExternalEvent(), torch.npu.NPUGraph()
+
+    with torch.npu.graph(graph):
+        stream = torch.npu.current_stream()
+        event.wait(stream)
+        event.reset(stream)
+        torch.npu.graph_task_group_begin(stream)
+        table_before = table.int()
+        torch_npu.npu_fused_infer_attention_score.out(
+            query, keys, keys, atten_mask=mask, block_table=table_before, input_layout="TND", block_size=8,
+            actual_seq_lengths=[1], actual_seq_lengths_kv=[1], num_heads=1, num_key_value_heads=1,
+            sparse_mode=3, workspace=None, out=[out, lse],
+        )  # fmt: skip
+        handle = torch.npu.graph_task_group_end(stream)
+        doubled = out * 2
+    graph.replay()
+    with pytest.raises(RuntimeError, match="waits for an event"):
+        doubled.add_(1)
+    ints = table_before
+    update = torch.npu.Stream()
+    with torch.npu.stream(update):
+        torch.npu.graph_task_update_begin(update, handle)
+        torch_npu.npu_fused_infer_attention_score.out(
+            query, keys, keys, atten_mask=mask, block_table=ints, input_layout="TND", block_size=8,
+            actual_seq_lengths=[1], actual_seq_lengths_kv=[5], num_heads=1, num_key_value_heads=1,
+            sparse_mode=3, workspace=None, out=[out, lse],
+        )  # fmt: skip
+        torch.npu.graph_task_update_end(update)
+        event.record(update)
+    seen = keys.cpu()[0, :5]
+    expected = (query.cpu()[0] @ seen.t()).softmax(-1) @ seen
+    torch.testing.assert_close(doubled.cpu()[0], expected * 2)
+
+
+def test_streams_without_an_order_are_told() -> None:
+    x, other = torch.ones(3, device="npu"), torch.npu.Stream()
+    torch.npu.synchronize()
+    with torch.npu.stream(other):
+        y = x * 2
+    _ = y + 1
+    (violation,) = torch_npu.stream_violations()
+    assert "aten::add on stream 0 reads what stream" in violation
+    _device.clear_violations()
+    with torch.npu.stream(other):
+        y = x * 2
+    torch.npu.current_stream().wait_stream(other)
+    _ = y + 1
+    with torch.npu.stream(other):
+        y = x * 2
+    other.synchronize()
+    _ = y + 1
+    assert torch_npu.stream_violations() == []

@@ -1,0 +1,1 @@
+"""Configs as publishers wrote them, shrunk, and what every suite makes of them."""

@@ -1,0 +1,75 @@
+"""The corpus: shrunk configs of published models, random checkpoints of them, and Hugging Face's results."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .readers import config_of
+from .shrink import CORPUS
+
+#: Token ids of the prompts: one alone, a short one, one longer than the windows of the corpus.
+PROMPTS = ([7], [5, 17, 99, 201, 3, 44, 180], list(range(3, 60)))
+LENGTH = 128
+
+
+def read() -> dict[str, dict[str, Any]]:
+    """Return the configs by the name of the model that they are of."""
+    found: dict[str, dict[str, Any]] = json.loads(CORPUS.read_text(encoding="utf-8"))
+    return found
+
+
+def write_config(config: Mapping[str, Any], folder: Path) -> None:
+    """Write config.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def reference_of(folder: Path) -> Any:
+    """Return Hugging Face's model of a folder's config, with random weights."""
+    import torch
+
+    import transformers
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    architecture = config["architectures"][0]
+    hf = config_of(config)
+    hf.architectures = [architecture]
+    hf.model_type = type(hf).model_type  # by it transformers knows how its checkpoints name experts
+    hf._attn_implementation = "eager"
+    torch.manual_seed(0)
+    model = getattr(transformers, architecture)(hf).float().eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            around = (
+                1.0 if re.search(r"norm|\bln_\w+\.weight$", name, re.I) and name.endswith("weight") else 0.0
+            )
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1 + around)
+    model.tie_weights()
+    return model
+
+
+def write_checkpoint(model: Any, folder: Path) -> None:
+    """Write a model's weights beside config.json, which stays as it is."""
+    from safetensors.torch import load_file, save_file
+
+    inner = folder / "saved"
+    model.save_pretrained(inner)
+    weights = load_file(inner / "model.safetensors")
+    for file in inner.iterdir():
+        file.unlink()
+    inner.rmdir()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def expected(model: Any, tokens: list[int], *, pools: bool) -> Any:
+    """Return the logits [T, vocab] of tokens, or the last hidden states [T, hidden] of an encoder."""
+    import torch
+
+    with torch.no_grad():
+        given = model(torch.tensor([tokens]))
+    return (given.last_hidden_state if pools else given.logits)[0]

@@ -1,0 +1,3 @@
+"""A stand-in for acl, CANN's runtime in Python."""
+
+from . import rt

@@ -1,0 +1,2 @@
+def memcpy(*_):
+    raise NotImplementedError("acl's stand-in copies nothing")

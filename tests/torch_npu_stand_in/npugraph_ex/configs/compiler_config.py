@@ -1,0 +1,2 @@
+def _process_kwargs_options(config, options) -> None:
+    config.options = options["options"]

@@ -1,0 +1,122 @@
+"""What the suites' readers make of configs as publishers wrote them, and of those with something wrong in them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.published import corpus, shrink
+from tests.published.mutations import mutations
+from tests.published.readers import answers, config_of
+
+for _suite in ("mindone", "mindformers"):
+    try:
+        importlib.metadata.version(_suite)
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip(f"{_suite} is not installed: make suites", allow_module_level=True)
+
+CORPUS = corpus.read()
+#: By model: the suites that refuse its config, and the word that names the key.
+REFUSED: dict[str, dict[str, str]] = {
+    "Alibaba-NLP/gte-Qwen2-7B-instruct": dict.fromkeys(
+        ("native", "mindformers", "mindone"), "is_causal=False"
+    ),
+    # Its model type is another's name: nothing says what its keys mean.
+    "tencent/Hunyuan-A13B-Instruct": {"mindone": "moe_intermediate_size="},
+}
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Transformers warns of each config that it finds odd."""
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.parametrize("name", CORPUS)
+def test_every_suite_takes_what_it_lists(name: str) -> None:
+    said = answers(config_of(CORPUS[name]), CORPUS[name]["architectures"][0])
+    assert said, "no suite lists it"
+    expected = REFUSED.get(name, {})
+    assert {suite for suite, why in said.items() if why} == set(expected), said
+    for suite, word in expected.items():
+        assert word in said[suite]
+
+
+def test_the_corpus_has_every_architecture_that_is_listed() -> None:
+    known = {config["architectures"][0] for config in CORPUS.values()}
+    assert shrink.listed() - known == {"TeleChat3ForCausalLM"}  # which published none
+
+
+def test_shrinking_keeps_what_is_no_size() -> None:
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": 4096,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "num_hidden_layers": 32,
+        "eos_token_id": 128009,
+        "rope_scaling": {"type": "yarn", "factor": 16.0, "finetuned": True},
+        "pretraining_tp": 2,
+        "quantization_config": {"bits": 4},
+        "sliding_window": None,
+        "model_max_length": 131072,
+    }
+    small = shrink.shrink(config)
+    assert small["rope_scaling"] == config["rope_scaling"]
+    assert (small["pretraining_tp"], small["model_max_length"], small["sliding_window"]) == (2, 131072, None)
+    assert (small["hidden_size"], small["num_hidden_layers"], small["num_key_value_heads"]) == (128, 2, 2)
+    assert small["eos_token_id"] == shrink.VOCABULARY - 1
+    assert "quantization_config" not in small
+
+
+# What may be wrong.
+
+
+def test_a_wrong_key_is_taken_or_refused_and_never_a_traceback() -> None:
+    seen: set[tuple[str, str]] = set()
+    crashes, tried = [], 0
+    for name, config in CORPUS.items():
+        for what, changed in mutations(config, seen):
+            try:
+                loaded = config_of(changed)
+            except Exception:  # transformers' own: no model is asked
+                continue
+            tried += 1
+            try:
+                answers(loaded, config["architectures"][0])
+            except Exception as error:
+                crashes.append(f"{name}: {what}: {type(error).__name__}: {error}")
+    assert tried > 5000
+    assert not crashes, f"{len(crashes)} of {tried}: " + "\n".join(crashes[:40])
+
+
+@pytest.mark.parametrize(
+    "name", ["01-ai/Yi-34B", "openai-community/gpt2", "google/gemma-2-2b", "zai-org/GLM-4.5"]
+)
+def test_decoders_look_back_only(name: str) -> None:
+    config = CORPUS[name] | {"is_causal": False}
+    said = answers(config_of(config), config["architectures"][0])
+    assert said and all("is_causal=False" in why for why in said.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("01-ai/Yi-34B", "sliding_window", 16),
+        ("01-ai/Yi-34B", "partial_rotary_factor", 0.5),
+        ("01-ai/Yi-34B", "an_unknown_key", False),
+        ("deepseek-ai/DeepSeek-R1", "scoring_func", "softmax"),
+        ("openai-community/gpt2", "n_ctx", 7),
+        ("sentence-transformers/all-MiniLM-L6-v2", "position_embedding_type", "relative_key"),
+    ],
+)
+def test_what_hugging_face_never_reads_refuses_nothing(name: str, key: str, value: Any) -> None:
+    config = CORPUS[name] | {key: value}
+    assert set(answers(config_of(config), config["architectures"][0]).values()) == {""}
