@@ -17,6 +17,8 @@ from .test_bad_input import edit_tensors, generate
 
 
 def test_every_registered_name_meets_vllms_class_checks() -> None:
+    """Each class generates text or is pooled, and vLLM can convert it to a pooling model."""
+    from vllm.model_executor.models.adapters import as_embedding_model, as_seq_cls_model
     from vllm.model_executor.models.interfaces_base import (
         is_pooling_model,
         is_text_generation_model,
@@ -36,6 +38,8 @@ def test_every_registered_name_meets_vllms_class_checks() -> None:
         assert model_class.__name__ == name.replace(".", "_")
         assert is_vllm_model(model_class), name
         assert is_pooling_model(model_class) != is_text_generation_model(model_class), name
+        assert is_pooling_model(as_embedding_model(model_class)), name
+        assert is_pooling_model(as_seq_cls_model(model_class)), name
 
 
 FREED = """
