@@ -29,16 +29,28 @@ from mszoo.layers.seam import (
     init_logger,
     register_weight_loader_v2_supported_method,
 )
+from mszoo.registry.errors import RefusalError
 
 logger = init_logger("vllm.mszoo.layers")
 
 
 def quant_config() -> QuantizationConfig | None:
-    """Return the quantization config for a layer of the model that is being built: it chooses the methods."""
+    """Return the quantization config for a layer of the model that is being built: it chooses the methods.
+
+    Raises:
+        RefusalError: the checkpoint is quantized, and this isn't a CPU.
+    """
     checkpoint: QuantizationConfig | None = get_current_vllm_config().quant_config
     kernels = dispatch.current()
     product_by_vllm, lookup_by_vllm = kernels.by_vllm("linear"), kernels.by_vllm("embedding")
     if checkpoint is not None:
+        if kernels.device != "cpu":
+            # vllm-ascend's methods want tensors that no checkpoint of the format has (weight_offset).
+            raise RefusalError(
+                "mszoo.layers",
+                f"takes no checkpoint with {checkpoint.get_name()} weights on {kernels.device.upper()}",
+                "Serve an unquantized one",
+            )
         if not (product_by_vllm and lookup_by_vllm):
             logger.warning_once(
                 "mszoo: vLLM's kernels multiply the checkpoint's %s weights: MindSpore has none for them",

@@ -33,9 +33,10 @@ import pytest
 # Before the modules are imported: assertions of these classes then show their values.
 pytest.register_assert_rewrite(f"{__name__}.base", f"{__name__}.layers", f"{__name__}.models")
 pytest.register_assert_rewrite(f"{__name__}.architectures", f"{__name__}.encoders")
-pytest.register_assert_rewrite(f"{__name__}.ops", f"{__name__}.suites")
+pytest.register_assert_rewrite(f"{__name__}.device", f"{__name__}.ops", f"{__name__}.suites")
 
 from mszoo.conformance.base import engine, numeric, static  # noqa: E402
+from mszoo.conformance.device import DeviceConformance  # noqa: E402
 from mszoo.conformance.encoders import EncoderConformance  # noqa: E402
 from mszoo.conformance.layers import LayerConformance  # noqa: E402
 from mszoo.conformance.models import LibraryCopiesError, ModelConformance  # noqa: E402
@@ -43,6 +44,7 @@ from mszoo.conformance.ops import OpConformance  # noqa: E402
 from mszoo.conformance.suites import SuiteConformance  # noqa: E402
 
 __all__ = [
+    "DeviceConformance",
     "EncoderConformance",
     "LayerConformance",
     "LibraryCopiesError",

@@ -27,6 +27,7 @@ __all__ = [
     "TIERS",
     "AdapterConformance",
     "Conformance",
+    "PluginConformance",
     "available",
     "catalog",
     "engine",
@@ -64,9 +65,12 @@ def catalog() -> Catalog:
 
 
 class Conformance:
-    """The standard tests of whatever a plugin registers."""
+    """What all conformance classes share.
 
-    #: What is tested: "suite", "model", "layer" or "op".
+    Attributes:
+        kind: what is tested: "suite", "model", "encoder", "layer", "op" or "device".
+    """
+
     kind: ClassVar[str]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -80,16 +84,20 @@ class Conformance:
         """Return the name of what is tested, for reports: ``suite.Architecture``, ``suite.op`` and so on."""
         raise NotImplementedError
 
-    @classmethod
-    def plugin(cls) -> Plugin:
-        """Return the plugin that registers it; fails the test if none does."""
-        raise NotImplementedError
-
     @static
     def test_overridden_tests_say_why(self) -> None:
         """A standard test is replaced, skipped or expected to fail for a reason that reports can show."""
         silent = list(_overrides(type(self)))
         assert not silent, "; ".join(silent)
+
+
+class PluginConformance(Conformance):
+    """The standard tests of whatever a plugin registers."""
+
+    @classmethod
+    def plugin(cls) -> Plugin:
+        """Return the plugin that registers it; fails the test if none does."""
+        raise NotImplementedError
 
     @static
     def test_registered(self) -> None:
@@ -106,7 +114,7 @@ class Conformance:
         assert not printed, f"registering prints to stdout: {printed!r}"
 
 
-class AdapterConformance(Conformance):
+class AdapterConformance(PluginConformance):
     """The standard tests of every kind of adapter.
 
     Attributes:

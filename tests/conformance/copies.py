@@ -21,7 +21,9 @@ _WHOLE_LAYERS = ("mszoo.layers.decoder.compiled", "mszoo.layers.decoder.graph")
 #: Its way to MindSpore is through numpy, without a copy.
 _EXCHANGE = "mszoo.kernels.exchange"
 _ASKED = ("torch", "mindspore", "numpy")
-_LIBRARIES = (*_ASKED, "vllm")
+#: vLLM, and who brings it another platform's layers.
+_VLLM = ("vllm", "vllm_ascend")
+_LIBRARIES = (*_ASKED, *_VLLM)
 
 
 @dataclass(frozen=True)
@@ -118,4 +120,4 @@ def _library(frame: FrameType) -> str | None:
 def _is_kernel(frame: FrameType) -> bool:
     module = _module(frame)
     kernels = module.startswith("mszoo.kernels.") and module != _EXCHANGE
-    return kernels or module in _WHOLE_LAYERS or _library(frame) == "vllm"
+    return kernels or module in _WHOLE_LAYERS or _library(frame) in _VLLM

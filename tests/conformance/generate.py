@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mszoo.conformance.base import Conformance
+from mszoo.conformance.device import DeviceConformance
 from mszoo.conformance.encoders import EncoderConformance
 from mszoo.conformance.layers import LayerConformance
 from mszoo.conformance.models import ModelConformance
@@ -17,6 +18,7 @@ from mszoo.conformance.suites import SuiteConformance
 
 GROUP = "mszoo.conformance"
 KINDS: Mapping[str, type[Conformance]] = {
+    "device": DeviceConformance,
     "suite": SuiteConformance,
     "model": ModelConformance,
     "encoder": EncoderConformance,

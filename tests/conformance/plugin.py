@@ -111,6 +111,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Generator[None, A
     elif hasattr(report, "wasxfail") and report.when == "call":
         entry["outcome"] = "xpassed"
         entry["reason"] = f"passed, and was expected to fail: {report.wasxfail}"
+    measured = [str(value) for name, value in item.user_properties if name == "measured"]
+    if measured:
+        entry["measured"] = "; ".join(measured)
     if report.when == "teardown":
         _write(item.config, pending.pop(item.nodeid))
     return report

@@ -10,6 +10,9 @@ from typing import Any
 from mszoo.conformance.engines import generate, model_of
 
 _ORDERS = 8
+_NORMALISED = (
+    1e-4  # the logarithm of what probabilities sum to, as float32 rounds it; of logits it is far from 0
+)
 _FEW = 0.1  # of the tokens: the share whose experts rounding may have chosen
 
 
@@ -50,6 +53,21 @@ def relative_errors(got: Any, expected: Any) -> Any:
     """Return how far each row [N] is off, relative to the largest value of all rows."""
     errors = (got.double() - expected.double()).abs().amax(-1) / expected.double().abs().max()
     return errors.nan_to_num(nan=float("inf"))
+
+
+def as_given(expected: Any, given: Any) -> Any:
+    """Return the reference's logits [N, vocab], as log probabilities in the rows that vLLM gives as such.
+
+    vLLM 0.23 does that of a prompt's tokens, whatever ``logprobs_mode`` says.
+
+    Args:
+        expected: the reference's logits.
+        given: what vLLM gave for them.
+    """
+    import torch
+
+    normalised = given.logsumexp(-1, keepdim=True).abs() < _NORMALISED
+    return torch.where(normalised, expected.log_softmax(-1), expected)
 
 
 def allowed_error(
@@ -137,13 +155,13 @@ def _record(layers: list[Any], run: Callable[[], Any]) -> list[Any]:
 
     def before(module: Any, args: Any, kwargs: Any) -> None:
         given = tensors([*args, *kwargs.values()])
-        seen.append(given[0].float().clone())
+        seen.append(given[0].to("cpu", torch.float32, copy=True))
 
     def after(module: Any, args: Any, output: Any) -> None:
         given = tensors(output)
         # A layer may give what it adds and the residual stream apart, as vLLM's own layers do.
         total = given[0].float() + given[1].float() if len(given) > 1 else given[0].float()
-        seen.append(total.clone())
+        seen.append(total.to("cpu", copy=True))
 
     handles = [layer.register_forward_hook(after) for layer in layers]
     if layers:

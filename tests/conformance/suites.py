@@ -6,7 +6,7 @@ import importlib.metadata
 
 import pytest
 
-from mszoo.conformance.base import Conformance, catalog, static
+from mszoo.conformance.base import PluginConformance, catalog, static
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.devices import DEVICES
 from mszoo.registry.discovery import Contribution
@@ -15,7 +15,7 @@ from mszoo.registry.plugins import GROUP
 from mszoo.registry.records import Adapter
 
 
-class SuiteConformance(Conformance):
+class SuiteConformance(PluginConformance):
     """The standard tests of one suite, and of nothing that needs vLLM or MindSpore::
 
         from mszoo.conformance import SuiteConformance

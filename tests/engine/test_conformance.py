@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mszoo.conformance import ModelConformance, SuiteConformance
+from mszoo.conformance import DeviceConformance, ModelConformance, SuiteConformance
 
 MUTANTS = Path(__file__).parent / "mutants"
 NAMES = (
@@ -24,6 +24,10 @@ NAMES = (
     "copy_in_torch",
     "copy_through_numpy",
 )
+
+
+class TestDevice(DeviceConformance):
+    device = "cpu"
 
 
 class TestNative(SuiteConformance):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import textwrap
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from mszoo.conformance import ModelConformance
+from mszoo.registry.cli.check import anonymous
 from mszoo.registry.cli.check.report import check_json, read_page, write_markdown
 from mszoo.registry.errors import MszooError
 from mszoo.registry.load import load_catalog
@@ -357,6 +359,31 @@ def test_check_of_an_unknown_target(target: str, hint: str, tmp_path: Path) -> N
     done = run(make_site(tmp_path, suites=("good",)), *CLI, target)
     assert done.returncode == 2
     assert done.stderr == f"mszoo check: {target} is neither a suite nor an architecture of one. {hint}\n"
+
+
+def test_check_of_another_device(tmp_path: Path) -> None:
+    done = run(make_site(tmp_path, suites=("good",)), *CLI, "--device", "npu")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "mszoo check: vLLM serves on cpu here, not on npu. "
+        "See what keeps it from npu: mszoo doctor --device npu\n"
+    )
+
+
+def test_check_of_this_device(tmp_path: Path) -> None:
+    done = run(make_site(tmp_path, suites=("good",)), *CLI, "cpu", "--device", "cpu", "--json")
+    (item,) = json.loads(done.stdout)["adapters"]
+    assert (item["kind"], item["adapter"], item["suite"]) == ("device", "cpu", "")
+    assert [test["test"] for test in item["tests"]] == ["test_overridden_tests_say_why", "test_set_up"]
+
+
+def test_a_report_says_nothing_of_whose_machine_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "node", lambda: "build-7")
+    monkeypatch.setattr(anonymous, "_addresses", lambda host: {"10.1.2.3"})
+    monkeypatch.setattr(Path, "home", lambda: Path("/home/anna"))
+    text = "build-7 at 10.1.2.3 (not build-77) reads /home/anna/models with sesame-open; 2.10.1 is a version"
+    expected = "<host> at <address> (not build-77) reads <home>/models with <HF_TOKEN>; 2.10.1 is a version"
+    assert anonymous.anonymous(text, {"HF_TOKEN": "sesame-open", "SHORT_KEY": "is"}) == expected
 
 
 def own_classes(site: Path, body: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,14 @@ import typer
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.cli.check.report import check_json, good, print_report, read_page, write_markdown
 from mszoo.registry.cli.check.run import TIERS, Subject, run
-from mszoo.registry.cli.report import JsonOption, choice, chosen_device, complete_architectures, print_json
+from mszoo.registry.cli.report import (
+    DeviceOption,
+    JsonOption,
+    choice,
+    chosen_device,
+    complete_architectures,
+    print_json,
+)
 from mszoo.registry.decisions import Candidate
 from mszoo.registry.errors import MszooError
 from mszoo.registry.load import load_catalog
@@ -25,10 +33,11 @@ def check(
     target: Annotated[
         str | None,
         typer.Argument(
-            metavar="[SUITE|ARCH]",
+            metavar="[SUITE|ARCH|DEVICE]",
             autocompletion=complete_architectures,
-            help="A suite (native) or an architecture, plain or of one suite (native.LlamaForCausalLM). "
-            "Default: everything that is installed.",
+            help="A suite (native), an architecture, plain or of one suite (native.LlamaForCausalLM), or this "
+            "machine's device (npu): set-up, exchange of tensors, ops, memory, graphs, speed. "
+            "Default: everything.",
         ),
     ] = None,
     tier: Annotated[
@@ -39,6 +48,7 @@ def check(
             "reference; engine: serving with vLLM.",
         ),
     ] = TIERS[-1],
+    device: DeviceOption = None,
     as_json: JsonOption = False,
     report: Annotated[
         Path | None,
@@ -56,7 +66,7 @@ def check(
     _require(tier)
     if report is not None:
         read_page(report)  # a page that can't take the matrix is refused before the tests run
-    catalog = load_catalog(device=chosen_device(None))
+    catalog = load_catalog(device=_this_machines(device))
     subjects = select(catalog, target)
     results = run(subjects, tier)
     document = check_json(catalog, subjects, results, tier)
@@ -69,11 +79,24 @@ def check(
     raise typer.Exit(0 if good(document) else 1)
 
 
-def select(catalog: Catalog, target: str | None) -> list[Subject]:
-    """Return what to test: suites first, then models, layers and ops.
+def _this_machines(device: str | None) -> str:
+    """Return the device that vLLM serves on here.
 
     Raises:
-        MszooError: the target is neither a suite nor an architecture that one provides.
+        MszooError: another one was asked for, on which nothing can run here.
+    """
+    here = chosen_device(None)
+    if device is not None and device != here:
+        hint = f"See what keeps it from {device}: mszoo doctor --device {device}"
+        raise MszooError("mszoo check", f"vLLM serves on {here} here, not on {device}", hint)
+    return here
+
+
+def select(catalog: Catalog, target: str | None) -> list[Subject]:
+    """Return what to test: the device, suites, then models, layers and ops.
+
+    Raises:
+        MszooError: the target is neither a suite, nor an architecture that one provides, nor the device.
     """
     subjects = list(_all(catalog))
     if target is None:
@@ -81,7 +104,7 @@ def select(catalog: Catalog, target: str | None) -> list[Subject]:
     chosen = [
         item
         for item in subjects
-        if item.suite == target
+        if (item.suite or item.name) == target
         or (item.kind in ("model", "encoder") and target in (item.name, item.name.partition(".")[2]))
     ]
     if not chosen:
@@ -93,6 +116,8 @@ def select(catalog: Catalog, target: str | None) -> list[Subject]:
 
 
 def _all(catalog: Catalog) -> Iterable[Subject]:
+    ours = f"mszoo {version('mszoo')}"
+    yield Subject("device", catalog.device, "", ours, {"device": catalog.device})
     for item in catalog.discovery.contributions:
         yield Subject(
             "suite", item.suite.name, item.suite.name, item.plugin.source, {"suite": item.suite.name}

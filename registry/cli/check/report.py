@@ -9,7 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mszoo.registry.ascend.machine import Machine, read_machine
 from mszoo.registry.catalog import Catalog
+from mszoo.registry.cli.check.anonymous import anonymous
 from mszoo.registry.cli.check.run import TIERS, Result, Subject, versions
 from mszoo.registry.cli.report import console, grouped, heading, print_problems, problems_json, table
 from mszoo.registry.errors import MszooError, Problem
@@ -33,13 +35,15 @@ def check_json(
 
     Keys: ``mszoo`` (version), ``device``, ``digest``, ``disabled`` (plugin names), ``lock`` (as in
     ``mszoo list --json``), ``tier`` (the last one that ran), ``versions`` (of python, vllm, mindspore, torch,
-    transformers and vllm-ascend; null if not installed), ``adapters``, ``problems`` (as in ``mszoo list --json``).
-    An adapter has ``adapter`` (qualified name), ``kind`` (``suite``, ``model``, ``encoder``, ``layer``, ``op``),
-    ``suite``, ``source`` (distribution and version), ``code`` (what its record names, as ``module:object``; null
-    for a suite), ``refused`` (why its suite can't have it served, and nothing is run; else null), ``tiers`` (a
-    status each: ``passed``, ``failed``, ``skipped`` or ``not run``) and ``tests``: each with ``tier``, ``test``,
-    ``outcome`` (``passed``, ``failed``, ``error``, ``skipped``, ``xfailed``, ``xpassed``), ``reason`` (null where
-    there is none) and ``seconds``.
+    transformers and vllm-ascend; null if not installed), ``machine`` (what a machine with NPUs is, in words; null
+    on cpu), ``adapters``, ``problems`` (as in ``mszoo list --json``).
+    An adapter has ``adapter`` (qualified name), ``kind`` (``device``, ``suite``, ``model``, ``encoder``, ``layer``,
+    ``op``), ``suite``, ``source`` (distribution and version), ``code`` (what its record names, as
+    ``module:object``; null for a suite or device), ``refused`` (why its suite can't have it served, and nothing is
+    run; else null), ``tiers`` (a status each: ``passed``, ``failed``, ``skipped`` or ``not run``) and ``tests``:
+    each with ``tier``, ``test``, ``outcome`` (``passed``, ``failed``, ``error``, ``skipped``, ``xfailed``,
+    ``xpassed``), ``reason`` (null where there is none), ``seconds`` and ``measured`` (in words; empty where it
+    measures nothing).
     """
     adapters = []
     for subject in subjects:
@@ -63,6 +67,7 @@ def check_json(
         **heading(catalog),
         "tier": tier,
         "versions": versions(),
+        "machine": _said(read_machine()) if catalog.device == "npu" else None,
         "adapters": adapters,
         "problems": problems_json(catalog.problems),
     }
@@ -99,6 +104,8 @@ def print_report(document: Mapping[str, Any], problems: tuple[Problem, ...]) -> 
         said = ((name, f"{test['tier']}, {test['test']}: {test['reason']}") for name, test in found)
         for names, what in grouped(said):
             out.print(f"- {names}, {what}")
+    for adapter, test in _measured(document):
+        out.print(f"\nMeasured, {adapter}, {test['test']}: {test['measured']}")
     used = ", ".join(f"{name} {version}" for name, version in document["versions"].items() if version)
     out.print(f"\nmszoo {document['mszoo']} on {document['device']}, decisions {document['digest']}; {used}")
     print_problems(out, problems)
@@ -110,6 +117,7 @@ def markdown(document: Mapping[str, Any]) -> str:
     lines = [
         BEGIN,
         f"Tested with mszoo {document['mszoo']} on {document['device']}: {used}.",
+        *([f"The machine: {document['machine']}."] if document["machine"] else []),
         "",
         f"| adapter | kind | version | {' | '.join(TIERS)} |",
         f"|---|---|---|{'---|' * len(TIERS)}",
@@ -134,6 +142,10 @@ def markdown(document: Mapping[str, Any]) -> str:
             reason = textwrap.shorten(str(test["reason"]), 300, placeholder=" ...")
             said.append((adapter, f"{test['tier']} `{test['test']}`: {reason}"))
         lines += [f"- `{names}` {what}" for names, what in grouped(said, "`, `")]
+    measured = _measured(document)
+    if measured:
+        lines += ["", "Measured:", ""]
+    lines += [f"- `{adapter}` `{test['test']}`: {test['measured']}" for adapter, test in measured]
     return "\n".join([*lines, END])
 
 
@@ -160,12 +172,14 @@ def read_page(path: Path) -> tuple[str, str]:
 def write_markdown(document: Mapping[str, Any], path: Path) -> None:
     """Write the matrix into a new file, or in place of the marked block of a file that has one.
 
+    It can be sent to others: secrets, host names and folders of the user are taken out.
+
     Raises:
         MszooError: as read_page, or the file can't be written.
     """
     before, after = read_page(path)
     try:
-        path.write_text(before + markdown(document) + (after or "\n"), encoding="utf-8")
+        path.write_text(before + anonymous(markdown(document)) + (after or "\n"), encoding="utf-8")
     except OSError as error:
         hint = "Name a file in a folder that you may write to."
         raise MszooError(str(path), f"can't be written ({error.strerror})", hint) from error
@@ -213,6 +227,21 @@ def _cell(item: Mapping[str, Any], tier: str) -> str:
         return "not run"
     counts = Counter("failed" if test["outcome"] in _BAD else test["outcome"] for test in tests)
     return ", ".join(f"{counts[outcome]} {word}" for outcome, word in _WORDS.items() if counts[outcome])
+
+
+def _measured(document: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    return [
+        (item["adapter"], test) for item in document["adapters"] for test in item["tests"] if test["measured"]
+    ]
+
+
+def _said(machine: Machine) -> str:
+    """Describe a machine with NPUs: "8 x Ascend910B3, driver 25.5.0, CANN 9.1.0, NNAL 9.1.0"."""
+    chips = Counter(chip.name for chip in machine.chips)
+    parts = [f"{count} x {name}" for name, count in chips.items()] or [f"{machine.npus} Ascend devices"]
+    for name, version in (("driver", machine.driver), ("CANN", machine.cann), ("NNAL", machine.nnal)):
+        parts.append(f"{name} {version or 'unknown'}")
+    return ", ".join(parts)
 
 
 def _tests(document: Mapping[str, Any], outcomes: Sequence[str]) -> list[tuple[str, Mapping[str, Any]]]:

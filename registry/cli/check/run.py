@@ -27,12 +27,12 @@ class Subject:
     """One thing to test.
 
     Args:
-        kind: ``suite``, ``model``, ``encoder``, ``layer`` or ``op``.
+        kind: ``device``, ``suite``, ``model``, ``encoder``, ``layer`` or ``op``.
         name: qualified; unique for its kind.
-        suite: the suite's name.
+        suite: the suite's name; empty for a device.
         source: the distribution that gives it, and its version.
         attributes: what names it in a conformance class.
-        code: what its record names, as ``module:object``; empty for a suite.
+        code: what its record names, as ``module:object``; empty for a suite or a device.
         refused: why its suite has it and it can't be served: nothing is run; empty otherwise.
     """
 
@@ -57,6 +57,7 @@ class Result:
             ``xpassed`` (an expected failure that passed).
         reason: why it failed, was skipped or is expected to fail.
         seconds: wall-clock time.
+        measured: what it measured, in words; empty where it measures nothing.
     """
 
     adapter: str
@@ -66,6 +67,7 @@ class Result:
     outcome: str
     reason: str | None = None
     seconds: float = 0.0
+    measured: str = ""
 
 
 def _module(subjects: Sequence[Subject]) -> str:

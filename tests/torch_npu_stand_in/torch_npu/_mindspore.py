@@ -8,7 +8,7 @@ places of Ascend's, from MindSpore's stock ops and by what its documentation say
 import functools
 
 from . import _device
-from ._mindspore_ops import OPS
+from ._mindspore_ops import OPS, WIDENED, layer_norm
 
 
 def stand_in(ms) -> None:
@@ -41,6 +41,9 @@ def _become_npu(ms) -> None:
     dlpack.to_dlpack, dlpack.from_dlpack = to_npu, from_npu
     for name, op in OPS.items():
         setattr(ms.ops, name, op)
+    for name, widened in WIDENED.items():
+        setattr(ms.ops, name, widened(getattr(ms.ops, name)))
+    ms.mint.nn.functional.layer_norm = layer_norm
     ms.Tensor.device = property(lambda self: f"Ascend:{_device.current_device()}")
     asnumpy = ms.Tensor.asnumpy
 
