@@ -8,7 +8,7 @@ places of Ascend's, from MindSpore's stock ops and by what its documentation say
 import functools
 
 from . import _device
-from ._mindspore_ops import OPS
+from ._mindspore_ops import FUNCTIONAL, OPS
 
 
 def stand_in(ms) -> None:
@@ -41,6 +41,8 @@ def _become_npu(ms) -> None:
     dlpack.to_dlpack, dlpack.from_dlpack = to_npu, from_npu
     for name, op in OPS.items():
         setattr(ms.ops, name, op)
+    for name, op in FUNCTIONAL.items():
+        setattr(ms.mint.nn.functional, name, op)
     ms.Tensor.device = property(lambda self: f"Ascend:{_device.current_device()}")
     asnumpy = ms.Tensor.asnumpy
 
@@ -49,3 +51,4 @@ def _become_npu(ms) -> None:
         return asnumpy(self)
 
     ms.Tensor.asnumpy = read
+    ms.runtime.synchronize = lambda: _device.refuse_sync("waiting for MindSpore")

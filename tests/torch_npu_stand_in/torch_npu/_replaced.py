@@ -9,6 +9,8 @@ import importlib.machinery
 import importlib.util
 import sys
 
+import torch
+
 _COMPILED = "vllm_ascend.vllm_ascend_C"
 
 
@@ -22,6 +24,12 @@ def _forget_fusions(module) -> None:
     module.BasePattern.register = lambda self, pm_pass: None
 
 
+def _take_float32(module) -> None:
+    # The ops that it calls are torch's here.
+    backend = module.AscendAttentionBackend
+    backend.supported_dtypes = [torch.float32, *backend.supported_dtypes]
+
+
 def _give_ascend(module) -> None:
     from ._mindspore import stand_in
 
@@ -30,6 +38,7 @@ def _give_ascend(module) -> None:
 
 _AFTERWARDS = {
     "mindspore": _give_ascend,
+    "vllm_ascend.attention.attention_v1": _take_float32,
     "vllm_ascend.worker.block_table": _give_slot_mapping,
     "vllm_ascend.compilation.passes.base_pattern": _forget_fusions,
 }
