@@ -54,7 +54,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, 
     """
     made: dict[str, dict[str, Any]] = {}
 
-    def make(model_type: str, *, lora: bool = False, **fields: Any) -> dict[str, Any]:
+    def make(model_type: str, /, *, lora: bool = False, **fields: Any) -> dict[str, Any]:
         key = repr((model_type, lora, sorted(fields.items())))
         if key not in made:
             folder = tmp_path_factory.mktemp(model_type)
@@ -79,17 +79,18 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, 
 
 @pytest.fixture(scope="session")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
-    """Return what runs an engine on a checkpoint in a fresh process; see tests/engine/answers.py for its result."""
+    """Return what runs an engine on a checkpoint in a fresh process; tests/engine/answers.py says what a job is."""
     from tests.engine.answers import run
 
     def answer(
         folder: Path,
         environment: dict[str, str] | None = None,
         prompts: list[list[int]] = PROMPTS,
+        job: dict[str, Any] | None = None,
         **options: Any,
     ) -> dict[str, Any]:
         workplace = tmp_path_factory.mktemp("engine")
-        job = {"model": str(folder), "prompts": prompts, "max_tokens": LONG}
+        whole = {"model": str(folder), "prompts": prompts, "max_tokens": LONG, **(job or {})}
         defaults = {"max_model_len": 256}
         own = {
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -97,6 +98,6 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, A
             "VLLM_CACHE_ROOT": str(workplace / "cache"),
         }
         environment = own | (environment or {})
-        return run(job | {"options": defaults | options}, workplace / "result.json", **environment)
+        return run(whole | {"options": defaults | options}, workplace / "result.json", **environment)
 
     return answer

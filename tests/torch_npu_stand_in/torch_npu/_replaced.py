@@ -44,20 +44,25 @@ _AFTERWARDS = {
 }
 
 
-class _Empty(importlib.abc.Loader):
-    """The compiled part: its ops are in torch.ops._C_ascend, as far as they have stand-ins."""
+class _Compiled(importlib.abc.Loader):
+    """The compiled part: an allocator; its ops are in torch.ops._C_ascend, as far as they have stand-ins."""
 
     def create_module(self, spec):
         return None
 
     def exec_module(self, module) -> None:
-        pass
+        from . import _device
+        from .npu import memory
+
+        module.init_module = _device.plug_in
+        module.python_create_and_map = memory.create_and_map
+        module.python_unmap_and_release = memory.unmap_and_release
 
 
 class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
         if name == _COMPILED:
-            return importlib.machinery.ModuleSpec(name, _Empty())
+            return importlib.machinery.ModuleSpec(name, _Compiled())
         if name not in _AFTERWARDS:
             return None
         sys.meta_path.remove(self)
