@@ -65,6 +65,7 @@ def test_a_native_model_serves_in_vllms_default_mode(models, serve) -> None:
     log = answered["log"]
     assert "vLLM's graphs (cudagraph_mode FULL_AND_PIECEWISE) are off" in log
     assert "Replaying aclgraph" not in log
+    assert "mszoo has never been tried on an NPU: check the answers of native.LlamaForCausalLM" in log
     # Said once, of a request: not while vLLM warms up or captures.
     assert len(re.findall(r"native\.LlamaForCausalLM answers", log)) == 1
     assert log.index("init engine (") < log.index("native.LlamaForCausalLM answers")

@@ -104,9 +104,9 @@ class MindSporeModel(torch.nn.Module):
         )
         if self.catalog.device != "cpu":
             log.warning(
-                "mszoo: %s has never been tried on an %s; check its answers, or set MSZOO_DISABLE=%s",
-                self.candidate.qualified_name,
+                "mszoo has never been tried on an %s: check the answers of %s, or set MSZOO_DISABLE=%s",
                 self.catalog.device.upper(),
+                self.candidate.qualified_name,
                 self.candidate.plugin.name,
             )
         graphs.turn_off(self.candidate.qualified_name, vllm_config)
