@@ -8,6 +8,9 @@ through vLLM's own ``attn_backend`` argument; on another device vLLM's backend f
 from __future__ import annotations
 
 import copy
+from typing import Any
+
+import torch
 
 from mszoo.kernels import dispatch
 from mszoo.kernels.exchange import to_mindspore, to_torch
@@ -30,8 +33,8 @@ class Attention(VllmAttention):
         prefix: the layer's name, unique in the model.
 
     Raises:
-        RefusalError: vLLM's attention has no kernel for this head size or for a cap, or nothing attends with
-            MindSpore on this device.
+        RefusalError: vLLM's attention has no kernel for this head size, for a cap, or for the dtype of the model
+            or of the cache; or nothing attends with MindSpore on this device.
     """
 
     def __init__(
@@ -50,12 +53,8 @@ class Attention(VllmAttention):
         if not dispatch.current().by_vllm("paged_attention"):
             backend = _mindspore_backend()
             _refuse_quantized_cache(vllm_config.cache_config.cache_dtype)
-        elif softcap is not None and cpu_backend() is None:
-            raise RefusalError(
-                "config.json",
-                f"attention's scores are capped at {softcap}, and vllm-ascend's attention takes no cap",
-                "Serve the model on a CPU",
-            )
+        elif cpu_backend() is None:
+            _refuse_on_device(vllm_config, softcap)
         _refuse_head_size(head_size)
         cache_config = copy.copy(vllm_config.cache_config)
         # vLLM gives a layer without a window that of config.json, which some models have and never read.
@@ -72,6 +71,14 @@ class Attention(VllmAttention):
             prefix=prefix,
             attn_backend=backend,
         )
+        dtype = vllm_config.model_config.dtype
+        if cpu_backend() is None and not self.attn_backend.supports_dtype(dtype):
+            raise RefusalError(
+                f"--dtype {_name(dtype)}",
+                f"{self.attn_backend.__name__} attends in "
+                f"{' and '.join(_name(item) for item in self.attn_backend.supported_dtypes)}",
+                f"Serve with --dtype {_name(self.attn_backend.supported_dtypes[-1])}",
+            )
         self._sizes = [num_heads * head_size, num_kv_heads * head_size, num_kv_heads * head_size]
 
     def forward(self, qkv: ms.Tensor) -> ms.Tensor:
@@ -116,6 +123,27 @@ class EncoderAttention(EncoderOnlyAttention):
         """Attend: [T, 3 H D] -> [T, H D]."""
         query, key, value = to_torch(qkv).split(self._size, -1)
         return to_mindspore(super().forward(query, key, value))
+
+
+def _refuse_on_device(vllm_config: Any, softcap: float | None) -> None:
+    """Refuse what vllm-ascend's attention takes no notice of."""
+    if softcap is not None:
+        raise RefusalError(
+            "config.json",
+            f"attention's scores are capped at {softcap}, and vllm-ascend's attention takes no cap",
+            "Serve the model on a CPU",
+        )
+    asked, own = vllm_config.cache_config.cache_dtype, _name(vllm_config.model_config.dtype)
+    if asked not in ("auto", own):
+        raise RefusalError(
+            f"--kv-cache-dtype {asked}",
+            f"vllm-ascend's attention writes keys and values of the model's dtype, {own}, as they are",
+            "Serve without --kv-cache-dtype",
+        )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _mindspore_backend() -> type:

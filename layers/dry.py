@@ -32,6 +32,11 @@ def obstacle(network: torch.nn.Module) -> str | None:
     return None
 
 
+def multiplies_by_vllm(network: torch.nn.Module) -> bool:
+    """Return whether a network has any of vLLM's linear layers; one without multiplies by itself."""
+    return any(isinstance(module, LinearBase) for module in network.modules())
+
+
 @contextmanager
 def without_products(network: torch.nn.Module) -> Iterator[None]:
     """Inside, vLLM's linear and embedding layers and experts give zeros of the shape that they would give.

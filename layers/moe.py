@@ -157,6 +157,13 @@ class Experts(torch.nn.Module):
                 f"hidden_act is {hidden_act!r}, and experts have {', '.join(_ACTIVATIONS)}",
                 "Serve the model with another implementation",
             )
+        if cpu_backend() is None:
+            raise RefusalError(
+                "vLLM",
+                "its layer of experts on this device routes and multiplies by methods of its own, and mszoo's "
+                "don't fit into it",
+                "Serve the model with another implementation",
+            )
         self._experts, self._choose = router.output_size, router.choose
         self._context = experts_context(get_current_vllm_config())
         self._size = hidden_size, intermediate_size

@@ -58,11 +58,19 @@ class OwnNetwork(CausalLM):
                 "its network takes token ids, and the server is to take embeddings",
                 "Serve without --enable-prompt-embeds",
             )
-        logger.warning(
-            "mszoo: %s: its network has never been tried on an NPU; check its answers, or set "
-            "MSZOO_DISABLE=mindformers",
-            who,
-        )
+        if model_config.enable_sleep_mode:
+            raise RefusalError(
+                who,
+                "its weights lie in MindSpore's memory, which a sleeping vLLM can't free",
+                "Serve without --enable-sleep-mode",
+            )
+        if model_config.dtype == torch.bfloat16 and not _reads_bfloat16():
+            raise RefusalError(
+                who,
+                "the suite makes its parameters of values that MindSpore copies through numpy, and under numpy 2 "
+                "it has no bfloat16 there",
+                "Install numpy 1.26 (pip install --no-deps numpy==1.26.4), or serve with --dtype float16",
+            )
         dtype = str(model_config.dtype).removeprefix("torch.")
         values = suite_config(
             architecture,
@@ -181,3 +189,12 @@ class OwnNetwork(CausalLM):
         if is_prefill != self._is_prefill:
             self.suite.add_flags_custom_mcore(is_prefill=is_prefill)
             self._is_prefill = is_prefill
+
+
+def _reads_bfloat16() -> bool:
+    """Say whether MindSpore can give bfloat16 values to numpy: its extension is built for one major version."""
+    try:
+        ms.Tensor([0.0], ms.bfloat16).asnumpy()
+    except TypeError:
+        return False
+    return True

@@ -67,7 +67,7 @@ def mszoo_model_adapters() -> Iterable[ModelAdapter]:
 
 @hookimpl
 def mszoo_layer_adapters() -> Iterable[LayerAdapter]:
-    """Give what replaces MindSpore One's cells on CPU."""
+    """Give what replaces MindSpore One's cells."""
     targets = {cell: f"{_CELLS}:{name}" for cell, name in _REPLACEMENTS.items()}
     targets |= dict.fromkeys(norms(), f"{_CELLS}:RowNorm")
     targets |= dict.fromkeys(layers(), f"{_HERE}.layer:DecoderLayer")
@@ -76,10 +76,7 @@ def mszoo_layer_adapters() -> Iterable[LayerAdapter]:
         module = f"{MODELS}.{family}.modeling_{family}"
         targets[f"{module}:{name}Layer"] = f"{_HERE}.encoder:EncoderLayer"
         targets[f"{module}:{name}Embeddings"] = f"{_HERE}.encoder:Embeddings"
-    return [
-        LayerAdapter(f"mindone:{cell}", implementation, devices=("cpu",))
-        for cell, implementation in targets.items()
-    ]
+    return [LayerAdapter(f"mindone:{cell}", implementation) for cell, implementation in targets.items()]
 
 
 def _adapter(name: str, found: Architecture) -> ModelAdapter:
@@ -95,7 +92,6 @@ def _adapter(name: str, found: Architecture) -> ModelAdapter:
         name,
         own if found.refused else model,
         capabilities=capabilities,
-        devices=("cpu",),
         dtypes=found.dtypes,
         packed_modules_mapping=fused,
         example_config=found.example_config or {},

@@ -1,4 +1,4 @@
-"""What takes the place of MindSpore One's cells on CPU: vLLM's layers, and mszoo's own."""
+"""What takes the place of MindSpore One's cells: vLLM's layers, and mszoo's own."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ class ScaledEmbedding(Embedding):
 
     def __init__(self, cell: ms.nn.Cell, *, prefix: str) -> None:
         super().__init__(cell, prefix=prefix)
-        self.scale = torch.tensor(float(cell.embed_scale), dtype=self.weight.dtype)
+        # Rounded as the model's dtype rounds it. A number: what vLLM doesn't find among a model's tensors, it
+        # doesn't bring back after a sleep.
+        self.scale = float(torch.tensor(float(cell.embed_scale), dtype=self.weight.dtype))
 
     def forward(self, input: ms.Tensor) -> ms.Tensor:
         """Look up and scale."""

@@ -20,6 +20,7 @@ from mszoo.layers import (
     apply_embedding,
     lm_head,
     lora_is_enabled,
+    token_embedding,
 )
 from mszoo.layers.cells import CellStays, Seat, kind_of, replace_cells
 from mszoo.layers.model import outside_the_tree
@@ -111,6 +112,11 @@ class ModelForCausalLM(CausalLM):
         outside_the_tree(self, _embed=embed, _place=place)
         #: Whether tokens are embedded before the network is called, by the table or vLLM's LoRA layer in its place.
         self.embeds_by_itself = lora_is_enabled() and type(self._table) is Embedding
+        if self.embeds_by_itself:  # by vLLM's own class, which is all that its LoRA layer takes in vLLM 0.23
+            table, where = self._table, f"{architecture.base_prefix}.{architecture.embedding}"
+            owner, _, leaf = where.rpartition(".")
+            plain = token_embedding(table.num_embeddings, table.embedding_dim, prefix=f"{dot}{where}")
+            self.get_submodule(owner).add_module(leaf, plain)
         self._add_head(dot)
         attentions = [
             name

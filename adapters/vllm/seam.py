@@ -52,6 +52,7 @@ _LATE = {
     "LinearBase": "vllm.model_executor.layers.linear",
     "RowParallelLinear": "vllm.model_executor.layers.linear",
     "VocabParallelEmbedding": "vllm.model_executor.layers.vocab_parallel_embedding",
+    "VocabParallelEmbeddingWithLoRA": "vllm.lora.layers",
     "IrOp": "vllm.ir.op",
 }
 

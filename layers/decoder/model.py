@@ -53,8 +53,9 @@ class Decoder(Module):
         norm = build_norm(spec.norm, spec.hidden_size)
         self.add_module(spec.norm.name, norm)
         outside_the_tree(self, last_norm=norm)
-        # Rounded as the model's dtype rounds it, as the embeddings are.
-        self._multiplier = torch.tensor(spec.embedding_multiplier, dtype=torch.get_default_dtype())
+        # Rounded as the model's dtype rounds it, as the embeddings are. A number: what vLLM doesn't find among a
+        # model's tensors, it doesn't bring back after a sleep.
+        self._multiplier = float(torch.tensor(spec.embedding_multiplier, dtype=torch.get_default_dtype()))
         self._sum = stream_sum()
         self.graph = GraphPath(self.decoder_layers, norm)
 

@@ -47,18 +47,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
-    """Return a maker of tiny checkpoints: ``folder`` and Hugging Face's greedy ``answers`` to PROMPTS.
+    """Return a maker of tiny checkpoints: ``folder`` and Hugging Face's ``answers`` to PROMPTS.
 
-    Hugging Face runs on CPU in a process of its own: vllm-ascend changes transformers where it is loaded.
+    With ``lora`` there are the folder ``lora`` of an adapter, and ``lora_answers``. Hugging Face runs on CPU in a
+    process of its own: vllm-ascend changes transformers where it is loaded.
     """
     made: dict[str, dict[str, Any]] = {}
 
-    def make(model_type: str, **fields: Any) -> dict[str, Any]:
-        key = repr((model_type, sorted(fields.items())))
+    def make(model_type: str, /, *, lora: bool = False, **fields: Any) -> dict[str, Any]:
+        key = repr((model_type, lora, sorted(fields.items())))
         if key not in made:
             folder = tmp_path_factory.mktemp(model_type)
             job = {"folder": str(folder), "model_type": model_type, "fields": fields}
-            job |= {"prompts": PROMPTS, "max_tokens": LONG}
+            job |= {"prompts": PROMPTS, "max_tokens": LONG, "lora": lora}
             process = subprocess.run(
                 [sys.executable, "-m", "tests.ascend.hugging_face"],
                 input=json.dumps(job),
@@ -69,7 +70,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, 
                 timeout=300,
             )
             assert process.returncode == 0, process.stderr[-4000:]
-            made[key] = {"folder": folder, "answers": json.loads((folder / "answers.json").read_text())}
+            made[key] = {item.stem: json.loads(item.read_text()) for item in folder.glob("*answers.json")}
+            made[key] |= {"folder": folder, "lora": folder / "lora"}
         return made[key]
 
     return make
@@ -77,17 +79,18 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, 
 
 @pytest.fixture(scope="session")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
-    """Return what runs an engine on a checkpoint in a fresh process; see tests/engine/answers.py for its result."""
+    """Return what runs an engine on a checkpoint in a fresh process; tests/engine/answers.py says what a job is."""
     from tests.engine.answers import run
 
     def answer(
         folder: Path,
         environment: dict[str, str] | None = None,
         prompts: list[list[int]] = PROMPTS,
+        job: dict[str, Any] | None = None,
         **options: Any,
     ) -> dict[str, Any]:
         workplace = tmp_path_factory.mktemp("engine")
-        job = {"model": str(folder), "prompts": prompts, "max_tokens": LONG}
+        whole = {"model": str(folder), "prompts": prompts, "max_tokens": LONG, **(job or {})}
         defaults = {"max_model_len": 256}
         own = {
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -95,6 +98,6 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, A
             "VLLM_CACHE_ROOT": str(workplace / "cache"),
         }
         environment = own | (environment or {})
-        return run(job | {"options": defaults | options}, workplace / "result.json", **environment)
+        return run(whole | {"options": defaults | options}, workplace / "result.json", **environment)
 
     return answer

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from tests.engine.odd_checkpoints import make_other_weights
 from tests.engine.server import running_server
 from tests.engine.sites import _sources as sources_of
 from tests.engine.sites import install, on_path
@@ -15,6 +17,7 @@ from tests.engine.test_mindformers import CASES
 
 from .conftest import LONG, PROMPTS, ROOT
 
+LONG_TEST = pytest.mark.long
 #: MSZOO_DISABLE: vLLM's own model serves.
 OWN = {"MSZOO_DISABLE": "1"}
 
@@ -32,7 +35,7 @@ def adapter_of(answered: dict[str, Any]) -> str | None:
     return answered["workers"][0]["adapter"]
 
 
-@pytest.mark.parametrize("eager", [pytest.param(True, marks=pytest.mark.long), False])
+@pytest.mark.parametrize("eager", [pytest.param(True, marks=LONG_TEST), False])
 def test_vllms_own_llama_equals_hugging_face(models, serve, eager: bool) -> None:
     model = models("llama")
     answered = serve(model["folder"], OWN, enforce_eager=eager)
@@ -62,6 +65,7 @@ def test_a_native_model_serves_in_vllms_default_mode(models, serve) -> None:
     log = answered["log"]
     assert "vLLM's graphs (cudagraph_mode FULL_AND_PIECEWISE) are off" in log
     assert "Replaying aclgraph" not in log
+    assert "mszoo has never been tried on an NPU: check the answers of native.LlamaForCausalLM" in log
     # Said once, of a request: not while vLLM warms up or captures.
     assert len(re.findall(r"native\.LlamaForCausalLM answers", log)) == 1
     assert log.index("init engine (") < log.index("native.LlamaForCausalLM answers")
@@ -94,14 +98,98 @@ def test_mindformers_own_network_serves_in_vllms_default_mode(models, serve, op_
 
 
 @pytest.mark.parametrize(
-    ("environment", "adapter"),
-    [pytest.param(OWN, None, marks=pytest.mark.long), ({}, "native.LlamaForCausalLM")],
-    ids=["own", "native"],
+    "architecture", ["Qwen2ForCausalLM", pytest.param("OPTForCausalLM", marks=LONG_TEST)]
 )
-def test_vllm_serve_in_several_processes(models, tmp_path, environment, adapter) -> None:
-    """API server, engine core and what they start, in vLLM's default mode, with requests at the same time."""
-    model = models("text")
-    options = ("--max-model-len", "256", "--max-num-seqs", "8", "--num-gpu-blocks-override", "64")
+def test_a_decoder_of_mindspore_one(models, serve, architecture: str) -> None:
+    """In vLLM's default mode; OPT has norms of mean and variance, and adds learned positions."""
+    model, adapter = models(architecture), f"mindone.{architecture}"
+    answered = serve(model["folder"], hf_overrides={"architectures": [adapter]})
+    assert adapter_of(answered) == adapter
+    assert answered["workers"][0]["kernels"] == ["ascend"]
+    assert answered["answers"] == model["answers"]
+    assert f"{adapter} answers (kernel set ascend" in answered["log"]
+
+
+def test_an_encoder_of_mindspore_one(models, serve) -> None:
+    model, asked = models("BertModel"), {"architectures": ["mindone.BertModel"]}
+    answered = serve(model["folder"], job={"embed": True}, hf_overrides=asked, skip_tokenizer_init=False)
+    assert adapter_of(answered) == "mindone.BertModel"
+    assert answered["workers"][0]["kernels"] == ["ascend"]
+    for given, expected in zip(answered["answers"], model["answers"], strict=True):
+        assert given == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("suite", ["native", pytest.param("mindone", marks=LONG_TEST)])
+def test_lora_adapters(models, serve, suite: str) -> None:
+    """On linear layers, embedding and output projection, beside requests without one: as merged into weights."""
+    model, adapter = models("llama", lora=True), f"{suite}.LlamaForCausalLM"
+    lora = [str(model["lora"]), None, None, str(model["lora"])]
+    answered = serve(
+        model["folder"],
+        job={"lora": lora},
+        hf_overrides={"architectures": [adapter]},
+        enable_lora=True,
+        max_lora_rank=8,
+    )
+    assert adapter_of(answered) == adapter
+    merged, plain = model["lora_answers"], model["answers"]
+    assert answered["answers"] == [merged[0], plain[1], plain[2], merged[3]]
+
+
+@LONG_TEST
+@pytest.mark.parametrize("suite", ["native", "mindone"])
+def test_sleep_and_other_weights(models, serve, tmp_path, suite: str) -> None:
+    """Asleep, what lay in the weights is gone: at level 1 it comes back, at level 2 it is loaded again."""
+    model, adapter = models("llama"), f"{suite}.LlamaForCausalLM"
+    other = make_other_weights(model["folder"], tmp_path / "other")
+    answered = serve(
+        model["folder"],
+        job={"sleep": [1, 2], "reload": [str(other), str(model["folder"])]},
+        hf_overrides={"architectures": [adapter]},
+        enable_sleep_mode=True,
+        additional_config={"weight_nz_mode": 0},  # vllm-ascend wakes up in no other
+    )
+    assert adapter_of(answered) == adapter
+    assert answered["answers"] == model["answers"]
+    assert answered["woken"] == [model["answers"]] * 2
+    others, same = answered["reloaded"]
+    assert same == model["answers"] != others
+
+
+@LONG_TEST
+def test_half_precision(models, serve) -> None:
+    """What rotates in half precision is Ascend's own op; the first tokens are float32's."""
+    model = models("llama")
+    answered = serve(model["folder"], dtype="float16")
+    assert adapter_of(answered) == "native.LlamaForCausalLM"
+    assert [given[:3] for given in answered["answers"]] == [expected[:3] for expected in model["answers"]]
+
+
+#: Who serves the text model, and vLLM's options for it.
+SERVERS: dict[str, tuple[dict[str, str], str | None, str, tuple[str, ...]]] = {
+    "own": (OWN, None, "llama", ()),
+    "native": ({}, "native.LlamaForCausalLM", "llama", ()),
+    "native-eager": ({}, "native.LlamaForCausalLM", "llama", ("--enforce-eager",)),
+    "native-ranks": ({}, "native.LlamaForCausalLM", "llama", ("--tensor-parallel-size", "2")),
+    "mindone": ({}, "mindone.LlamaForCausalLM", "llama", ()),
+    "mindone-eager": ({}, "mindone.LlamaForCausalLM", "llama", ("--enforce-eager",)),
+    "mindone-ranks": ({}, "mindone.LlamaForCausalLM", "llama", ("--tensor-parallel-size", "2")),
+    "stand_in": ({}, "stand_in.Qwen3ForCausalLM", "qwen3", ()),
+}
+
+
+@pytest.mark.parametrize(
+    "who", [pytest.param(name, marks=[] if name == "native" else [LONG_TEST]) for name in SERVERS]
+)
+def test_vllm_serve_in_several_processes(models, tmp_path, op_stand_ins, who: str) -> None:
+    """API server, engine core and what they start; 16 requests at a time, in chunks, with cached prefixes."""
+    environment, adapter, model_type, flags = SERVERS[who]
+    model = models("text", model_type=model_type)
+    options = ["--max-model-len", "256", "--max-num-seqs", "8", "--num-gpu-blocks-override", "64"]
+    options += ["--max-num-batched-tokens", "48", "--enable-prefix-caching", *flags]
+    if adapter is not None:
+        options += ["--hf-overrides", json.dumps({"architectures": [adapter]})]
+    environment = environment | {"PYTHONPATH": op_stand_ins}
     with (
         running_server(model["folder"], tmp_path, *options, **environment) as server,
         ThreadPoolExecutor(len(PROMPTS) * 4) as pool,
@@ -113,15 +201,18 @@ def test_vllm_serve_in_several_processes(models, tmp_path, environment, adapter)
             return answered["choices"][0]["token_ids"]
 
         answers = list(pool.map(ask, PROMPTS * 4))
+        before = server.metric("vllm:prefix_cache_hits_total")
+        assert ask(PROMPTS[-1]) == model["answers"][-1]
+        assert server.metric("vllm:prefix_cache_hits_total") - before == 128
         log = server.log()
     assert answers == model["answers"] * 4
     if adapter is None:
         assert "Replaying aclgraph" in log
     else:
-        assert f"{adapter} answers" in log
+        assert len(re.findall(rf"{adapter} answers", log)) == (2 if "ranks" in who else 1)
 
 
-@pytest.mark.long
+@LONG_TEST
 @pytest.mark.parametrize("case", ["qwen2", "telechat3", "qwen3-moe", "glm4", "glm4-moe", "deepseek"])
 def test_other_networks_of_mindformers(models, serve, op_stand_ins, case: str) -> None:
     """Experts and a latent cache among them; the tiny models are those of tests/engine."""
@@ -135,21 +226,18 @@ def test_other_networks_of_mindformers(models, serve, op_stand_ins, case: str) -
     assert answered["answers"] == model["answers"]
 
 
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("environment", "adapter"), [(OWN, None), ({}, "native.LlamaForCausalLM")], ids=["own", "native"]
-)
-def test_two_ranks(models, serve, environment, adapter) -> None:
+@LONG_TEST
+def test_two_ranks_of_vllms_own_llama(models, serve) -> None:
     model = models("llama")
     # The engine in a process of its own: vLLM 0.23 leaves a socket open that the test's would wait for at its end.
     apart = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
-    answered = serve(model["folder"], environment | apart, tensor_parallel_size=2)
-    assert [worker["adapter"] for worker in answered["workers"]] == [adapter] * 2
+    answered = serve(model["folder"], OWN | apart, tensor_parallel_size=2)
+    assert [worker["adapter"] for worker in answered["workers"]] == [None] * 2
     assert answered["answers"] == model["answers"]
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("suite", ["native", "stand_in"])
+@LONG_TEST
+@pytest.mark.parametrize("suite", ["native", "mindone", "stand_in"])
 def test_chunks_and_cached_prefixes(models, serve, op_stand_ins, suite: str) -> None:
     """A prompt is computed in pieces beside other requests', and what was computed once is read from the cache."""
     model = models("qwen3")

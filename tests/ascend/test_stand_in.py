@@ -54,6 +54,29 @@ def test_memory_is_counted_and_ends() -> None:
     assert torch.npu.mem_get_info()[0] == free + (4 << 20)
 
 
+def test_memory_of_a_pool_is_taken_away_and_given_back() -> None:
+    """As vllm-ascend's sleep mode does it, by vllm-ascend's own allocator."""
+    from vllm_ascend.device_allocator.camem import CaMemAllocator
+
+    allocator, before = CaMemAllocator.get_instance(), torch.npu.memory_allocated()
+    with allocator.use_memory_pool(tag="weights"):
+        weight = torch.full((1024,), 3.0, device="npu")
+    with allocator.use_memory_pool(tag="kv_cache"):
+        cache = torch.full((1024,), 5.0, device="npu")
+    outside = torch.full((1024,), 7.0, device="npu")
+    address = weight.data_ptr()
+    allocator.sleep(offload_tags=("weights",))
+    assert torch.npu.memory_allocated() - before == 4096
+    assert torch.isnan(weight).all(), "what is not mapped has no values"
+    allocator.wake_up()
+    assert torch.npu.memory_allocated() - before == 3 * 4096
+    assert (weight.sum().item(), outside.sum().item()) == (3 * 1024, 7 * 1024)
+    assert weight.data_ptr() == address
+    assert torch.isnan(cache).all(), "what was not offloaded is lost"
+    del weight, cache, outside
+    assert (allocator.get_current_usage(), torch.npu.memory_allocated()) == (0, before)
+
+
 def test_memory_goes_to_mindspore_and_back_as_an_npus() -> None:
     from mszoo.kernels import runtime
     from mszoo.kernels.exchange import to_mindspore, to_torch

@@ -2,7 +2,8 @@
 
 Standard input: by the name of a job, ``{"model": folder, "prompts": [token ids], "max_tokens": count, "options": of
 LLM, "lora": [folder or null for each prompt], "imports": [modules to import first], "reload": [folders whose
-weights to load afterwards, one after the other]}``. The argument names the file to write.
+weights to load afterwards, one after the other], "sleep": [levels to sleep at afterwards, one after the other],
+"embed": whether it is an encoder, whose answers are embeddings}``. The argument names the file to write.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ def look(model: Any) -> dict[str, Any]:
     }
 
 
+def reload(worker: Any, folder: str) -> None:
+    """Load other weights; runs inside the worker, whose own method for it vllm-ascend's lacks."""
+    worker.model_runner.reload_weights(weights_path=folder)
+
+
 def main() -> None:
     # Nothing that is imported becomes garbage, and looking for it takes as long as a third of the imports.
     gc.disable()
@@ -61,26 +67,43 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
     requests = [
         LoRARequest(name, index + 1, name) if name else None for index, name in enumerate(adapters)
     ] or None
-    outputs = llm.generate(prompts, sampling, use_tqdm=False, lora_request=requests)
-    reloaded = []
+    module = importlib.import_module("answers")
+    if job.get("embed"):
+        outputs = llm.embed(prompts, use_tqdm=False)
+        result = {"answers": [output.outputs.embedding for output in outputs]}
+        return result | {"workers": llm.apply_model(module.look)}
+    work = {"prompts": prompts, "sampling_params": sampling, "use_tqdm": False, "lora_request": requests}
+    outputs = llm.generate(**work)
+    reloaded, woken = [], []
     for folder in job.get("reload", ()):
-        llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+        llm.collective_rpc(module.reload, args=(folder,))
         llm.reset_prefix_cache()
-        again = llm.generate(prompts, sampling, use_tqdm=False, lora_request=requests)
-        reloaded.append([list(output.outputs[0].token_ids) for output in again])
+        reloaded.append(tokens_of(llm.generate(**work)))
+    for level in job.get("sleep", ()):
+        llm.sleep(level)
+        llm.wake_up()
+        if level == 2:  # the weights are gone
+            llm.collective_rpc(module.reload, args=(job["model"],))
+        woken.append(tokens_of(llm.generate(**work)))
     statistics = [] if job["options"].get("disable_log_stats", True) else llm.get_metrics()
     result = {
         "reloaded": reloaded,
+        "woken": woken,
         "metrics": {metric.name: metric.value for metric in statistics if hasattr(metric, "value")},
         # By its module's name: __main__ is another script in spawned processes, and forked ones can't pickle it.
-        "workers": llm.apply_model(importlib.import_module("answers").look),
-        "answers": [list(output.outputs[0].token_ids) for output in outputs],
+        "workers": llm.apply_model(module.look),
+        "answers": tokens_of(outputs),
         "logprobs": [output.outputs[0].cumulative_logprob for output in outputs],
     }
     llm.llm_engine.engine_core.shutdown()
     del llm
     gc.collect()
     return result
+
+
+def tokens_of(outputs: list[Any]) -> list[list[int]]:
+    """Return the token ids of vLLM's outputs."""
+    return [list(output.outputs[0].token_ids) for output in outputs]
 
 
 def leave() -> NoReturn:

@@ -30,8 +30,8 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_text_checkpoint(folder: Path, **fields: Any) -> Path:
-    """Write a random Llama that reads bytes, with its tokenizer, and whose greedy answers are ASCII without blanks.
+def make_text_checkpoint(folder: Path, model_type: str = "llama", **fields: Any) -> Path:
+    """Write a random decoder of bytes, with its tokenizer, whose greedy answers are ASCII without blanks.
 
     Every token is one character of the text, so equal texts are equal tokens. Where a grammar allows blanks, a
     random model would write them for ever.
@@ -39,7 +39,7 @@ def make_text_checkpoint(folder: Path, **fields: Any) -> Path:
     from safetensors.torch import load_file, save_file
 
     tokenizer = byte_tokenizer()
-    make_checkpoint(folder, "llama", vocab_size=len(tokenizer), **fields)
+    make_checkpoint(folder, model_type, vocab_size=len(tokenizer), **fields)
     tokenizer.save_pretrained(folder)
     weights = load_file(folder / "model.safetensors")
     printable = tokenizer.convert_tokens_to_ids(

@@ -55,7 +55,7 @@ def test_every_entry_is_registered() -> None:
     assert adapters.keys() == architectures.read().keys()
     for name, entry in architectures.read().items():
         assert adapters[name].refused == entry.refused
-        assert adapters[name].devices == ("cpu",)
+        assert adapters[name].devices == ("cpu", "npu")
 
 
 @pytest.mark.parametrize(

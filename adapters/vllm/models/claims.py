@@ -13,8 +13,10 @@ from mszoo.adapters.vllm.seam import (
     LinearBase,
     RowParallelLinear,
     VocabParallelEmbedding,
+    VocabParallelEmbeddingWithLoRA,
 )
 from mszoo.layers.decoder.layer import DecoderLayer
+from mszoo.layers.embedding import TokenEmbedding
 from mszoo.registry.decisions import Candidate
 from mszoo.registry.errors import RefusalError
 from mszoo.registry.records import Capability
@@ -69,13 +71,22 @@ def decoder_layers(network: torch.nn.Module) -> list[DecoderLayer]:
     return [module for module in network.modules() if isinstance(module, DecoderLayer)]
 
 
-def embedding_modules(network: torch.nn.Module) -> dict[str, str]:
-    """Return the layers beside the linear ones that LoRA adapters may reach, as vLLM wants them."""
+def embedding_modules(network: torch.nn.Module, lora_config: Any) -> dict[str, str]:
+    """Return the layers beside the linear ones that LoRA adapters may reach, as vLLM wants them.
+
+    An adapter with weights for another layer is refused by vLLM, which names the layer.
+    """
     reached: dict[str, str] = {}
+    if lora_config is None:
+        return reached
     modules = dict(network.named_modules())
     embedding, head = modules.get("model.embed_tokens"), modules.get("lm_head")
     # One that a suite's network calls would get MindSpore's tensors with vLLM's LoRA layer in its place.
-    if type(embedding) is VocabParallelEmbedding or getattr(network, "embeds_by_itself", False):
+    if (
+        isinstance(embedding, VocabParallelEmbedding)
+        and not isinstance(embedding, TokenEmbedding)
+        and VocabParallelEmbeddingWithLoRA.can_replace_layer(embedding, lora_config, [])
+    ):
         reached["embed_tokens"] = "input_embeddings"
     if isinstance(head, VocabParallelEmbedding) and head.org_vocab_size <= _LORA_VOCABULARY:
         reached["lm_head"] = "output_embeddings"

@@ -40,10 +40,11 @@ def prove(candidate: Candidate, network: Any, vllm_config: Any, device: str) -> 
     """
     # Imported here: half of vLLM comes with it, and registration runs in every process.
     from mszoo.adapters.vllm.seam import create_forward_context, override_forward_context
+    from mszoo.kernels import runtime
     from mszoo.layers import dry
 
     who = candidate.qualified_name
-    obstacle = "on NPU nothing of this was ever tried" if device != "cpu" else dry.obstacle(network)
+    obstacle = _obstacle_on(device, network) or dry.obstacle(network)
     if obstacle is not None:
         log.info("mszoo: %s: no dry step before loading: %s", who, obstacle)
         return
@@ -55,6 +56,7 @@ def prove(candidate: Candidate, network: Any, vllm_config: Any, device: str) -> 
             dry.without_products(network),
         ):
             wrong = _step(network, vllm_config.model_config, pooling=bool(candidate.adapter.pooling))
+            runtime.wait(device)
     except MszooError as error:
         raise RefusalError(who, f"its first step raised {error.who}: {error.what}", error.hint) from error
     except Exception as error:
@@ -71,6 +73,20 @@ def _marked() -> Iterator[None]:
         yield
     finally:
         _running.pop()
+
+
+def _obstacle_on(device: str, network: Any) -> str | None:
+    """Return why no step is taken on a device with memory of its own, or None."""
+    from mszoo.layers import dry
+
+    if device == "cpu":
+        return None
+    # vLLM's loader makes its device torch's own; mszoo explain leaves it.
+    if torch.get_default_device().type != device:
+        return f"it isn't built on the {device.upper()}"
+    if not dry.multiplies_by_vllm(network):
+        return "its products are its own, and would read weights that aren't there yet"
+    return None
 
 
 def _step(network: Any, model_config: Any, *, pooling: bool) -> str | None:

@@ -90,7 +90,7 @@ class MindSporeModel(torch.nn.Module):
         self._modules, self._parameters = built.network._modules, built.network._parameters
         self.candidate, self.kernels = built.candidate, built.kernels
         self.packed_modules_mapping = packed_modules_of(self.candidate)
-        self.embedding_modules = embedding_modules(built.network)
+        self.embedding_modules = embedding_modules(built.network, vllm_config.lora_config)
         self.config = vllm_config.model_config.hf_config
         self.forwards = 0
         if built.files is not None:
@@ -102,6 +102,13 @@ class MindSporeModel(torch.nn.Module):
             self.candidate.adapter.model,
             self.candidate.plugin.source,
         )
+        if self.catalog.device != "cpu":
+            log.warning(
+                "mszoo has never been tried on an %s: check the answers of %s, or set MSZOO_DISABLE=%s",
+                self.catalog.device.upper(),
+                self.candidate.qualified_name,
+                self.candidate.plugin.name,
+            )
         graphs.turn_off(self.candidate.qualified_name, vllm_config)
         servers.tell(self, self.catalog)
 

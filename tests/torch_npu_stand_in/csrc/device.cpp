@@ -67,6 +67,8 @@ struct Block {
   c10::Storage owner;  // or the CPU's, which an op gave
   const void* graph;   // in whose capture it was allocated, or null
   Write write;
+  bool pooled = false;  // by a pluggable allocator
+  bool mapped = true;   // whether anything lies at its address
 };
 const void* capture_here();
 
@@ -82,9 +84,59 @@ void count(DeviceIndex device, int64_t bytes) {
   counter.peak = std::max(counter.peak, counter.current);
 }
 
+// What a pluggable allocator is told of: whoever allocates inside its pool gets memory that can be taken away and
+// given back at the same address.
+struct Pool {
+  py::object told_malloc, told_free;
+  bool is_open = false;
+  std::map<void*, Block*> blocks;
+} * const pool = new Pool;  // never destroyed: Python may be gone before
+
+py::tuple handle_of(void* at, const Block& block) {
+  auto address = reinterpret_cast<uintptr_t>(at);
+  return py::make_tuple(int(block.device), block.bytes, address, address);
+}
+
+void enter_pool(void* at, Block* block) {
+  py::gil_scoped_acquire gil;
+  if (!pool->is_open) return;
+  block->pooled = true;
+  pool->blocks[at] = block;
+  pool->told_malloc(handle_of(at, *block));
+}
+
+void leave_pool(Block* block) {
+  if (!Py_IsInitialized()) return;
+  py::gil_scoped_acquire gil;
+  for (auto& [at, other] : pool->blocks) {
+    if (other != block) continue;
+    pool->told_free(reinterpret_cast<uintptr_t>(at));
+    pool->blocks.erase(at);
+    return;
+  }
+}
+
+// Take a block's memory away: what lay there is lost, and reads as NaN.
+void unmap(uintptr_t address) {
+  auto* at = reinterpret_cast<void*>(address);
+  auto* block = pool->blocks.at(at);
+  TORCH_CHECK(block->mapped, "stand-in: nothing is mapped there");
+  std::memset(at, 0xFF, block->bytes);
+  count(block->device, -block->bytes);
+  block->mapped = false;
+}
+
+void map(uintptr_t address) {
+  auto* block = pool->blocks.at(reinterpret_cast<void*>(address));
+  TORCH_CHECK(!block->mapped, "stand-in: memory is mapped there");
+  count(block->device, block->bytes);
+  block->mapped = true;
+}
+
 void release(void* context) {
   auto* block = static_cast<Block*>(context);
-  count(block->device, -block->bytes);
+  if (block->pooled) leave_pool(block);
+  if (block->mapped) count(block->device, -block->bytes);
   std::free(block->memory);
   delete block;
 }
@@ -101,6 +153,7 @@ struct NpuAllocator final : c10::Allocator {
     void* memory = nullptr;
     TORCH_CHECK(posix_memalign(&memory, 64, bytes) == 0, "stand-in: no host memory for ", bytes, " bytes");
     auto* block = new Block{current_device, static_cast<int64_t>(bytes), memory, {}, capture_here(), {}};
+    if (pool->is_open) enter_pool(memory, block);
     return {memory, block, &release, device};
   }
   c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
@@ -232,6 +285,7 @@ c10::DataPtr adopt(const c10::Storage& storage, DeviceIndex device) {
   auto bytes = static_cast<int64_t>(storage.nbytes());
   count(device, bytes);
   auto* block = new Block{device, bytes, nullptr, storage, capture_here(), {}};
+  if (pool->is_open && bytes > 0) enter_pool(const_cast<void*>(storage.data()), block);
   return {const_cast<void*>(storage.data()), block, &release, Device(NPU, device)};
 }
 
@@ -729,6 +783,16 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     std::lock_guard<std::mutex> lock(memory_mutex);
     return std::pair(counters[index].current, counters[index].peak);
   });
+  m.def("plug_in", [](py::object told_malloc, py::object told_free) {
+    pool->told_malloc = std::move(told_malloc);
+    pool->told_free = std::move(told_free);
+  });
+  m.def("open_pool", [](bool open) {
+    TORCH_CHECK(!open || pool->told_malloc, "stand-in: no allocator is plugged in");
+    pool->is_open = open;
+  });
+  m.def("unmap", &unmap);
+  m.def("map", &map);
   m.def("take", [](int index, int64_t bytes) { count(index, bytes); });
   m.def("reset_peak", [](int index) {
     std::lock_guard<std::mutex> lock(memory_mutex);

@@ -8,7 +8,7 @@ places of Ascend's, from MindSpore's stock ops and by what its documentation say
 import functools
 
 from . import _device
-from ._mindspore_ops import OPS, WIDENED, layer_norm
+from ._mindspore_ops import FUNCTIONAL, OPS, WIDENED
 
 
 def stand_in(ms) -> None:
@@ -43,7 +43,8 @@ def _become_npu(ms) -> None:
         setattr(ms.ops, name, op)
     for name, widened in WIDENED.items():
         setattr(ms.ops, name, widened(getattr(ms.ops, name)))
-    ms.mint.nn.functional.layer_norm = layer_norm
+    for name, op in FUNCTIONAL.items():
+        setattr(ms.mint.nn.functional, name, op)
     ms.Tensor.device = property(lambda self: f"Ascend:{_device.current_device()}")
     asnumpy = ms.Tensor.asnumpy
 
@@ -52,3 +53,4 @@ def _become_npu(ms) -> None:
         return asnumpy(self)
 
     ms.Tensor.asnumpy = read
+    ms.runtime.synchronize = lambda: _device.refuse_sync("waiting for MindSpore")

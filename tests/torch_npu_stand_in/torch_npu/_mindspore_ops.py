@@ -1,113 +1,119 @@
-"""Ascend's ops of MindSpore's, by its stock ops, which CPU has."""
+"""Ascend's ops of MindSpore's, by its stock ops, which CPU has: in float32, rounded at the end."""
 
 import functools
 
 
-def _wide(function):
-    """Let an op compute in float32 and round once, as Ascend's kernels do: CPU has few ops in bfloat16."""
+def _wide(x):
+    import mindspore
 
-    @functools.wraps(function)
-    def run(*args, **kwargs):
-        import mindspore as ms
-
-        dtypes = []
-
-        def widened(value):
-            if isinstance(value, ms.Tensor) and value.dtype == ms.bfloat16:
-                dtypes.append(value.dtype)
-                return value.astype(ms.float32)
-            return tuple(map(widened, value)) if isinstance(value, (list, tuple)) else value
-
-        result = function(*map(widened, args), **{name: widened(value) for name, value in kwargs.items()})
-        if not dtypes:
-            return result
-        if isinstance(result, tuple):
-            return tuple(item.astype(dtypes[0]) for item in result)
-        return result.astype(dtypes[0])
-
-    return run
+    return x.astype(mindspore.float32)
 
 
-def _primitive(kind):
-    """Return a class like a primitive's, whose instances compute as :func:`_wide` says."""
-    return lambda *args, **kwargs: _wide(kind(*args, **kwargs))
-
-
-@_wide
 def rms_norm(x, gamma, epsilon=1e-6):
     """Return the norm over the last axis, and the reciprocal of the root mean square."""
     from mindspore import ops
 
-    reciprocal = ops.rsqrt(ops.ReduceMean(keep_dims=True)(ops.square(x), -1) + epsilon)
-    return x * reciprocal * gamma, reciprocal
+    wide = _wide(x)
+    reciprocal = ops.rsqrt(ops.ReduceMean(keep_dims=True)(ops.square(wide), -1) + epsilon)
+    return (wide * reciprocal * _wide(gamma)).astype(x.dtype), reciprocal
 
 
-@_wide
 def add_rms_norm(x1, x2, gamma, epsilon=1e-6):
     """Return the norm of the sum, its reciprocal of the root mean square, and the sum."""
     total = x1 + x2
     return *rms_norm(total, gamma, epsilon), total
 
 
-@_wide
 def swiglu(x, dim=-1):
     """Return ``silu`` of the first half, times the second."""
     from mindspore import ops
 
-    gate, up = ops.split(x, x.shape[dim] // 2, dim)
-    return ops.silu(gate) * up
+    gate, up = ops.split(_wide(x), x.shape[dim] // 2, dim)
+    return (ops.silu(gate) * up).astype(x.dtype)
 
 
-@_wide
 def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
-    """Return the norm over the last axis, centred."""
+    """Return the norm of mean and variance over the last axis, times ``weight``, plus ``bias``."""
     from mindspore import ops
 
-    assert len(normalized_shape) == 1
-    mean = ops.ReduceMean(keep_dims=True)
-    centred = x - mean(x, -1)
+    assert tuple(normalized_shape) == (x.shape[-1],), "torch_npu's stand-in norms the last axis"
+    mean, wide = ops.ReduceMean(keep_dims=True), _wide(x)
+    centred = wide - mean(wide, -1)
     normed = centred * ops.rsqrt(mean(ops.square(centred), -1) + eps)
-    normed = normed if weight is None else normed * weight
-    return normed if bias is None else normed + bias
+    normed = normed if weight is None else normed * _wide(weight)
+    return (normed if bias is None else normed + _wide(bias)).astype(x.dtype)
 
 
 class ApplyRotaryPosEmb:
-    """Rotates queries and keys [T, heads * D] by a row [T, D] of cosines and sines for each token.
+    """Turn heads of queries and keys [T, heads R] by cosines and sines [T, R]: a sequence of one token each.
 
     Args:
-        rotary_coeff: 2 rotates a head's halves, 3 its pairs of neighbours.
+        cos_format: 2: halves of a head turn; 3: pairs of neighbours.
     """
 
-    def __init__(self, rotary_coeff=2):
-        if rotary_coeff not in (2, 3):
-            raise NotImplementedError(f"no rotary_coeff {rotary_coeff} in the stand-in of ApplyRotaryPosEmb")
-        self._pairs = rotary_coeff == 3
+    def __init__(self, cos_format=0):
+        assert cos_format in (2, 3), f"torch_npu's stand-in turns in formats 2 and 3, not {cos_format}"
+        self._pairs = cos_format == 3
 
-    def __call__(self, query, key, cos, sin, batch_valid_length):
-        return self._turn(query, cos, sin), self._turn(key, cos, sin)
+    def __call__(self, query, key, cos, sin, lens):
+        from mindspore import float32, ops
 
-    def _turn(self, x, cos, sin):
-        import mindspore as ms
-        from mindspore import ops
-
-        tokens, size = cos.shape
-        heads = x.astype(ms.float32).reshape(tokens, -1, size)
-        if self._pairs:
-            pairs = heads.reshape(tokens, heads.shape[1], size // 2, 2)
-            other = ops.stack((-pairs[..., 1], pairs[..., 0]), -1).reshape(heads.shape)
-        else:
-            first, second = ops.split(heads, size // 2, -1)
-            other = ops.cat((-second, first), -1)
-        cos, sin = (item.astype(ms.float32).reshape(tokens, 1, size) for item in (cos, sin))
-        return (heads * cos + other * sin).reshape(x.shape).astype(x.dtype)
+        assert query.dtype == key.dtype != float32, "Ascend's op takes no float32"
+        assert lens.shape == query.shape[:1], "torch_npu's stand-in turns sequences of one token"
+        (tokens, size), results = cos.shape, []
+        cos, sin = (_wide(item).reshape(tokens, 1, size) for item in (cos, sin))
+        for x in (query, key):
+            heads = _wide(x).reshape(tokens, -1, size)
+            if self._pairs:
+                turned = ops.stack((-heads[..., 1::2], heads[..., ::2]), -1).reshape(heads.shape)
+            else:
+                turned = ops.cat((-heads[..., size // 2 :], heads[..., : size // 2]), -1)
+            results.append((heads * cos + turned * sin).astype(x.dtype).reshape(x.shape))
+        return tuple(results)
 
 
-#: In the places of Ascend's, by their names in mindspore.ops.
 OPS = {
     "rms_norm": rms_norm,
     "add_rms_norm": add_rms_norm,
     "swiglu": swiglu,
     "ApplyRotaryPosEmb": ApplyRotaryPosEmb,
 }
-#: Ops of mindspore.ops that CPU has, but not in bfloat16, and what makes one of them take it.
-WIDENED = dict.fromkeys(("gather", "stack", "silu", "gelu", "relu", "square"), _wide) | {"MatMul": _primitive}
+FUNCTIONAL = {"layer_norm": layer_norm}  # of mint.nn.functional
+
+
+def _widened(function):
+    """Let an op compute in float32 and round once where it is given bfloat16, in which CPU lacks it."""
+
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        from mindspore import Tensor, bfloat16
+
+        dtypes = {item.dtype for value in args for item in _tensors(value, Tensor)}
+        if bfloat16 not in dtypes:
+            return function(*args, **kwargs)
+        return function(*(_each(value, Tensor, bfloat16) for value in args), **kwargs).astype(bfloat16)
+
+    return run
+
+
+def _tensors(value, kind):
+    for item in value if isinstance(value, (list, tuple)) else (value,):
+        if isinstance(item, kind):
+            yield item
+
+
+def _each(value, kind, dtype):
+    if isinstance(value, (list, tuple)):
+        return type(value)(_each(item, kind, dtype) for item in value)
+    return _wide(value) if isinstance(value, kind) and value.dtype == dtype else value
+
+
+def _primitive(kind):
+    """Return what makes primitives that are widened."""
+    return lambda *args, **kwargs: _widened(kind(*args, **kwargs))
+
+
+#: Ops of mindspore.ops that CPU has for other dtypes, and what makes one of them take bfloat16.
+WIDENED = dict.fromkeys(("gather", "stack", "silu", "gelu", "relu", "square"), _widened) | {
+    "MatMul": _primitive
+}

@@ -266,6 +266,55 @@ def _npu_fused_infer_attention_score_get_max_workspace(query, key, value, **opti
     return torch.zeros(16, dtype=torch.uint8)
 
 
+@op(
+    "npu_fusion_attention(Tensor query, Tensor key, Tensor value, int head_num, str input_layout, "
+    "Tensor? pse=None, Tensor? padding_mask=None, Tensor? atten_mask=None, float scale=1.0, float keep_prob=1.0, "
+    "int pre_tockens=2147483647, int next_tockens=2147483647, int inner_precise=0, int[]? prefix=None, "
+    "int[]? actual_seq_qlen=None, int[]? actual_seq_kvlen=None, int sparse_mode=0, bool gen_mask_parallel=True, "
+    "bool sync=False) -> (Tensor, Tensor, Tensor, Tensor, int, int, int)",
+    like=lambda query, *_, **__: (query.clone(), *(query.new_empty(0) for _ in range(3)), 0, 0, 0),
+)
+def npu_fusion_attention(
+    query,
+    key,
+    value,
+    head_num,
+    input_layout,
+    pse=None,
+    padding_mask=None,
+    atten_mask=None,
+    scale=1.0,
+    keep_prob=1.0,
+    pre_tockens=2**31 - 1,
+    next_tockens=2**31 - 1,
+    inner_precise=0,
+    prefix=None,
+    actual_seq_qlen=None,
+    actual_seq_kvlen=None,
+    sparse_mode=0,
+    gen_mask_parallel=True,
+    sync=False,
+):
+    """Attend to whole sequences; the op's further results are for training."""
+    asked = pse, padding_mask, prefix, keep_prob, pre_tockens, next_tockens
+    if asked != (None, None, None, 1.0, 2**31 - 1, 2**31 - 1):
+        raise NotImplementedError("torch_npu's stand-in attends to whole sequences, without dropout")
+    found = _attend(
+        query,
+        key,
+        value,
+        atten_mask=atten_mask,
+        actual_seq_lengths=actual_seq_qlen,
+        actual_seq_lengths_kv=actual_seq_kvlen,
+        num_heads=head_num,
+        num_key_value_heads=key.shape[1],
+        scale=scale,
+        sparse_mode=sparse_mode,
+        input_layout=input_layout,
+    )
+    return found, *(torch.zeros(0) for _ in range(3)), 0, 0, 0
+
+
 _PA = (
     "(Tensor query, Tensor key_cache, Tensor value_cache, int num_kv_heads, int num_heads, float scale_value, "
     "Tensor block_table, Tensor context_lens, Tensor(a!) out, Tensor? workspace=None)"

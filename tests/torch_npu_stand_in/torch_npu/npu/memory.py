@@ -1,5 +1,6 @@
 """Memory of a device, as torch counts it."""
 
+import contextlib
 import os
 
 import torch
@@ -58,12 +59,34 @@ def empty_cache() -> None:
 
 
 class NPUPluggableAllocator:
-    def __init__(self, *_) -> None:
-        raise NotImplementedError(
-            "torch_npu's stand-in has no other allocators: --enable-sleep-mode needs one"
-        )
+    """An allocator whose memory can be taken away and given back: that of vllm-ascend's sleep mode alone."""
+
+    def __init__(self, library, malloc: str, free: str) -> None:
+        self._allocator = self
 
 
 class MemPool:
-    def __init__(self, *_) -> None:
-        raise NotImplementedError("torch_npu's stand-in has no memory pools")
+    """Memory of an allocator."""
+
+    def __init__(self, allocator: NPUPluggableAllocator) -> None:
+        assert isinstance(allocator, NPUPluggableAllocator)
+
+
+@contextlib.contextmanager
+def use_mem_pool(pool: MemPool):
+    """Let what is allocated inside be the pool's."""
+    _device.open_pool(True)
+    try:
+        yield
+    finally:
+        _device.open_pool(False)
+
+
+def create_and_map(device: int, size: int, address: int, handle: int) -> None:
+    """Give back memory at an address."""
+    _device.map(address)
+
+
+def unmap_and_release(device: int, size: int, address: int, handle: int) -> None:
+    """Take the memory at an address away, with what lies there."""
+    _device.unmap(address)

@@ -1,0 +1,137 @@
+"""Who serves, and who is refused by name before weights are read; no engine starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.engine.sites import install, on_path
+
+from .conftest import ROOT
+
+#: A suite before all others, whose network builds and doesn't run.
+BROKEN = '''
+"""A suite of mszoo."""
+
+from mszoo.models.llama import LlamaForCausalLM
+from mszoo.registry import ModelAdapter, Suite, hookimpl
+
+
+class Raises(LlamaForCausalLM):
+    def compute_logits(self, hidden_states):
+        raise RuntimeError("the device takes no such op")
+
+
+@hookimpl
+def mszoo_suite():
+    return Suite("broken")
+
+
+@hookimpl
+def mszoo_model_adapters():
+    return [ModelAdapter("LlamaForCausalLM", "broken_suite:Raises", priority=1)]
+'''
+
+NATIVE, FORMERS, ONE = "native.LlamaForCausalLM", "mindformers.Qwen3ForCausalLM", "mindone.LlamaForCausalLM"
+TENSORS = (
+    "its weights lie in MindSpore's memory, which a sleeping vLLM can't free. Serve without --enable-sleep"
+)
+#: Checkpoint, adapter, options, and what the refusal says, or nothing where it serves.
+JOBS: dict[str, tuple[str, str, dict[str, Any], str | None]] = {
+    "native": ("llama", NATIVE, {}, None),
+    "native-sleep": ("llama", NATIVE, {"enable_sleep_mode": True}, None),
+    "mindone-sleep": ("llama", ONE, {"enable_sleep_mode": True}, None),
+    "mindformers-sleep": ("qwen3", FORMERS, {"enable_sleep_mode": True, "dtype": "bfloat16"}, TENSORS),
+    "native-float32": (
+        "llama",
+        NATIVE,
+        {},
+        "--dtype float32: AscendAttentionBackend attends in float16 and bfloat16. Serve with --dtype bfloat16",
+    ),
+    "mindformers-float32": (
+        "qwen3",
+        FORMERS,
+        {},
+        "doesn't support dtype float32. Serve with --dtype bfloat16",
+    ),
+    "native-cache": (
+        "llama",
+        NATIVE,
+        {"kv_cache_dtype": "fp8"},
+        "--kv-cache-dtype fp8: vllm-ascend's attention writes keys and values of the model's dtype, float32, as",
+    ),
+    "native-own-cache": ("llama", NATIVE, {"kv_cache_dtype": "float16", "dtype": "float16"}, None),
+    "mindformers-cache": (
+        "qwen3",
+        FORMERS,
+        {"kv_cache_dtype": "fp8", "dtype": "float16"},
+        "--kv-cache-dtype: the KV cache is to be fp8, and a network that attends by itself writes its own dtype",
+    ),
+    "mindformers-bfloat16": (
+        "qwen3",
+        FORMERS,
+        {"dtype": "bfloat16"},
+        "Install numpy 1.26 (pip install --no-deps",
+    ),
+    "experts": (
+        "mixtral",
+        "mindone.MixtralForCausalLM",
+        {},
+        "its layer of experts on this device routes and",
+    ),
+    "cap": (
+        "gemma2",
+        "mindone.Gemma2ForCausalLM",
+        {},
+        "attention's scores are capped at 50.0, and vllm-ascend's",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def built(models, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Build all jobs in one process, and without a suite's name the Llama with a broken suite before native."""
+    folder = tmp_path_factory.mktemp("built")
+    install(folder / "site", "broken-suite", "[mszoo]\nbroken = broken_suite\n", {"broken_suite.py": BROKEN})
+    common = {"skip_tokenizer_init": True, "dtype": "float32", "max_model_len": 128}
+    jobs = {"broken": {"options": common | {"model": str(models("llama")["folder"])}}}
+    for name, (kind, adapter, options, _) in JOBS.items():
+        asked = {"model": str(models(kind)["folder"]), "hf_overrides": {"architectures": [adapter]}}
+        jobs[name] = {"options": common | asked | options, "real_attention": name == "native-float32"}
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.ascend.building", str(folder / "built.json")],
+        input=json.dumps(jobs),
+        env=os.environ | {"PYTHONPATH": on_path(folder / "site", ROOT), "VLLM_LOGGING_LEVEL": "INFO"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert process.returncode == 0, process.stderr[-4000:]
+    return json.loads((folder / "built.json").read_text()) | {"log": process.stdout + process.stderr}
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_flag_is_honoured_or_refused_by_name(name: str, built: dict[str, Any]) -> None:
+    _, adapter, _, refusal = JOBS[name]
+    if refusal is None:
+        assert built[name] == {"served": adapter, "refusals": []}
+        return
+    assert built[name]["served"] is None
+    (text,) = built[name]["refusals"]
+    assert refusal in text
+
+
+def test_a_network_that_does_not_run_is_refused_and_the_next_is_taken(built: dict[str, Any]) -> None:
+    assert built["broken"]["served"] == NATIVE
+    (refusal,) = built["broken"]["refusals"]
+    assert refusal.startswith(
+        "broken.LlamaForCausalLM: its first step raised RuntimeError: the device takes no such op. "
+    )
+    assert "no dry step" not in built["log"]
