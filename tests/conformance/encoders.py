@@ -10,7 +10,7 @@ import pytest
 from mszoo.conformance.architectures import ArchitectureConformance, random_tokens
 from mszoo.conformance.base import engine, numeric
 from mszoo.conformance.checkpoints import Checkpoint, make_checkpoint, write_tokenizer
-from mszoo.conformance.engines import POOLING, Engines, encode, model_of
+from mszoo.conformance.engines import POOLING, Engines, encode, model_of, widest_dtype
 from mszoo.conformance.fresh import run_fresh
 from mszoo.conformance.shadow import relative_error
 from mszoo.registry.decisions import Candidate
@@ -63,7 +63,7 @@ class EncoderConformance(ArchitectureConformance):
     @pytest.fixture(scope="class")
     @classmethod
     def alone(cls, engines: Engines, checkpoint: Checkpoint) -> list[Any]:
-        """The float32 hidden states of texts, each given alone."""
+        """The hidden states of texts in the widest dtype, each given alone."""
         llm = engines.get(checkpoint.folder, **POOLING)
         return [encode(llm, [text])[0] for text in cls.texts(checkpoint)]
 
@@ -79,7 +79,7 @@ class EncoderConformance(ArchitectureConformance):
         """Texts of odd lengths have the reference's hidden states."""
         import torch
 
-        if dtype != "float32":
+        if dtype != widest_dtype():
             llm = engines.get(checkpoint.folder, dtype=dtype, **POOLING)
             alone = [encode(llm, [text])[0] for text in self.texts(checkpoint)]
         for text, got in zip(self.texts(checkpoint), alone, strict=True):
@@ -113,7 +113,9 @@ class EncoderConformance(ArchitectureConformance):
         assert model_of(llm).forwards == before + 1, "they were not in one step: the test proves nothing"
         for text, got, expected in zip(self.texts(checkpoint), together, alone, strict=True):
             error = relative_error(got, expected)
-            assert error <= 1e-5, f"{len(text)} tokens differ by {error:.1e} from what they are alone"
+            assert error <= self.tolerance[widest_dtype()], (
+                f"{len(text)} tokens differ by {error:.1e} from what they are alone"
+            )
 
     @engine
     def test_parallel(
@@ -135,4 +137,6 @@ class EncoderConformance(ArchitectureConformance):
         assert [worker["adapter"] for worker in result["workers"]] == [self.architecture] * 2
         for text, got, expected in zip(self.texts(checkpoint), result["answers"], alone, strict=True):
             error = relative_error(torch.tensor(got), expected)
-            assert error <= 1e-5, f"{len(text)} tokens differ by {error:.1e} from what one rank gives"
+            assert error <= self.tolerance[widest_dtype()], (
+                f"{len(text)} tokens differ by {error:.1e} from what one rank gives"
+            )

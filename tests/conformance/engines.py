@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mszoo.conformance.base import catalog
+
 #: Tokens per block of the KV cache that engines ask for: vLLM's CPU attention wants a multiple of 32. It may take
 #: another number, as for attention on a latent cache.
 BLOCK = 32
@@ -33,6 +35,11 @@ class Answer:
     tokens: list[int]
     logits: Any
     total: float
+
+
+def widest_dtype() -> str:
+    """Return the dtype of engines whose answers are compared with each other: float32 where attention takes it."""
+    return "float32" if catalog().device == "cpu" else "float16"
 
 
 class Engines:
@@ -65,7 +72,7 @@ class Engines:
         defaults: dict[str, Any] = {
             "hf_overrides": {"architectures": [self.architecture]},
             "skip_tokenizer_init": True,
-            "dtype": "float32",
+            "dtype": widest_dtype(),
             "block_size": BLOCK,
             "max_model_len": LENGTH,
             "max_num_seqs": 8,

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mszoo.conformance.engines import POOLING, encode
+from mszoo.conformance.engines import POOLING, encode, widest_dtype
 
 
 def run_fresh(
@@ -38,7 +38,8 @@ def run_fresh(
         each rank.
     """
     job: dict[str, Any] = {"model": str(folder), "prompts": prompts, "tokens": tokens}
-    job["options"] = {"hf_overrides": {"architectures": [architecture]}} | options
+    served = {"hf_overrides": {"architectures": [architecture]}, "dtype": widest_dtype()}
+    job["options"] = served | options
     cores = sorted(os.sched_getaffinity(0))
     environ = {
         "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",  # to ask the workers who serves
@@ -76,7 +77,6 @@ def main() -> None:
     job = json.load(sys.stdin)
     defaults = {
         "skip_tokenizer_init": True,
-        "dtype": "float32",
         "enforce_eager": True,
         "max_model_len": 256,
         "max_num_seqs": 8,
