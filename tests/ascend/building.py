@@ -1,9 +1,10 @@
 """Run as a module: says who would serve checkpoints on the stand-in. Networks are built and take a dry step; no
 weights are read, and no engine starts.
 
-Standard input: by the name of a job, ``{"options": of vLLM's EngineArgs, "real_attention": bool}``. The argument
-names the file to write: by name, ``{"served": name or null, "refusals": [text]}``. With ``real_attention`` the
-backend has the dtypes that vllm-ascend's has, without those of its stand-in.
+Standard input: by the name of a job, ``{"options": of vLLM's EngineArgs, "real_attention": bool, "on": device}``.
+The argument names the file to write: by name, ``{"served": name or null, "refusals": [text]}``. With
+``real_attention`` the backend has the dtypes that vllm-ascend's has, without those of its stand-in. The device is
+torch's while a network is built: vLLM's loader makes it the NPU.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def main() -> None:
             with (
                 seam.set_current_vllm_config(config),
                 seam.set_default_torch_dtype(config.model_config.dtype),
-                torch.device("npu:0"),
+                torch.device(job.get("on", "npu:0")),
                 attention(real=job.get("real_attention", False)),
             ):
                 choice = choose(decision, "auto", model_class.catalog, config, "", packed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from typing import Any
@@ -44,6 +45,8 @@ TENSORS = (
 #: Checkpoint, adapter, options, and what the refusal says, or nothing where it serves.
 JOBS: dict[str, tuple[str, str, dict[str, Any], str | None]] = {
     "native": ("llama", NATIVE, {}, None),
+    "native-explained": ("llama", NATIVE, {}, None),
+    "mindformers": ("qwen3", FORMERS, {"dtype": "float16"}, None),
     "native-sleep": ("llama", NATIVE, {"enable_sleep_mode": True}, None),
     "mindone-sleep": ("llama", ONE, {"enable_sleep_mode": True}, None),
     "mindformers-sleep": ("qwen3", FORMERS, {"enable_sleep_mode": True, "dtype": "bfloat16"}, TENSORS),
@@ -103,6 +106,7 @@ def built(models, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     for name, (kind, adapter, options, _) in JOBS.items():
         asked = {"model": str(models(kind)["folder"]), "hf_overrides": {"architectures": [adapter]}}
         jobs[name] = {"options": common | asked | options, "real_attention": name == "native-float32"}
+    jobs["native-explained"]["on"] = "cpu"  # as mszoo explain builds it
     process = subprocess.run(
         [sys.executable, "-m", "tests.ascend.building", str(folder / "built.json")],
         input=json.dumps(jobs),
@@ -134,4 +138,10 @@ def test_a_network_that_does_not_run_is_refused_and_the_next_is_taken(built: dic
     assert refusal.startswith(
         "broken.LlamaForCausalLM: its first step raised RuntimeError: the device takes no such op. "
     )
-    assert "no dry step" not in built["log"]
+
+
+def test_who_takes_no_dry_step_is_told(built: dict[str, Any]) -> None:
+    """A network on the host can't run, and one that multiplies by itself has no weights yet."""
+    found = re.findall(r"mszoo: (\S+): no dry step before loading: (.*)", built["log"])
+    own = "its products are its own, and would read weights that aren't there yet"
+    assert sorted(found) == [(FORMERS, own), (NATIVE, "it isn't built on the NPU")]
