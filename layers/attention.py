@@ -53,7 +53,7 @@ class Attention(VllmAttention):
         elif softcap is not None and cpu_backend() is None:
             raise RefusalError(
                 "config.json",
-                f"attention's scores are capped at {softcap}, and vllm-ascend's attention takes no cap",
+                f"attention's scores are capped at {softcap}, and vLLM's attention on this device takes no cap",
                 "Serve the model on a CPU",
             )
         _refuse_head_size(head_size)
