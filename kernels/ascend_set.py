@@ -7,43 +7,15 @@ Shapes: T tokens, H query heads, G key/value heads, D head size, N model width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from mszoo.kernels import mindspore_set
-from mszoo.kernels.mindspore_set import (
-    embedding,
-    gelu,
-    gelu_and_mul,
-    gelu_tanh,
-    gelu_tanh_and_mul,
-    linear,
-    relu,
-    relu2,
-    silu,
-)
+from mszoo.kernels.spec import SPECS
 
 import mindspore as ms
 from mindspore import mint, ops
-
-__all__ = [
-    "PRIMITIVES",
-    "embedding",
-    "fused_add_rms_norm",
-    "gelu",
-    "gelu_and_mul",
-    "gelu_tanh",
-    "gelu_tanh_and_mul",
-    "layer_norm",
-    "linear",
-    "qk_norm",
-    "relu",
-    "relu2",
-    "rms_norm",
-    "rotary_embedding",
-    "silu",
-    "silu_and_mul",
-]
 
 #: By op, the primitive of MindSpore's that only Ascend has; the other ops are stock ones, which CPU runs.
 PRIMITIVES: Mapping[str, str] = MappingProxyType(
@@ -136,6 +108,13 @@ def rotary_embedding(
 def silu_and_mul(x: ms.Tensor) -> ms.Tensor:
     """See :data:`mszoo.kernels.spec.SILU_AND_MUL`."""
     return _swiglu(x, -1)
+
+
+def __getattr__(op: str) -> Callable[..., Any]:
+    """Return the stock ops' computation of an op that has no function here: the ``mindspore`` set's."""
+    if op in SPECS and op != "paged_attention":
+        return getattr(mindspore_set, op)  # type: ignore[no-any-return]
+    raise AttributeError(f"module {__name__} has no {op}")
 
 
 def _each_twice(x: ms.Tensor) -> ms.Tensor:

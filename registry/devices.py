@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from mszoo.registry.entry_points import readable
 
 PLATFORMS = "vllm.platform_plugins"  # vLLM's entry point group of platforms
+EVERYWHERE = "mindspore"  # the kernel set that runs on every device
 
 
 @dataclass(frozen=True)
@@ -18,9 +19,10 @@ class Device:
         name: what vLLM's platform calls it, and so do records, lock files and ``--device``.
         backend: MindSpore's name of it.
         suites: their default order on it.
-        kernels: the kernel set that runs on no other, its default.
+        kernels: its default kernel set: one that runs on no other device, or ``mindspore``, which runs on all.
         package: of vLLM's platform for it.
         plugin: the name of the entry point that brings this platform to vLLM; None for one of vLLM's own.
+        doctor: what ``mszoo doctor`` asks about a machine for it, as ``module:function``; empty where nothing is.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Device:
     kernels: str
     package: str
     plugin: str | None = None
+    doctor: str = ""
 
 
 TABLE = {
@@ -36,7 +39,15 @@ TABLE = {
     for device in (
         Device("cpu", "CPU", ("native", "mindformers", "mindone"), "cpu", "vllm"),
         # The order of vLLM-MindSpore.
-        Device("npu", "Ascend", ("mindformers", "native", "mindone"), "ascend", "vllm_ascend", "ascend"),
+        Device(
+            "npu",
+            "Ascend",
+            ("mindformers", "native", "mindone"),
+            "ascend",
+            "vllm_ascend",
+            "ascend",
+            "mszoo.registry.cli.doctor.ascend:check_ascend",
+        ),
     )
 }
 DEVICES = tuple(TABLE)
@@ -44,6 +55,8 @@ DEVICES = tuple(TABLE)
 
 def device_of(kernel_set: str) -> str | None:
     """Return the one device that a kernel set runs on; None for the one that runs on all."""
+    if kernel_set == EVERYWHERE:
+        return None
     return next((device.name for device in TABLE.values() if device.kernels == kernel_set), None)
 
 

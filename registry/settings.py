@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mszoo.registry.devices import EVERYWHERE, TABLE
 from mszoo.registry.errors import SettingsError
 from mszoo.registry.validation import NAME
 
-KERNELS = ("auto", "mindspore", "cpu", "ascend")
+#: What MSZOO_KERNELS may be.
+KERNELS = tuple(dict.fromkeys(("auto", EVERYWHERE, *(device.kernels for device in TABLE.values()))))
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Settings:
         prefer: suite names of MSZOO_PREFER; they come first, in this order.
         disabled_all: MSZOO_DISABLE=1, no plugin is loaded.
         disabled: plugin names of MSZOO_DISABLE; they are not imported.
-        kernels: MSZOO_KERNELS; one of ``auto``, ``mindspore``, ``cpu``, ``ascend``.
+        kernels: MSZOO_KERNELS; one of :data:`KERNELS`.
         lock: MSZOO_LOCK, absolute; the lock file to enforce, or None.
     """
 

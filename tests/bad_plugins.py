@@ -158,7 +158,7 @@ BAD: dict[str, Bad] = {
     ),
     "bad_device": Bad(
         models("X", devices="['gpu']"),
-        "mszoo_model_adapters raised RecordError: ModelAdapter('X'): devices is 'gpu'. Set it to any of cpu, npu.",
+        "mszoo_model_adapters raised RecordError: ModelAdapter('X'): devices is 'gpu'. Set it to any of cpu, npu",
     ),
     "bad_dtype": Bad(
         models("X", dtypes="['fp32']"),

@@ -57,6 +57,8 @@ class RotarySpec:
 class QKVLayout:
     """How a checkpoint has queries, keys and values in one tensor, where it isn't all queries, keys, then values.
 
+    Its rows are put in order as they are loaded. A LoRA adapter's aren't: the record of such a model declares none.
+
     Attributes:
         groups: the rows come in so many groups, each with queries, keys and values of its share of the heads.
         order: of queries, keys and values in a group.

@@ -14,12 +14,15 @@ import pytest
 from vllm.config import CompilationConfig, VllmConfig, set_current_vllm_config
 from vllm.model_executor.custom_op import PluggableLayer
 from vllm.model_executor.layers.layernorm import RMSNorm
+from vllm.model_executor.layers.linear import LinearBase
 
 from mszoo.adapters.vllm.first_step import custom_ops_cure
 from mszoo.adapters.vllm.layers import vllm_layers
 from mszoo.adapters.vllm.layers.install import plan
 from mszoo.adapters.vllm.layers.layer_class import Swap, layer_class
 from mszoo.adapters.vllm.models import claims
+from mszoo.layers.decoder.layer import DecoderLayer
+from mszoo.layers.decoder.spec import AttentionSpec, DecoderLayerSpec, MLPSpec, QKVLayout
 from mszoo.registry import Capability, LayerAdapter, ModelAdapter, Suite
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.discovery import Contribution, Discovery, discover
@@ -250,6 +253,32 @@ def test_claims_need_the_parts_that_vllm_works_on() -> None:
     assert claims.unmet(frozenset(), bare) == {}
     bare.make_empty_intermediate_tensors = lambda: None
     assert Capability.PIPELINE_PARALLEL not in claims.unmet(frozenset(CLAIMS), bare)
+
+
+def empty(kind: type[torch.nn.Module]) -> Any:
+    """Return a module without its weights, which would need an engine's context and which claims don't look at."""
+    module = kind.__new__(kind)
+    torch.nn.Module.__init__(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("attention", "mlp", "lacking"),
+    [
+        ({}, {}, set()),
+        ({"qkv_layout": QKVLayout(4)}, {}, {Capability.LORA}),
+        ({"conv1d": True}, {}, {Capability.LORA, Capability.QUANTIZATION}),
+        ({}, {"conv1d": True}, {Capability.LORA, Capability.QUANTIZATION}),
+    ],
+)
+def test_what_lies_otherwise_in_checkpoints_is_not_for_adapters(
+    attention: dict[str, Any], mlp: dict[str, Any], lacking: set[Capability]
+) -> None:
+    layer = empty(DecoderLayer)
+    layer.spec = DecoderLayerSpec(64, AttentionSpec(4, 4, 32, **attention), MLPSpec(128, "gelu", **mlp))
+    network = torch.nn.Sequential(layer, empty(LinearBase))
+    claimed = frozenset({Capability.LORA, Capability.QUANTIZATION})
+    assert claims.unmet(claimed, network).keys() == lacking
 
 
 @pytest.mark.parametrize(

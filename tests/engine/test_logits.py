@@ -97,8 +97,8 @@ RUNS += [("mindspore", "compiled", case) for case in GRAPHS]
 
 def runs_fused(model: Any) -> tuple[list[bool], list[bool]]:
     """Return whether the decoder runs as one graph, and each layer as one call."""
-    decoder = model.model
-    return [decoder.graph.runs], [layer.compiled.runs for layer in decoder.layers]
+    decoder = model.network.decoder
+    return [decoder.graph.runs], [layer.compiled.runs for layer in decoder.decoder_layers]
 
 
 def worst_difference(case: str, kernel_set: str, mode: str, dtype: str, checkpoint) -> float:

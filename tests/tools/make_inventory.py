@@ -19,10 +19,10 @@ import tomllib
 ROOT = Path(__file__).resolve().parents[2]
 NEEDS = Path(__file__).with_name("vllm_needs.toml")
 INVENTORY = ROOT / "registry" / "inventory" / "inventory.json"
-#: The modules that name what is vLLM's, and how others import them.
+#: The modules that name what is vLLM's, and how others import them. Layers have one for each device.
 SEAMS = {
     "mszoo.layers.seam": "layers/seam.py",
-    "mszoo.layers.seam_cpu": "layers/seam_cpu.py",
+    **{f"mszoo.layers.{path.stem}": f"layers/{path.name}" for path in sorted(ROOT.glob("layers/seam_*.py"))},
     "mszoo.adapters.vllm.seam": "adapters/vllm/seam.py",
     "mszoo.conformance.seam": "tests/conformance/seam.py",
 }

@@ -16,6 +16,7 @@ from mszoo.adapters.vllm.seam import (
     VocabParallelEmbeddingWithLoRA,
 )
 from mszoo.layers.decoder.layer import DecoderLayer
+from mszoo.layers.decoder.spec import AttentionSpec, DecoderLayerSpec
 from mszoo.layers.embedding import TokenEmbedding
 from mszoo.registry.decisions import Candidate
 from mszoo.registry.errors import RefusalError
@@ -24,6 +25,8 @@ from mszoo.registry.records import Capability
 #: The largest vocabulary for which vLLM has LoRA on logits.
 _LORA_VOCABULARY = 258048
 _LINEAR = "none of vLLM's linear layers"
+_OWN_ROWS = "queries, keys and values in one tensor in an order of its checkpoint's own"
+_CONV1D = "projections whose weights its checkpoint has as [in, out]"
 _SHARDED = (ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding)
 
 
@@ -100,8 +103,22 @@ def unmet(capabilities: frozenset[Capability], network: torch.nn.Module) -> dict
     # vLLM replaces its linear layers for LoRA, and gives them the weights of quantized checkpoints.
     if not any(isinstance(module, LinearBase) for module in modules):
         lacks |= {Capability.LORA: _LINEAR, Capability.QUANTIZATION: _LINEAR}
+    # What an adapter or a quantized checkpoint has for these projections, mszoo can't put in vLLM's order.
+    specs = [layer.spec for layer in decoder_layers(network)]
+    if any(_has_own_rows(spec) for spec in specs):
+        lacks[Capability.LORA] = _OWN_ROWS
+    if any(_has_conv1d(spec) for spec in specs):
+        lacks |= {Capability.LORA: _CONV1D, Capability.QUANTIZATION: _CONV1D}
     if not any(isinstance(module, _SHARDED) for module in modules):
         lacks[Capability.TENSOR_PARALLEL] = "none of vLLM's parallel layers"
     if not callable(getattr(network, "make_empty_intermediate_tensors", None)):
         lacks[Capability.PIPELINE_PARALLEL] = "no make_empty_intermediate_tensors"
     return {item: lack for item, lack in sorted(lacks.items()) if item in capabilities}
+
+
+def _has_own_rows(spec: DecoderLayerSpec) -> bool:
+    return isinstance(spec.attention, AttentionSpec) and spec.attention.qkv_layout is not None
+
+
+def _has_conv1d(spec: DecoderLayerSpec) -> bool:
+    return any(getattr(half, "conv1d", False) for half in (spec.attention, spec.mlp))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 
 from mszoo.registry.catalog import Catalog
-from mszoo.registry.cli.doctor.ascend import check_ascend
 from mszoo.registry.cli.doctor.environment import Environment, read_environment
 from mszoo.registry.cli.doctor.imports import check_imports
 from mszoo.registry.cli.doctor.kernels import check_kernels
@@ -26,9 +26,11 @@ from mszoo.registry.cli.report import (
     print_json,
     table,
 )
+from mszoo.registry.devices import TABLE
 from mszoo.registry.errors import LockError, SettingsError
 from mszoo.registry.finding import LEVELS, Finding
 from mszoo.registry.load import load_catalog
+from mszoo.registry.objects import load_object
 
 _STYLES = {"problem": "bold red", "warning": "yellow", "info": ""}
 
@@ -82,9 +84,16 @@ def examine(facts: Environment, catalog: Catalog) -> list[Finding]:
         *check_suites(catalog),
         *check_classes(catalog),
         *check_kernels(facts),
-        *check_ascend(facts),
+        *_check_devices(facts),
     ]
     return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
+
+
+def _check_devices(facts: Environment) -> Iterator[Finding]:
+    """Ask about all devices: what is there of another one may be half an installation of it."""
+    for device in TABLE.values():
+        if device.doctor:
+            yield from load_object(device.doctor)(facts)
 
 
 def doctor_json(
