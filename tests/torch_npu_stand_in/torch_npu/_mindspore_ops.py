@@ -52,19 +52,19 @@ class ApplyRotaryPosEmb:
     """
 
     def __init__(self, cos_format=0):
-        assert cos_format in (2, 3), f"torch_npu's stand-in turns in formats 2 and 3, not {cos_format}"
-        self._pairs = cos_format == 3
+        self.cos_format = cos_format
 
     def __call__(self, query, key, cos, sin, lens):
         from mindspore import float32, ops
 
+        assert self.cos_format in (2, 3), "torch_npu's stand-in turns in formats 2 and 3"
         assert query.dtype == key.dtype != float32, "Ascend's op takes no float32"
         assert lens.shape == query.shape[:1], "torch_npu's stand-in turns sequences of one token"
         (tokens, size), results = cos.shape, []
         cos, sin = (_wide(item).reshape(tokens, 1, size) for item in (cos, sin))
         for x in (query, key):
             heads = _wide(x).reshape(tokens, -1, size)
-            if self._pairs:
+            if self.cos_format == 3:
                 turned = ops.stack((-heads[..., 1::2], heads[..., ::2]), -1).reshape(heads.shape)
             else:
                 turned = ops.cat((-heads[..., size // 2 :], heads[..., : size // 2]), -1)
