@@ -54,7 +54,7 @@ endif
 
 ascend: env suites $(ASCEND)/.stand-in ## run tests on the real vllm-ascend, over a stand-in for the NPU; ARGS=--all for all
 	@mkdir -p .cache/reports-ascend
-	$(ASCEND)/bin/python -m pytest tests/ascend -n 2 $(ARGS) --durations=10 --junitxml=.cache/reports-ascend/ascend.xml
+	$(ASCEND)/bin/python -m pytest tests/ascend -n 2 --dist loadgroup $(ARGS) --durations=10 --junitxml=.cache/reports-ascend/ascend.xml
 
 published: env suites ## serve a corpus of published configs with mszoo and without, and compare; ARGS=--suites for all
 	$(BIN)/python -m tests.published.run $(ARGS)

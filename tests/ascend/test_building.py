@@ -96,6 +96,10 @@ JOBS: dict[str, tuple[str, str, dict[str, Any], str | None]] = {
 }
 
 
+#: They share what one process builds.
+pytestmark = pytest.mark.xdist_group("building")
+
+
 @pytest.fixture(scope="module")
 def built(models, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Build all jobs in one process, and without a suite's name the Llama with a broken suite before native."""
