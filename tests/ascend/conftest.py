@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-# An op of vllm-ascend's returns what it was given. torch 2.13 warns of it, but raises where CI is set; the torch that
-# vllm-ascend pairs with does neither.
+# An op of vllm-ascend's returns what it was given. torch 2.13 warns of it, and raises where CI is set; the torch
+# that vllm-ascend pairs with does neither.
 os.environ.pop("CI", None)
 
 ROOT = Path(__file__).parents[2]
