@@ -25,8 +25,8 @@ from mszoo.registry.records import Capability
 #: The largest vocabulary for which vLLM has LoRA on logits.
 _LORA_VOCABULARY = 258048
 _LINEAR = "none of vLLM's linear layers"
-_OWN_ROWS = "queries, keys and values in one tensor in an order of its checkpoint's own"
-_CONV1D = "projections whose weights its checkpoint has as [in, out]"
+_OWN_ROWS = "no checkpoint with queries, keys and values in vLLM's order"
+_CONV1D = "no checkpoint with the weights of projections as [out, in]"
 _SHARDED = (ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding)
 
 
