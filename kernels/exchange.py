@@ -13,6 +13,10 @@ A view keeps its owner alive. Each direction remembers the other side (``torch -
 attribute look-up and never a chain of views. Reading a data pointer is right only when MindSpore runs
 synchronously: :mod:`mszoo.kernels.runtime` sees to that.
 
+On an NPU both libraries put work on streams of their own, and MindSpore's Python has no handle that torch could
+wait for. So MindSpore finishes an op before it returns, and ``to_mindspore`` waits for torch's current stream: no
+order is left to chance, at the price of these waits.
+
 MindSpore's stock CPU ops never write into foreign memory (they write a copy), so results that must land in
 torch memory are copied there by torch. Op by op (not inside a graph) they also copy foreign memory before they read
 it: what is large and read at each step, such as a weight, is therefore moved into memory of MindSpore's own, which
@@ -127,6 +131,10 @@ def to_mindspore(tensor: torch.Tensor) -> ms.Tensor:
     Raises:
         TypeError: the dtype (float8 and so on) cannot be exchanged.
     """
+    if not tensor.is_cpu:
+        # torch's work waits on a stream that MindSpore's doesn't know. What torch wrote into a view, as vLLM's LoRA
+        # and collectives do, counts too.
+        torch.accelerator.current_stream().synchronize()
     view = getattr(tensor, "_mszoo_mindspore", None)
     if _checking:
         _check_synchronous()

@@ -27,11 +27,11 @@ def prepare(device: str) -> None:
         # Of several devices, the one that vLLM gave this worker.
         index = None if device == "cpu" else torch.accelerator.current_device_index()
         ms.set_device(TABLE[device].backend, index)
-        # Asynchronous dispatch costs milliseconds per hand-over on CPU, and views of a tensor's memory are
-        # valid only once it has been computed.
         ms.set_context(mode=ms.PYNATIVE_MODE)
-        if device == "cpu":
-            ms.runtime.launch_blocking()
+        # A view of a tensor's memory is valid only once it has been computed, and on an NPU nothing else orders
+        # what torch then reads: MindSpore has a stream of its own. On CPU asynchronous dispatch would cost
+        # milliseconds per hand-over.
+        ms.runtime.launch_blocking()
         _first_op()
 
 

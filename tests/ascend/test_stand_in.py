@@ -194,3 +194,21 @@ def test_streams_without_an_order_are_told() -> None:
     other.synchronize()
     _ = y + 1
     assert torch_npu.stream_violations() == []
+
+
+def test_what_mindspore_reads_is_waited_for() -> None:
+    """The exchange waits for torch's stream: for what torch wrote into a tensor that was exchanged before, too."""
+    from mszoo.kernels import runtime
+    from mszoo.kernels.exchange import to_mindspore, to_torch
+
+    runtime.prepare("npu")
+    x = torch.ones(3, device="npu")
+    torch.utils.dlpack.to_dlpack(x * 2)
+    (violation,) = torch_npu.stream_violations()
+    assert violation.startswith("MindSpore on stream -1 reads what stream 0 writes, and nothing orders them")
+    _device.clear_violations()
+    ours = to_mindspore(x * 2) + 1
+    exchanged = to_torch(ours).add_(1)
+    assert to_mindspore(exchanged) is ours
+    _device.read_by_host("MindSpore", exchanged)
+    assert torch_npu.stream_violations() == []

@@ -811,6 +811,11 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   });
   m.def("launch", [](const std::string& name, int device, const std::vector<at::Tensor>& reads,
                      const std::vector<at::Tensor>& writes) { launch(name, device, reads, writes); });
+  // A library without streams of torch's reads it: the host must have waited for what writes it.
+  m.def("read_by_host", [](const std::string& name, const at::Tensor& tensor) {
+    std::lock_guard<std::recursive_mutex> lock(stream_mutex);
+    if (on_npu(tensor)) check_order(name, tensor, -1, true);
+  });
   // Says of a DLPack capsule on host memory that it is an NPU's, or a CPU's.
   m.def("retag", [](py::object capsule, bool npu) {
     auto* managed = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));

@@ -7,6 +7,8 @@ places of Ascend's, from MindSpore's stock ops and by what its documentation say
 
 import functools
 
+import torch.utils.dlpack as torch_dlpack
+
 from . import _device
 from ._mindspore_ops import FUNCTIONAL, OPS, WIDENED
 
@@ -39,6 +41,13 @@ def _become_npu(ms) -> None:
         return from_dlpack(_device.retag(capsule, False))
 
     dlpack.to_dlpack, dlpack.from_dlpack = to_npu, from_npu
+    given = torch_dlpack.to_dlpack
+
+    def give(tensor):
+        _device.read_by_host("MindSpore", tensor)
+        return given(tensor)
+
+    torch_dlpack.to_dlpack = give
     for name, op in OPS.items():
         setattr(ms.ops, name, op)
     for name, widened in WIDENED.items():
