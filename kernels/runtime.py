@@ -35,17 +35,6 @@ def prepare(device: str) -> None:
         _first_op()
 
 
-def wait(device: str) -> None:
-    """Wait for what MindSpore was given to compute, so that what fails of it raises here.
-
-    On CPU nothing is outstanding: MindSpore computes as it is called.
-    """
-    import mindspore as ms
-
-    if device != "cpu":
-        ms.runtime.synchronize()
-
-
 def _first_op() -> None:
     """Run a throw-away op.
 

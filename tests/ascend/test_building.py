@@ -42,6 +42,19 @@ NATIVE, FORMERS, ONE = "native.LlamaForCausalLM", "mindformers.Qwen3ForCausalLM"
 TENSORS = (
     "its weights lie in MindSpore's memory, which a sleeping vLLM can't free. Serve without --enable-sleep"
 )
+_INT8 = {"num_bits": 8, "type": "int", "symmetric": True}
+W8A8 = {
+    "quant_method": "compressed-tensors",
+    "format": "int-quantized",
+    "ignore": ["lm_head"],
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": _INT8 | {"strategy": "channel", "dynamic": False},
+            "input_activations": _INT8 | {"strategy": "token", "dynamic": True},
+        }
+    },
+}
 #: Checkpoint, adapter, options, and what the refusal says, or nothing where it serves.
 JOBS: dict[str, tuple[str, str, dict[str, Any], str | None]] = {
     "native": ("llama", NATIVE, {}, None),
@@ -80,6 +93,15 @@ JOBS: dict[str, tuple[str, str, dict[str, Any], str | None]] = {
         FORMERS,
         {"dtype": "bfloat16"},
         "Install numpy 1.26 (pip install --no-deps",
+    ),
+    "native-quantized": (
+        "llama",
+        NATIVE,
+        {
+            "dtype": "float16",
+            "hf_overrides": {"architectures": [NATIVE], "quantization_config": W8A8},
+        },
+        "mszoo.layers: takes no checkpoint with compressed-tensors weights on NPU. Serve an unquantized one",
     ),
     "experts": (
         "mixtral",

@@ -31,6 +31,7 @@ __all__ = [
     "available",
     "catalog",
     "engine",
+    "need_libraries",
     "numeric",
     "static",
 ]
@@ -203,9 +204,14 @@ def available(cls: type[AdapterConformance]) -> Candidate:
     candidate, obstacle = cls.find()
     if obstacle is not None:
         pytest.skip(obstacle)
+    need_libraries()
+    return candidate
+
+
+def need_libraries() -> None:
+    """Skip the test where vLLM or MindSpore is missing."""
     for module in ("torch", "vllm", "mindspore"):
         pytest.importorskip(module, reason=f"{module} is not installed: pip install 'mszoo[cpu]'")
-    return candidate
 
 
 @functools.cache

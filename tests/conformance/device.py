@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from mszoo.conformance.base import Conformance, catalog, engine, numeric, static
+from mszoo.conformance.base import Conformance, catalog, engine, need_libraries, numeric, static
 from mszoo.conformance.checkpoints import Checkpoint, make_checkpoint
 from mszoo.conformance.engines import RAW, Engines, generate, model_of
+from mszoo.conformance.ops import call, on_device
 from mszoo.kernels.spec import SPECS
 from mszoo.registry.records import DTYPES
 
@@ -63,7 +64,7 @@ class DeviceConformance(Conformance):
     @classmethod
     def engines(cls) -> Iterator[Engines]:
         """The engines of the device's Llama, one at a time."""
-        _need_vllm_and_mindspore()
+        need_libraries()
         winner = catalog().decide(_ARCHITECTURE).winner
         if winner is None:
             pytest.skip(f"no adapter of {_ARCHITECTURE} is available")
@@ -91,7 +92,7 @@ class DeviceConformance(Conformance):
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_exchange(self, dtype: str) -> None:
         """A tensor of torch's and its view in MindSpore are one memory, in both directions."""
-        _need_vllm_and_mindspore()
+        need_libraries()
         import torch
 
         from mszoo.kernels import runtime
@@ -100,18 +101,16 @@ class DeviceConformance(Conformance):
         import mindspore as ms
 
         runtime.prepare(self.device)
-
         ours = torch.arange(6, dtype=torch.float32).to(getattr(torch, dtype)).view(2, 3).to(self.device)
         view = to_mindspore(ours)
         assert view.data_ptr() == ours.data_ptr(), "MindSpore has a copy of torch's tensor"
         ours.mul_(2)
-        _synchronise(self.device)
+        view = to_mindspore(ours)  # who reads again says so, and torch's work is waited for
         assert view.astype(ms.float32).asnumpy().tolist() == [[0, 2, 4], [6, 8, 10]]
         theirs = view + view
         back = to_torch(theirs)
         assert back.device.type == ours.device.type
         assert back.data_ptr() == theirs.data_ptr(), "torch has a copy of MindSpore's tensor"
-        _synchronise(self.device)
         assert back.cpu().tolist() == [[0, 4, 8], [12, 16, 20]]
 
     @numeric
@@ -119,7 +118,7 @@ class DeviceConformance(Conformance):
     @pytest.mark.parametrize("op", SPECS)
     def test_op(self, op: str, dtype: str) -> None:
         """Each op of the built-in kernel set has float64's result, within its tolerance."""
-        _need_vllm_and_mindspore()
+        need_libraries()
         import torch
 
         from mszoo.conformance.reference import compare, exact, example, reference
@@ -132,7 +131,7 @@ class DeviceConformance(Conformance):
             pytest.skip("vLLM's own module computes it")
         for tokens in _TOKENS:
             given = example(op, tokens, getattr(torch, dtype))
-            made = _call(kernels.function(op), given, self.device)
+            made = call(kernels.function(op), on_device(given, self.device))
             compare(op, dtype, made, reference(op, exact(given)))
 
     @engine
@@ -195,40 +194,6 @@ class DeviceConformance(Conformance):
 def _checkpoint(config: dict[str, Any], folder: Path) -> Checkpoint:
     folder.mkdir(exist_ok=True)
     return make_checkpoint(config, _ARCHITECTURE, folder, lambda _: {})
-
-
-def _need_vllm_and_mindspore() -> None:
-    for module in ("torch", "vllm", "mindspore"):
-        pytest.importorskip(module, reason=f"{module} is not installed: pip install 'mszoo[cpu]'")
-
-
-def _synchronise(device: str) -> None:
-    """Wait for what both libraries have put on the device's streams."""
-    import torch
-
-    import mindspore as ms
-
-    if device != "cpu":
-        torch.accelerator.synchronize()
-        ms.runtime.synchronize()
-
-
-def _call(function: Any, given: dict[str, Any], device: str) -> Any:
-    """Call an op with views of torch's tensors on the device; return its results in torch, on CPU."""
-    import torch
-
-    from mszoo.kernels.exchange import to_mindspore, to_torch
-
-    values = {
-        name: to_mindspore(value.to(device, copy=True)) if isinstance(value, torch.Tensor) else value
-        for name, value in given.items()
-    }
-    result = function(**values)
-    return (
-        tuple(to_torch(item).cpu() for item in result)
-        if isinstance(result, tuple)
-        else to_torch(result).cpu()
-    )
 
 
 def _ratios(report: dict[str, Any]) -> str:

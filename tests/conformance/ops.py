@@ -87,15 +87,15 @@ class OpConformance(AdapterConformance):
         function = _function(candidate)
         made = self.example(np.random.default_rng(tokens), tokens)
         given = {name: as_torch(value, getattr(torch, dtype)) for name, value in made.items()}
-        passed = {name: value.clone() if _is_tensor(value) else value for name, value in given.items()}
-        ours = _call(function, passed)
+        passed = on_device(given, catalog().device)
+        ours = call(function, passed)
         spec = SPECS.get(self.op)
         tolerance = (spec.tolerance if spec else TOLERANCE)[dtype]
         compare(self.op, dtype, ours, self.reference(**exact(given)), tolerance)
         changed = [
             name
             for name, value in given.items()
-            if _is_tensor(value) and not torch.equal(value, passed[name])
+            if _is_tensor(value) and not torch.equal(value, passed[name].cpu())
         ]
         allowed = spec.overwrites if spec else ()
         assert set(changed) <= set(allowed), f"{self.op} overwrites {changed}, which callers go on using"
@@ -108,13 +108,24 @@ def _function(candidate: Candidate) -> Any:
     return load_object(candidate.adapter.implementation)
 
 
-def _call(function: Any, arguments: dict[str, Any]) -> Any:
-    """Call an implementation with MindSpore views of torch tensors; return torch views of its results."""
+def on_device(arguments: dict[str, Any], device: str) -> dict[str, Any]:
+    """Return an op's arguments with copies of their torch tensors on a device."""
+    return {
+        name: value.to(device, copy=True) if _is_tensor(value) else value for name, value in arguments.items()
+    }
+
+
+def call(function: Any, arguments: dict[str, Any]) -> Any:
+    """Call an implementation with MindSpore views of torch tensors; return its results in torch, on CPU."""
     from mszoo.kernels.exchange import to_mindspore, to_torch
 
     views = {name: to_mindspore(value) if _is_tensor(value) else value for name, value in arguments.items()}
     result = function(**views)
-    return tuple(map(to_torch, result)) if isinstance(result, tuple) else to_torch(result)
+    return (
+        tuple(to_torch(item).cpu() for item in result)
+        if isinstance(result, tuple)
+        else to_torch(result).cpu()
+    )
 
 
 def _is_tensor(value: Any) -> bool:

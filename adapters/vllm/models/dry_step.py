@@ -40,7 +40,6 @@ def prove(candidate: Candidate, network: Any, vllm_config: Any, device: str) -> 
     """
     # Imported here: half of vLLM comes with it, and registration runs in every process.
     from mszoo.adapters.vllm.seam import create_forward_context, override_forward_context
-    from mszoo.kernels import runtime
     from mszoo.layers import dry
 
     who = candidate.qualified_name
@@ -56,7 +55,6 @@ def prove(candidate: Candidate, network: Any, vllm_config: Any, device: str) -> 
             dry.without_products(network),
         ):
             wrong = _step(network, vllm_config.model_config, pooling=bool(candidate.adapter.pooling))
-            runtime.wait(device)
     except MszooError as error:
         raise RefusalError(who, f"its first step raised {error.who}: {error.what}", error.hint) from error
     except Exception as error:
