@@ -1,0 +1,67 @@
+"""Every native family in every way it runs: logits of its published configs, shrunk, against Hugging Face in float32.
+
+The families of test_logits.py are left out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mszoo.adapters import native
+from mszoo.conformance.checkpoints import make_checkpoint
+from tests.published import corpus
+
+from .conftest import RAW_LOGITS, assert_mindspore, give_routers_a_bias, running_engine, worst_logit
+from .test_logits import ADAPTER
+
+TOLERANCE = 2e-5
+#: Whose logits are so large that float32 has no five digits behind the point.
+LARGE: dict[str, float] = {}
+#: Families whose layers no compiled call computes, with the reason.
+OP_BY_OP: dict[str, str] = {}
+
+_RECORDS = {record.architecture: record for record in native.mszoo_model_adapters()}
+NEW = sorted(_RECORDS.keys() - {name.removeprefix("native.") for name in ADAPTER.values()})
+#: By name: the architecture and the config, of the record's example and of each published one.
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    f"{name}-example": (name, dict(_RECORDS[name].example_config)) for name in NEW
+} | {
+    f"{config['architectures'][0]}-{where}": (config["architectures"][0], config)
+    for where, config in corpus.read().items()
+    if config["architectures"][0] in NEW
+}
+
+
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_logits_equal_hugging_face(case: str, tmp_path: Path) -> None:
+    name, config = CASES[case]
+    if case.endswith("-example"):
+        folder = make_checkpoint(config, name, tmp_path / "model", lambda _: {}).folder
+    else:
+        folder = tmp_path / "model"
+        corpus.write_config(config, folder)
+        corpus.write_checkpoint(corpus.reference_of(folder), folder)
+    give_routers_a_bias(folder)
+    pinned = {"architectures": [f"native.{name}"]}
+    with running_engine(folder, hf_overrides=pinned, enforce_eager=False, max_model_len=128, **RAW_LOGITS) as llm:
+        for compiled in (True, False):
+            worst = worst_logit(llm, folder)
+            (layers,) = llm.apply_model(layers_that_run_compiled)
+            assert layers == [compiled and name not in OP_BY_OP] * len(layers)
+            assert worst <= LARGE.get(name, TOLERANCE), f"logits differ by {worst:.2e}"
+            llm.apply_model(run_op_by_op)
+        assert assert_mindspore(llm, f"native.{name}", "cpu") > 0
+
+
+def layers_that_run_compiled(model: Any) -> list[bool]:
+    """Return of each decoder layer whether it runs as one call."""
+    return [layer.compiled.runs for layer in model.network.decoder.decoder_layers]
+
+
+def run_op_by_op(model: Any) -> None:
+    """Let layers that run as a whole run op by op from now on, as with LoRA or tensor parallelism."""
+    for layer in model.network.decoder.decoder_layers:
+        layer.compiled.stop()
