@@ -21,6 +21,7 @@ from mszoo.layers.seam import (
     experts_context,
     get_current_vllm_config,
     routed_experts_of,
+    routing_function,
 )
 from mszoo.layers.weights import Expected
 from mszoo.registry.errors import RefusalError
@@ -104,11 +105,6 @@ class TopKRouter(ReplicatedLinear):
             weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
         return self._scaled(weights), chosen
 
-    def choose(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what vLLM's fused layer wants of routing: weights [T, k] float32, experts [T, k] int32."""
-        weights, chosen = self(x)
-        return weights, chosen.int()
-
     def _scaled(self, weights: torch.Tensor) -> torch.Tensor:
         return weights if self._scale == 1.0 else weights * self._scale
 
@@ -164,7 +160,7 @@ class Experts(torch.nn.Module):
                 "don't fit into it",
                 "Serve the model with another implementation",
             )
-        self._experts, self._choose = router.output_size, router.choose
+        self._experts, self._choose = router.output_size, router.forward
         self._context = experts_context(get_current_vllm_config())
         self._size = hidden_size, intermediate_size
         self._names, self._stacked = names, stacked
@@ -182,7 +178,7 @@ class Experts(torch.nn.Module):
                 hidden_size=hidden_size,
                 intermediate_size=intermediate_size,
                 activation=_ACTIVATIONS[hidden_act],
-                custom_routing_function=lambda hidden_states, **_: router.choose(hidden_states),
+                custom_routing_function=routing_function(router.forward),
                 quant_config=quant_config(),
                 prefix=prefix,
             )
@@ -231,7 +227,7 @@ class Experts(torch.nn.Module):
         return self._size[0]
 
     def choose(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Route: [T, hidden] -> weights [T, k] float32, experts [T, k] int32."""
+        """Route: [T, hidden] -> weights [T, k] float32, experts [T, k]."""
         return self._choose(hidden_states)
 
     def _kernel(self) -> Any:

@@ -102,6 +102,7 @@ __all__ = [
     "init_logger",
     "register_weight_loader_v2_supported_method",
     "routed_experts_of",
+    "routing_function",
 ]
 
 
@@ -148,6 +149,23 @@ def experts_context(config: Any) -> Callable[[], AbstractContextManager[None]]:
     if FusedMoEFactory is RoutedExperts:
         return functools.partial(set_current_vllm_config, config)
     return nullcontext
+
+
+def routing_function(route: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a router as vLLM's fused experts call it.
+
+    Args:
+        route: [T, hidden] -> weights [T, k] float32, experts [T, k]. vLLM makes int32 of these, as its kernels read
+            them; where one class is layer and weights (vLLM 0.23), it takes them as they come.
+    """
+    if FusedMoEFactory is not RoutedExperts:
+        return lambda hidden_states, **_: route(hidden_states)
+
+    def as_int32(hidden_states: torch.Tensor, **_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        weights, chosen = route(hidden_states)
+        return weights, chosen.int()
+
+    return as_int32
 
 
 def routed_experts_of(fused: torch.nn.Module) -> tuple[torch.nn.Module, str]:

@@ -35,7 +35,10 @@ class DecoderLayer(decoder.DecoderLayer):
         self, hidden_states: ms.Tensor, *_: Any, **__: Any
     ) -> ms.Tensor | tuple[ms.Tensor]:
         """Compute what the cell does: [1, T, hidden] -> the same; ``hidden_states`` may be overwritten."""
-        batched = with_batch(super().forward(positions(), without_batch(hidden_states))[0])
+        rows = without_batch(hidden_states)
+        computed = super().forward(positions(), rows)[0]
+        # A compiled layer writes into what it is given: no new view is needed.
+        batched = hidden_states if computed is rows else with_batch(computed)
         return (batched,) if self._returns_tuple else batched
 
 

@@ -6,6 +6,7 @@ where it is first asked for: ``from mszoo.adapters.vllm.seam import DispatchPool
 
 from __future__ import annotations
 
+import functools
 import importlib
 from typing import Any
 
@@ -65,6 +66,11 @@ def __getattr__(name: str) -> Any:
     """
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _imported(name)
+
+
+@functools.cache  # some are asked for in each step
+def _imported(name: str) -> Any:
     return getattr(importlib.import_module(_LATE[name]), name)
 
 

@@ -151,7 +151,10 @@ class CompiledLayer:
     @property
     def outdated(self) -> bool:
         """Whether a weight reload packed the weights anew, and freed what this layer points to."""
-        return any(method.handler is not packed for method, packed in self._packed)
+        for method, packed in self._packed:  # noqa: SIM110  any() with a generator takes three times as long
+            if method.handler is not packed:
+                return True
+        return False
 
     def __call__(
         self, positions: ms.Tensor, x: ms.Tensor, residual: ms.Tensor | None

@@ -31,6 +31,7 @@ class DecoderLayer(Module):
         carries_residual: whether the caller takes the residual stream in two parts where the spec allows it.
 
     Attributes:
+        has_experts: whether the MLP is a mixture of experts.
         attention: its first half.
         mlp: its second half.
         compiled: runs it in one call where it can.
@@ -46,7 +47,7 @@ class DecoderLayer(Module):
 
     def __init__(self, spec: DecoderLayerSpec, *, prefix: str, carries_residual: bool = True) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec, self.has_experts = spec, spec.has_experts
         self.carries_residual = carries_residual and spec.carries_residual
         hidden, of_attention, of_mlp = spec.hidden_size, spec.attention, spec.mlp
         attention: SelfAttention | LatentAttention
@@ -78,11 +79,6 @@ class DecoderLayer(Module):
         self.compiled = CompiledPath(self)
         self.tap_before: Tap | None = None
         self.tap_after: Tap | None = None
-
-    @property
-    def has_experts(self) -> bool:
-        """Whether the MLP is a mixture of experts."""
-        return self.spec.has_experts
 
     def forward(
         self, positions: ms.Tensor, x: ms.Tensor, residual: ms.Tensor | None = None

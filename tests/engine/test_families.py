@@ -1,4 +1,4 @@
-"""Every native family in every way it runs: logits of its published configs, shrunk, against Hugging Face in float32.
+"""Every native family in every way it runs: logits of its published configs, shrunk, against Hugging Face's.
 
 The families of test_logits.py are left out.
 """
@@ -46,7 +46,9 @@ def test_logits_equal_hugging_face(case: str, tmp_path: Path) -> None:
         corpus.write_checkpoint(corpus.reference_of(folder), folder)
     give_routers_a_bias(folder)
     pinned = {"architectures": [f"native.{name}"]}
-    with running_engine(folder, hf_overrides=pinned, enforce_eager=False, max_model_len=128, **RAW_LOGITS) as llm:
+    with running_engine(
+        folder, hf_overrides=pinned, enforce_eager=False, max_model_len=128, **RAW_LOGITS
+    ) as llm:
         for compiled in (True, False):
             worst = worst_logit(llm, folder)
             (layers,) = llm.apply_model(layers_that_run_compiled)
