@@ -44,8 +44,8 @@ class TopKRouter(ReplicatedLinear):
         routed_scaling_factor: multiplies the weights.
         correction_bias: experts are chosen by their scores and a bias, ``e_score_correction_bias``; their weights
             are scores.
-        num_expert_group, topk_group: a token's experts are of the ``topk_group`` groups whose two best experts are
-            the best (DeepSeek-V3's routing).
+        num_expert_group, topk_group: a token's experts are of the ``topk_group`` best groups: with a bias those
+            whose two best experts are the best (DeepSeek-V3), else whose best one is (DeepSeek-V2).
         prefix: its name.
     """
 
@@ -63,6 +63,13 @@ class TopKRouter(ReplicatedLinear):
         topk_group: int = 1,
         prefix: str,
     ) -> None:
+        known: dict[str, Callable[..., torch.Tensor]] = {"softmax": torch.softmax, "sigmoid": _sigmoid}
+        if scoring_func not in known:
+            raise RefusalError(
+                "config.json",
+                f"scoring_func={scoring_func!r} is not known",
+                f"Known functions: {', '.join(known)}",
+            )
         super().__init__(
             hidden_size,
             num_experts,
@@ -77,13 +84,6 @@ class TopKRouter(ReplicatedLinear):
             zeros = torch.zeros(num_experts, dtype=torch.float32)
             self.e_score_correction_bias = torch.nn.Parameter(zeros, requires_grad=False)
         self.top_k = top_k
-        known: dict[str, Callable[..., torch.Tensor]] = {"softmax": torch.softmax, "sigmoid": _sigmoid}
-        if scoring_func not in known:
-            raise RefusalError(
-                "config.json",
-                f"scoring_func={scoring_func!r} is not known",
-                f"Known functions: {', '.join(known)}",
-            )
         self._scores_of = known[scoring_func]
         self._renormalize, self._scale = renormalize, routed_scaling_factor
         self._groups, self._topk_group = num_expert_group, topk_group
@@ -113,14 +113,16 @@ class TopKRouter(ReplicatedLinear):
         return weights if self._scale == 1.0 else weights * self._scale
 
     def _preference(self, scores: torch.Tensor) -> torch.Tensor:
-        """Return by what experts are chosen: [T, experts], 0 outside the best groups."""
+        """Return by what experts are chosen: [T, experts], nothing outside the best groups."""
         biased = scores if self.e_score_correction_bias is None else scores + self.e_score_correction_bias
         if self._groups == 1:
             return biased
         grouped = biased.unflatten(-1, (self._groups, -1))
-        best = grouped.topk(2, -1)[0].sum(-1).topk(self._topk_group, -1, sorted=False)[1]
+        of_groups = grouped.amax(-1) if biased is scores else grouped.topk(2, -1)[0].sum(-1)
+        best = of_groups.topk(self._topk_group, -1, sorted=False)[1]
         kept = torch.zeros(grouped.shape[:2], dtype=torch.bool).scatter_(1, best, True)
-        return grouped.masked_fill(~kept[..., None], 0.0).flatten(1)
+        # Not 0: with a bias, what is to be chosen may be below.
+        return grouped.masked_fill(~kept[..., None], -torch.inf).flatten(1)
 
 
 class Experts(torch.nn.Module):

@@ -182,8 +182,8 @@ class MoESpec:
         routed_scaling_factor: multiplies the weights.
         correction_bias_name: experts are chosen by their scores and this bias of the checkpoint, weighed by scores
             alone (DeepSeek-V3); empty where there is none.
-        num_expert_group, topk_group: a token's experts are of the ``topk_group`` groups whose two best experts
-            are the best (DeepSeek-V3).
+        num_expert_group, topk_group: a token's experts are of the ``topk_group`` best groups: those whose two best
+            experts are the best where there is a bias (DeepSeek-V3), else whose best one is (DeepSeek-V2).
         shared: an MLP that every token passes beside; its name is inside the mixture.
         shared_gate_name: the layer that weighs it, by a sigmoid; empty where it isn't weighed.
         name: the checkpoint's.
@@ -294,6 +294,7 @@ class DecoderSpec:
         lm_head_name: of the output projection.
         ignored: tensors that old checkpoints carry and nobody reads: names inside each attention, such as GPT-2's
             causal mask.
+        unserved: tensors that predict further tokens, which no model here does; "*" at the end stands for any.
     """
 
     vocab_size: int
@@ -312,3 +313,4 @@ class DecoderSpec:
     layers_name: str = "layers"
     lm_head_name: str = "lm_head"
     ignored: tuple[str, ...] = ()
+    unserved: tuple[str, ...] = ()
