@@ -43,6 +43,16 @@ _YARN: dict[str, Any] = {
     "mscale": 0.707,
     "mscale_all_dim": 0.707,
 }
+#: Phi-MoE's, with a scale of its own.
+_LONGROPE: dict[str, Any] = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "original_max_position_embeddings": 512,
+    "short_factor": [1.0 + pair / 16 for pair in range(16)],
+    "long_factor": [2.0] * 16,
+    "short_mscale": 1.2,
+    "long_mscale": 1.3,
+}
 _GRANITE: dict[str, Any] = {
     "num_local_experts": 8,
     "num_experts_per_tok": 3,
@@ -198,6 +208,18 @@ def mszoo_model_adapters() -> Iterable[ModelAdapter]:
             **_HEADS_OF_32,
         ),
         _decoder("Phi3ForCausalLM", "phi3", FUSED_TOO, model_type="phi3"),
+        _decoder(
+            "PhiMoEForCausalLM",
+            "phimoe",
+            lacks=_WITH_EXPERTS,
+            model_type="phimoe",
+            num_local_experts=8,
+            num_experts_per_tok=2,
+            router_jitter_noise=0.3,
+            rope_parameters=_LONGROPE,
+            attention_bias=True,
+            lm_head_bias=True,
+        ),
         _decoder("Qwen2ForCausalLM", "qwen2", model_type="qwen2"),
         _decoder(
             "Qwen2MoeForCausalLM",

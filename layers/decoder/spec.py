@@ -177,7 +177,8 @@ class MoESpec:
     Attributes:
         num_experts, top_k: experts, and how many of them a token passes.
         intermediate_size, hidden_act: of each expert.
-        scoring_func: what makes scores of the router's logits: "softmax" or "sigmoid".
+        scoring_func: what makes scores of the router's logits: "softmax", "sigmoid" or "sparsemixer" (Phi-MoE).
+        jitter: of the sparsemixer; see :class:`mszoo.layers.TopKRouter`.
         renormalize: the weights of a token's experts are made to add up to 1.
         routed_scaling_factor: multiplies the weights.
         correction_bias_name: experts are chosen by their scores and this bias of the checkpoint, weighed by scores
@@ -197,7 +198,8 @@ class MoESpec:
     top_k: int
     intermediate_size: int
     hidden_act: str
-    scoring_func: Literal["softmax", "sigmoid"] = "softmax"
+    scoring_func: Literal["softmax", "sigmoid", "sparsemixer"] = "softmax"
+    jitter: float = 0.0
     renormalize: bool = True
     routed_scaling_factor: float = 1.0
     correction_bias_name: str = ""

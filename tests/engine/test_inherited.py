@@ -14,7 +14,7 @@ import torch
 import pytest
 
 from mszoo.adapters import native
-from mszoo.conformance.checkpoints import make_checkpoint
+from tests.published import corpus
 
 from .answers import run
 from .conftest import give_routers_a_bias
@@ -70,8 +70,9 @@ def test_tensor_parallel(kernels: str, fields: dict[str, Any], checkpoint, own: 
 def test_ranks_share_experts_out(architecture: str, tmp_path: Path) -> None:
     """Each of two ranks has a part of every expert, and of a latent cache's heads."""
     (record,) = (one for one in native.mszoo_model_adapters() if one.architecture == architecture)
-    config = dict(record.example_config)
-    folder = make_checkpoint(config, architecture, tmp_path / "model", lambda _: {}).folder
+    folder = tmp_path / "model"
+    corpus.write_config(record.example_config, folder)
+    corpus.write_checkpoint(corpus.reference_of(folder), folder)
     give_routers_a_bias(folder)
     given = []
     for ranks in (1, 2):

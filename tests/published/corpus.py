@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .readers import config_of, reference_type
+from .readers import class_of, config_of, reference_type
 from .shrink import CORPUS
 
 #: Token ids of the prompts: one alone, a short one, one longer than the windows of the corpus.
@@ -32,11 +32,9 @@ def reference_of(folder: Path) -> Any:
     """Return Hugging Face's model of a folder's config, with random weights."""
     import torch
 
-    import transformers
-
     hf = _config_in(folder)
     torch.manual_seed(0)
-    model = getattr(transformers, hf.architectures[0])(hf).float().eval()
+    model = class_of(hf.architectures[0])(hf).float().eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -52,11 +50,10 @@ def load_reference(folder: Path) -> Any:
     """Return Hugging Face's model of a folder's config and weights, in float32."""
     import torch
 
-    import transformers
-
     hf = _config_in(folder)
-    kind = getattr(transformers, hf.architectures[0])
-    return kind.from_pretrained(folder, config=hf, dtype=torch.float32, attn_implementation="eager")
+    return class_of(hf.architectures[0]).from_pretrained(
+        folder, config=hf, dtype=torch.float32, attn_implementation="eager"
+    )
 
 
 def _config_in(folder: Path) -> Any:

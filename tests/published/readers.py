@@ -40,6 +40,17 @@ def reference_type(config: Mapping[str, Any]) -> str:
     return _VLLMS_NAMES.get(name, name)
 
 
+#: transformers' classes of architectures that it spells otherwise.
+_CLASSES = {"PhiMoEForCausalLM": "PhimoeForCausalLM"}
+
+
+def class_of(architecture: str) -> Any:
+    """Return transformers' class of an architecture."""
+    import transformers
+
+    return getattr(transformers, _CLASSES.get(architecture, architecture))
+
+
 def answers(config: Any, architecture: str, *, length: int = 128) -> dict[str, str]:
     """Return, by suite that lists an architecture, why its reader refuses a config; "" where it takes it."""
     found: dict[str, str] = {}

@@ -104,3 +104,18 @@ def test_a_latent_cache_scores_as_hugging_face_does() -> None:
     assert attention.scale != pytest.approx((64 + 64) ** -0.5, rel=1e-3)
     assert attention.norm_eps == expected.kv_a_layernorm.variance_epsilon
     assert attention.q_lora_rank is None
+
+
+def test_no_expert_outside_the_best_groups_is_chosen_however_low_a_bias_is() -> None:
+    """As Hugging Face's router of DeepSeek-V3 does it; 0 would be better than what the bias makes of the rest."""
+    import torch
+
+    from mszoo.layers.moe import best_groups
+
+    scores = torch.tensor([[0.5, 0.6, 0.1, 0.2]])
+    found = best_groups(scores - 2.0, 2, 1, by_two=True)
+    assert found.tolist() == [[-1.5, pytest.approx(-1.4), -torch.inf, -torch.inf]]
+    # One very good expert makes a group the best without a bias, and not where two count.
+    scores = torch.tensor([[0.9, 0.0, 0.5, 0.5]])
+    assert best_groups(scores, 2, 1, by_two=False).isinf().tolist() == [[False, False, True, True]]
+    assert best_groups(scores, 2, 1, by_two=True).isinf().tolist() == [[True, True, False, False]]
