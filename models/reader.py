@@ -145,7 +145,7 @@ def prediction_tensors(fields: Mapping[str, Any], layers: int) -> tuple[str, ...
         layers: how many layers there are before.
     """
     named = (fields.get(name) for name in ("num_nextn_predict_layers", "num_mtp_layers", "num_mtp_modules"))
-    count = next((number for number in named if number), 0)
+    count = next((number for number in named if isinstance(number, int) and number), 0)
     return tuple(f"model.layers.{layers + index}.*" for index in range(count))
 
 

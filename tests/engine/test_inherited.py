@@ -71,7 +71,7 @@ def test_ranks_share_experts_out(architecture: str, tmp_path: Path) -> None:
     """Each of two ranks has a part of every expert, and of a latent cache's heads."""
     (record,) = (one for one in native.mszoo_model_adapters() if one.architecture == architecture)
     folder = tmp_path / "model"
-    corpus.write_config(record.example_config, folder)
+    corpus.write_config(dict(record.example_config), folder)
     corpus.write_checkpoint(corpus.reference_of(folder), folder)
     give_routers_a_bias(folder)
     given = []
