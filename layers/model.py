@@ -97,7 +97,7 @@ class Model(Module, ABC):
         return name if name in expected else self.checkpoint_name(_weights.modern_name(name), expected)
 
     def unused_tensors(self) -> tuple[str, ...]:
-        """Return names that a checkpoint may hold without the model using them."""
+        """Return names that a checkpoint may hold without the model using them; "*" at the end stands for any."""
         return ()
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:

@@ -9,6 +9,7 @@ from mszoo.layers.decoder.spec import (
     AttentionSpec,
     DecoderLayerSpec,
     DecoderSpec,
+    LatentAttentionSpec,
     MLPSpec,
     NormSpec,
     RotarySpec,
@@ -88,11 +89,19 @@ class DecoderReader(ConfigReader):
         """Return a root mean square norm with the epsilon that ``field`` gives."""
         return NormSpec("rms_norm", self.required(field))
 
-    def layer(self, attention: AttentionSpec, mlp: Any, **others: Any) -> DecoderLayerSpec:
+    def prediction_tensors(self) -> tuple[str, ...]:
+        """Return the names of tensors that predict further tokens; see :func:`prediction_tensors`."""
+        return prediction_tensors(self._fields, self.num_layers)
+
+    def layer(
+        self, attention: AttentionSpec | LatentAttentionSpec, mlp: Any, **others: Any
+    ) -> DecoderLayerSpec:
         """Return a layer."""
         return DecoderLayerSpec(self.hidden_size, attention, mlp, **others)
 
-    def pre_norm_layer(self, norm: NormSpec, attention: AttentionSpec, mlp: Any) -> DecoderLayerSpec:
+    def pre_norm_layer(
+        self, norm: NormSpec, attention: AttentionSpec | LatentAttentionSpec, mlp: Any
+    ) -> DecoderLayerSpec:
         """Return a layer as Llama has it: a norm before attention and one before the MLP."""
         return self.layer(
             attention,
@@ -124,6 +133,20 @@ class DecoderReader(ConfigReader):
         }
         self.refuse_unread()
         return DecoderSpec(**fields | changes)
+
+
+def prediction_tensors(fields: Mapping[str, Any], layers: int) -> tuple[str, ...]:
+    """Return the names of tensors of layers that predict further tokens, which no model here has.
+
+    "*" at the end of a name stands for any.
+
+    Args:
+        fields: of the config.
+        layers: how many layers there are before.
+    """
+    named = (fields.get(name) for name in ("num_nextn_predict_layers", "num_mtp_layers", "num_mtp_modules"))
+    count = next((number for number in named if isinstance(number, int) and number), 0)
+    return tuple(f"model.layers.{layers + index}.*" for index in range(count))
 
 
 def rope_of_layer(

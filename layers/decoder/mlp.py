@@ -97,6 +97,7 @@ class MixtureOfExperts(Module):
             spec.num_experts,
             spec.top_k,
             scoring_func=spec.scoring_func,
+            jitter=spec.jitter,
             renormalize=spec.renormalize,
             routed_scaling_factor=spec.routed_scaling_factor,
             correction_bias=bool(spec.correction_bias_name),

@@ -158,7 +158,7 @@ class DecoderForCausalLM(CausalLM):
     def unused_tensors(self) -> tuple[str, ...]:
         """See :meth:`mszoo.layers.model.Model.unused_tensors`."""
         tied = (f"{self.spec.lm_head_name}.weight",) if self.spec.tie_word_embeddings else ()
-        return (*tied, *self._ignored)
+        return (*tied, *self._ignored, *self.spec.unserved)
 
     @property
     def _ignored(self) -> frozenset[str]:

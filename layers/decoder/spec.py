@@ -177,13 +177,14 @@ class MoESpec:
     Attributes:
         num_experts, top_k: experts, and how many of them a token passes.
         intermediate_size, hidden_act: of each expert.
-        scoring_func: what makes scores of the router's logits: "softmax" or "sigmoid".
+        scoring_func: what makes scores of the router's logits: "softmax", "sigmoid" or "sparsemixer" (Phi-MoE).
+        jitter: of the sparsemixer; see :class:`mszoo.layers.TopKRouter`.
         renormalize: the weights of a token's experts are made to add up to 1.
         routed_scaling_factor: multiplies the weights.
         correction_bias_name: experts are chosen by their scores and this bias of the checkpoint, weighed by scores
             alone (DeepSeek-V3); empty where there is none.
-        num_expert_group, topk_group: a token's experts are of the ``topk_group`` groups whose two best experts
-            are the best (DeepSeek-V3).
+        num_expert_group, topk_group: a token's experts are of the ``topk_group`` best groups: those whose two best
+            experts are the best where there is a bias (DeepSeek-V3), else whose best one is (DeepSeek-V2).
         shared: an MLP that every token passes beside; its name is inside the mixture.
         shared_gate_name: the layer that weighs it, by a sigmoid; empty where it isn't weighed.
         name: the checkpoint's.
@@ -197,7 +198,8 @@ class MoESpec:
     top_k: int
     intermediate_size: int
     hidden_act: str
-    scoring_func: Literal["softmax", "sigmoid"] = "softmax"
+    scoring_func: Literal["softmax", "sigmoid", "sparsemixer"] = "softmax"
+    jitter: float = 0.0
     renormalize: bool = True
     routed_scaling_factor: float = 1.0
     correction_bias_name: str = ""
@@ -294,6 +296,7 @@ class DecoderSpec:
         lm_head_name: of the output projection.
         ignored: tensors that old checkpoints carry and nobody reads: names inside each attention, such as GPT-2's
             causal mask.
+        unserved: tensors that predict further tokens, which no model here does; "*" at the end stands for any.
     """
 
     vocab_size: int
@@ -312,3 +315,4 @@ class DecoderSpec:
     layers_name: str = "layers"
     lm_head_name: str = "lm_head"
     ignored: tuple[str, ...] = ()
+    unserved: tuple[str, ...] = ()
