@@ -1,4 +1,4 @@
-"""Every native family in every way it runs: logits of its published configs, shrunk, against Hugging Face in float32.
+"""Every native family in every way it runs: logits of its published configs, shrunk, against Hugging Face's.
 
 The families of test_logits.py are left out.
 """
@@ -20,8 +20,10 @@ from .test_logits import ADAPTER
 TOLERANCE = 2e-5
 #: Whose logits are so large that float32 has no five digits behind the point.
 LARGE: dict[str, float] = {}
-#: Families whose layers no compiled call computes, with the reason.
-OP_BY_OP: dict[str, str] = {}
+#: Families and cases whose layers no compiled call computes, with the reason.
+OP_BY_OP: dict[str, str] = {
+    "CohereForCausalLM-CohereForAI/c4ai-command-r-plus": "its heads are normed with weights of their own",
+}
 
 _RECORDS = {record.architecture: record for record in native.mszoo_model_adapters()}
 NEW = sorted(_RECORDS.keys() - {name.removeprefix("native.") for name in ADAPTER.values()})
@@ -46,11 +48,13 @@ def test_logits_equal_hugging_face(case: str, tmp_path: Path) -> None:
         corpus.write_checkpoint(corpus.reference_of(folder), folder)
     give_routers_a_bias(folder)
     pinned = {"architectures": [f"native.{name}"]}
-    with running_engine(folder, hf_overrides=pinned, enforce_eager=False, max_model_len=128, **RAW_LOGITS) as llm:
+    with running_engine(
+        folder, hf_overrides=pinned, enforce_eager=False, max_model_len=128, **RAW_LOGITS
+    ) as llm:
         for compiled in (True, False):
             worst = worst_logit(llm, folder)
             (layers,) = llm.apply_model(layers_that_run_compiled)
-            assert layers == [compiled and name not in OP_BY_OP] * len(layers)
+            assert layers == [compiled and not {name, case} & OP_BY_OP.keys()] * len(layers)
             assert worst <= LARGE.get(name, TOLERANCE), f"logits differ by {worst:.2e}"
             llm.apply_model(run_op_by_op)
         assert assert_mindspore(llm, f"native.{name}", "cpu") > 0
