@@ -50,7 +50,8 @@ def test_every_suite_takes_what_it_lists(name: str) -> None:
 
 def test_the_corpus_has_every_architecture_that_is_listed() -> None:
     known = {config["architectures"][0] for config in CORPUS.values()}
-    assert shrink.listed() - known == {"TeleChat3ForCausalLM"}  # which published none
+    # TeleChat3 published none; of the others only transformers' own defaults are known.
+    assert shrink.listed() - known == {"CwmForCausalLM", "Jais2ForCausalLM", "TeleChat3ForCausalLM"}
 
 
 def test_shrinking_keeps_what_is_no_size() -> None:
