@@ -110,6 +110,28 @@ class DecoderReader(ConfigReader):
             norm_before_mlp=norm.named("post_attention_layernorm"),
         )
 
+    def post_norm_layer(self, norm: NormSpec, attention: AttentionSpec, mlp: Any) -> DecoderLayerSpec:
+        """Return a layer as OLMo 2 has it: it norms what attention and MLP return, and nothing before."""
+        return self.layer(
+            attention,
+            mlp,
+            norm_after_attention=norm.named("post_attention_layernorm"),
+            norm_after_mlp=norm.named("post_feedforward_layernorm"),
+        )
+
+    def pre_norm_decoder(
+        self, norm: NormSpec, mlp: Any, attention: Callable[[int], AttentionSpec], **changes: Any
+    ) -> DecoderSpec:
+        """Return a decoder of :meth:`pre_norm_layer` s with one MLP; see :meth:`decoder`.
+
+        Args:
+            norm: all of its norms.
+            mlp: of each layer.
+            attention: gives that of an index.
+            changes: other fields of the spec.
+        """
+        return self.decoder(lambda index: self.pre_norm_layer(norm, attention(index), mlp), norm, **changes)
+
     def decoder(
         self, layer: Callable[[int], DecoderLayerSpec], norm: NormSpec, **changes: Any
     ) -> DecoderSpec:

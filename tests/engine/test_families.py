@@ -18,10 +18,17 @@ from .conftest import RAW_LOGITS, assert_mindspore, give_routers_a_bias, running
 from .test_logits import ADAPTER
 
 TOLERANCE = 2e-5
-#: Whose logits are so large that float32 has no five digits behind the point.
-LARGE: dict[str, float] = {}
+#: Whose logits float32 can't give with five digits behind the point.
+LARGE: dict[str, float] = {
+    # Norm weights around 2 (an offset of 1 from what is random around 1) make attention scores of tens. Hugging
+    # Face's own float32 is 1.6e-5 to 3.8e-5 from its float64 here; ours is 2.2e-5 to 4.9e-5 from that.
+    "Gemma2ForCausalLM": 5e-5,
+    "Gemma3ForCausalLM": 5e-5,
+    "GemmaForCausalLM": 5e-5,
+}
 #: Families, or configs of one, whose layers no compiled call computes, with the reason.
 OP_BY_OP: dict[str, str] = {
+    "CohereForCausalLM-CohereForAI/c4ai-command-r-plus": "its heads are normed with weights of their own",
     "DeepseekV2ForCausalLM": "latent attention",
     "DeepseekV3ForCausalLM": "latent attention",
     "Glm4MoeLiteForCausalLM": "latent attention",

@@ -50,11 +50,14 @@ def test_every_suite_takes_what_it_lists(name: str) -> None:
 
 def test_the_corpus_has_every_architecture_that_is_listed() -> None:
     known = {config["architectures"][0] for config in CORPUS.values()}
+    # TeleChat3 published none; of the others only transformers' own defaults are known.
     assert shrink.listed() - known == {
+        "CwmForCausalLM",
         "ExaoneMoeForCausalLM",
         "Glm4MoeLiteForCausalLM",
+        "Jais2ForCausalLM",
         "SolarOpenForCausalLM",
-        "TeleChat3ForCausalLM",  # which published none
+        "TeleChat3ForCausalLM",
     }
 
 
