@@ -48,6 +48,19 @@ class DecoderReader(ConfigReader):
             self.refuse("num_key_value_heads", fields["num_kv_heads"])
         return AttentionSpec(heads, head_size=head_size, rotary=rotary, **fields)
 
+    def head_size_of_equal_shares(self) -> int:
+        """Return the size of heads that share out the hidden size, of a reference that has no other.
+
+        Raises:
+            RefusalError: they can't, or the config says another size.
+        """
+        heads = self.required("num_attention_heads")
+        if self.hidden_size % heads:
+            self.refuse("num_attention_heads", heads)
+        size: int = self.hidden_size // heads
+        self.must_be("head_dim", size)
+        return size
+
     def rotary(self, index: int, is_neox_style: bool = True) -> RotarySpec:
         """Return the rotation of layer ``index``; a config may have one for each type of layer."""
         parameters = rope_of_layer(self.required("rope_parameters"), self.layer_types(), index)
@@ -83,6 +96,18 @@ class DecoderReader(ConfigReader):
         """Return the MLP."""
         fields = {"intermediate_size": self.required, "hidden_act": self.required}
         return MLPSpec(**{name: read(name) for name, read in fields.items() if name not in changes} | changes)
+
+    def gpt_mlp(self, up_name: str, down_name: str, **changes: Any) -> MLPSpec:
+        """Return the MLP of GPT-2's relatives: no gate, biases, and four times the hidden size where nothing is said."""
+        return self.mlp(
+            intermediate_size=self.optional("n_inner", 4 * self.hidden_size),
+            hidden_act=self.required("activation_function"),
+            gated=False,
+            bias=True,
+            up_name=up_name,
+            down_name=down_name,
+            **changes,
+        )
 
     def rms_norm(self, field: str = "rms_norm_eps") -> NormSpec:
         """Return a root mean square norm with the epsilon that ``field`` gives."""

@@ -8,6 +8,15 @@ from typing import Any
 from mszoo.adapters.decoder import FUSED, FUSED_MLP, FUSED_TOO, INHERITED, TINY
 from mszoo.registry import Capability, ModelAdapter, Suite, hookimpl
 
+#: What vLLM's layers can't take of checkpoints with queries, keys and values in an order of their own, and with
+#: transposed weights.
+_ROWS = frozenset({Capability.LORA})
+_CONV1D = _ROWS | {Capability.QUANTIZATION}
+#: The fused layer of a family whose MLP has no gate.
+_QKV = {"qkv_proj": FUSED["qkv_proj"]}
+#: The fields of GPT-2's relatives, which have no head size of their own.
+_GPT = {"hidden_size": 128, "n_inner": 192}
+
 
 @hookimpl
 def mszoo_suite() -> Suite:
@@ -19,14 +28,28 @@ def mszoo_suite() -> Suite:
 def mszoo_model_adapters() -> Iterable[ModelAdapter]:
     """Give the native models."""
     return [
+        _decoder("CodeGenForCausalLM", "gptj", {}, lacks=_ROWS, model_type="codegen", **_GPT, rotary_dim=16),
+        _decoder("GPT2LMHeadModel", "gpt2", {}, lacks=_CONV1D, model_type="gpt2", **_GPT),
+        _decoder("GPTBigCodeForCausalLM", "gpt2", {"c_attn": ("c_attn",)}, model_type="gpt_bigcode", **_GPT),
+        _decoder("GPTJForCausalLM", "gptj", _QKV, model_type="gptj", **_GPT, rotary_dim=16),
+        _decoder("GPTNeoXForCausalLM", "gpt_neox", {}, lacks=_ROWS, model_type="gpt_neox", hidden_size=128),
         # vLLM refuses GLM-4 in float16.
         _decoder("Glm4ForCausalLM", "glm", FUSED_MLP, ("float32", "bfloat16"), model_type="glm4"),
         _decoder("GlmForCausalLM", "glm", FUSED_MLP, model_type="glm"),
         _decoder("LlamaForCausalLM", "llama", model_type="llama"),
         _decoder("MistralForCausalLM", "mistral", model_type="mistral"),
+        _decoder("OPTForCausalLM", "opt", _QKV, model_type="opt", hidden_size=128, ffn_dim=192),
+        _decoder(
+            "PersimmonForCausalLM", "gpt_neox", {}, lacks=_ROWS, model_type="persimmon", hidden_size=128
+        ),
         _decoder("Phi3ForCausalLM", "phi3", FUSED_TOO, model_type="phi3"),
+        _decoder("PhiForCausalLM", "phi", _QKV, model_type="phi"),
         _decoder("Qwen2ForCausalLM", "qwen2", model_type="qwen2"),
         _decoder("Qwen3ForCausalLM", "qwen3", model_type="qwen3"),
+        _decoder(
+            "StableLmForCausalLM", "stablelm", model_type="stablelm", hidden_size=128, use_qkv_bias=True
+        ),
+        _decoder("Starcoder2ForCausalLM", "starcoder2", _QKV, model_type="starcoder2", sliding_window=16),
     ]
 
 

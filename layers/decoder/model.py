@@ -14,7 +14,7 @@ from mszoo.layers.decoder.graph import GraphPath
 from mszoo.layers.decoder.layer import DecoderLayer
 from mszoo.layers.decoder.spec import DecoderSpec
 from mszoo.layers.embedding import LogitsProcessor, TokenEmbedding, lm_head, token_embedding
-from mszoo.layers.model import CausalLM, Module, ModuleList, outside_the_tree
+from mszoo.layers.model import CausalLM, Module, ModuleList, add_part, outside_the_tree
 from mszoo.layers.norm import RMSNorm
 from mszoo.layers.residual import stream_sum
 
@@ -39,19 +39,19 @@ class Decoder(Module):
         embedding = token_embedding(
             spec.vocab_size, spec.hidden_size, prefix=f"{prefix}.{spec.embedding_name}"
         )
-        self.add_module(spec.embedding_name, embedding)
+        add_part(self, spec.embedding_name, embedding)
         if spec.positions is not None:
             name = spec.positions.name
             table = TokenEmbedding(spec.positions.num_embeddings, spec.hidden_size, prefix=f"{prefix}.{name}")
-            self.add_module(name, table)
+            add_part(self, name, table)
         layers = ModuleList(
             DecoderLayer(layer, prefix=f"{prefix}.{spec.layers_name}.{index}")
             for index, layer in enumerate(spec.layers)
         )
-        self.add_module(spec.layers_name, layers)
+        add_part(self, spec.layers_name, layers)
         self.decoder_layers = list(layers)
         norm = build_norm(spec.norm, spec.hidden_size)
-        self.add_module(spec.norm.name, norm)
+        add_part(self, spec.norm.name, norm)
         outside_the_tree(self, last_norm=norm)
         # Rounded as the model's dtype rounds it, as the embeddings are. A number: what vLLM doesn't find among a
         # model's tensors, it doesn't bring back after a sleep.
@@ -116,9 +116,9 @@ class DecoderForCausalLM(CausalLM):
         self.config, self.spec = config, spec
         dot = f"{prefix}." if prefix else ""
         decoder = Decoder(spec, prefix=f"{dot}{spec.name}")
-        self.add_module(spec.name, decoder)
+        add_part(self, spec.name, decoder)
         outside_the_tree(self, decoder=decoder)
-        self.add_module(spec.lm_head_name, build_lm_head(spec, decoder.token_embedding, prefix=dot))
+        add_part(self, spec.lm_head_name, build_lm_head(spec, decoder.token_embedding, prefix=dot))
         self.logits_processor = build_logits_processor(spec)
 
     @classmethod
@@ -152,7 +152,7 @@ class DecoderForCausalLM(CausalLM):
 
     def checkpoint_name(self, name: str, expected: Collection[str]) -> str:
         """See :meth:`mszoo.layers.model.Model.checkpoint_name`: some checkpoints are of the network alone."""
-        whole = f"{self.spec.name}.{name}"
+        whole = f"{self.spec.name.partition('.')[0]}.{name}"
         return whole if whole in expected or whole in self._ignored else name
 
     def unused_tensors(self) -> tuple[str, ...]:
