@@ -13,10 +13,12 @@ _SIZES = frozenset(
         "head_dim",
         "hidden_size",
         "intermediate_size",
+        "kv_channels",
         "kv_lora_rank",
         "max_position_embeddings",
         "moe_intermediate_size",
         "moe_num_experts",
+        "multi_query_group_num",
         "n_embd",
         "n_group",
         "n_head",
@@ -29,7 +31,9 @@ _SIZES = frozenset(
         "num_experts_per_tok",
         "num_hidden_layers",
         "num_key_value_heads",
+        "num_layers",
         "num_local_experts",
+        "padded_vocab_size",
         "q_lora_rank",
         "qk_nope_head_dim",
         "qk_rope_head_dim",
@@ -47,10 +51,12 @@ _SIZES = frozenset(
 #: Numbers, and whether they must be more than 0.
 _NUMBERS = {
     "clip_qkv": True,
+    "dim_model_base": True,
     "final_logit_softcapping": True,
     "first_k_dense_replace": False,
     "layer_norm_eps": False,
     "layer_norm_epsilon": False,
+    "layernorm_epsilon": False,
     "logit_scale": True,
     "logits_scaling": True,
     "n_shared_experts": False,
@@ -58,8 +64,11 @@ _NUMBERS = {
     "norm_epsilon": False,
     "partial_rotary_factor": True,
     "rms_norm_eps": False,
+    "rope_ratio": True,
     "rope_theta": True,
     "routed_scaling_factor": False,
+    "scale_depth": True,
+    "scale_emb": True,
 }
 _NAMES = frozenset({"activation_function", "hidden_act", "hidden_activation"})
 

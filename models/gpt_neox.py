@@ -11,7 +11,7 @@ from mszoo.models.reader import DecoderReader
 
 
 class GPTNeoXForCausalLM(DecoderForCausalLM):
-    """GPT-NeoX: as Hugging Face's ``models/gpt_neox`` defines it; an MLP beside the attention has a norm of its own."""
+    """GPT-NeoX: as Hugging Face's ``models/gpt_neox`` defines it; its MLP has a norm of its own."""
 
     @classmethod
     def read_config(cls, config: Any, who: str) -> DecoderSpec:

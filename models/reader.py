@@ -24,11 +24,13 @@ class DecoderReader(ConfigReader):
     Args:
         config: the Hugging Face config.
         who: the adapter's name, for messages.
-        reference: as of :class:`mszoo.models.config.ConfigReader`.
+        reference, names: as of :class:`mszoo.models.config.ConfigReader`.
     """
 
-    def __init__(self, config: Any, who: str, *, reference: str = "") -> None:
-        super().__init__(config, who, reference=reference)
+    def __init__(
+        self, config: Any, who: str, *, reference: str = "", names: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(config, who, reference=reference, names=names)
         self.check_types()
         self.num_layers: int = self.required("num_hidden_layers")
         self.hidden_size: int = self.required("hidden_size")
@@ -39,11 +41,11 @@ class DecoderReader(ConfigReader):
         head_size = changes.pop("head_size", None) or self.optional("head_dim", self.hidden_size // heads)
         is_neox_style = changes.pop("is_neox_style", True)
         rotary = changes.pop("rotary") if "rotary" in changes else self.rotary(index, is_neox_style)
-        fields: dict[str, Any] = {
-            "num_kv_heads": self.optional("num_key_value_heads", heads),
-            "sliding_window": self.sliding_window(index),
-        }
-        fields |= changes
+        fields = dict(changes)
+        if "num_kv_heads" not in fields:
+            fields["num_kv_heads"] = self.optional("num_key_value_heads", heads)
+        if "sliding_window" not in fields:
+            fields["sliding_window"] = self.sliding_window(index)
         if heads % fields["num_kv_heads"] or head_size < 1:
             self.refuse("num_key_value_heads", fields["num_kv_heads"])
         return AttentionSpec(heads, head_size=head_size, rotary=rotary, **fields)
@@ -98,7 +100,7 @@ class DecoderReader(ConfigReader):
         return MLPSpec(**{name: read(name) for name, read in fields.items() if name not in changes} | changes)
 
     def gpt_mlp(self, up_name: str, down_name: str, **changes: Any) -> MLPSpec:
-        """Return the MLP of GPT-2's relatives: no gate, biases, and four times the hidden size where nothing is said."""
+        """Return the MLP of GPT-2's relatives: four times as wide as the stream where nothing is said."""
         return self.mlp(
             intermediate_size=self.optional("n_inner", 4 * self.hidden_size),
             hidden_act=self.required("activation_function"),

@@ -12,7 +12,7 @@ from mszoo.models.reader import DecoderReader
 
 
 class StableLmForCausalLM(DecoderForCausalLM):
-    """StableLM: as Hugging Face's ``models/stablelm`` defines it; with ``qk_layernorm`` each head has its own norm."""
+    """StableLM: as Hugging Face's ``models/stablelm`` defines it; each head may have a norm of its own."""
 
     @classmethod
     def read_config(cls, config: Any, who: str) -> DecoderSpec:

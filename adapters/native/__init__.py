@@ -6,13 +6,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mszoo.adapters.decoder import FUSED, FUSED_MLP, FUSED_TOO, INHERITED, TINY
+from mszoo.adapters.native import publishers
 from mszoo.registry import Capability, ModelAdapter, Suite, hookimpl
 
 #: What vLLM's layers can't take of checkpoints with queries, keys and values in an order of their own, and with
 #: transposed weights.
 _ROWS = frozenset({Capability.LORA})
 _CONV1D = _ROWS | {Capability.QUANTIZATION}
-#: The fused layer of a family whose MLP has no gate.
+#: Fused layers: of publishers' models, of a family whose queries, keys and values lie otherwise, and of one whose MLP
+#: has no gate.
+_W_PACK = {"W_pack": ("W_pack",), "gate_up_proj": FUSED["gate_up_proj"]}
+_W1_W3 = {"gate_up_proj": ("w1", "w3")}
+_GATE_UP = {"gate_up_proj": FUSED["gate_up_proj"]}
 _QKV = {"qkv_proj": FUSED["qkv_proj"]}
 #: The fields of GPT-2's relatives, which have no head size of their own.
 _GPT = {"hidden_size": 128, "n_inner": 192}
@@ -28,6 +33,10 @@ def mszoo_suite() -> Suite:
 def mszoo_model_adapters() -> Iterable[ModelAdapter]:
     """Give the native models."""
     return [
+        _publishers("BaiChuanForCausalLM", "baichuan", _W_PACK),
+        _publishers("BaichuanForCausalLM", "baichuan", _W_PACK),
+        _chatglm("ChatGLMForConditionalGeneration"),
+        _chatglm("ChatGLMModel"),
         _decoder("CodeGenForCausalLM", "gptj", {}, lacks=_ROWS, model_type="codegen", **_GPT, rotary_dim=16),
         _decoder("GPT2LMHeadModel", "gpt2", {}, lacks=_CONV1D, model_type="gpt2", **_GPT),
         _decoder("GPTBigCodeForCausalLM", "gpt2", {"c_attn": ("c_attn",)}, model_type="gpt_bigcode", **_GPT),
@@ -36,9 +45,13 @@ def mszoo_model_adapters() -> Iterable[ModelAdapter]:
         # vLLM refuses GLM-4 in float16.
         _decoder("Glm4ForCausalLM", "glm", FUSED_MLP, ("float32", "bfloat16"), model_type="glm4"),
         _decoder("GlmForCausalLM", "glm", FUSED_MLP, model_type="glm"),
+        _publishers("InternLM2ForCausalLM", "internlm", _W1_W3, _ROWS, num_key_value_heads=2, bias=True),
+        _publishers("InternLM3ForCausalLM", "internlm", **publishers.INTERNLM3),
         _decoder("LlamaForCausalLM", "llama", model_type="llama"),
+        _publishers("MiniCPMForCausalLM", "minicpm", **publishers.MINICPM),
         _decoder("MistralForCausalLM", "mistral", model_type="mistral"),
         _decoder("OPTForCausalLM", "opt", _QKV, model_type="opt", hidden_size=128, ffn_dim=192),
+        _publishers("OrionForCausalLM", "orion"),
         _decoder(
             "PersimmonForCausalLM", "gpt_neox", {}, lacks=_ROWS, model_type="persimmon", hidden_size=128
         ),
@@ -50,6 +63,8 @@ def mszoo_model_adapters() -> Iterable[ModelAdapter]:
             "StableLmForCausalLM", "stablelm", model_type="stablelm", hidden_size=128, use_qkv_bias=True
         ),
         _decoder("Starcoder2ForCausalLM", "starcoder2", _QKV, model_type="starcoder2", sliding_window=16),
+        _decoder("TeleChat2ForCausalLM", "telechat2", _GATE_UP, lacks=_CONV1D, common={}, **publishers.TELECHAT2),
+        _publishers("XverseForCausalLM", "xverse"),
     ]
 
 
@@ -59,6 +74,7 @@ def _decoder(
     fused: Mapping[str, tuple[str, ...]] = FUSED,
     dtypes: tuple[str, ...] = ("float32", "bfloat16", "float16"),
     lacks: frozenset[Capability] = frozenset(),
+    common: Mapping[str, Any] = TINY,
     **config: Any,
 ) -> ModelAdapter:
     """Return the record of a decoder.
@@ -69,7 +85,7 @@ def _decoder(
         fused: what vLLM's fused layers hold of its checkpoints' modules.
         dtypes: what it computes in.
         lacks: what it doesn't inherit from vLLM's layers.
-        config: the fields of a tiny config.json beside those of ``TINY``.
+        common, config: the fields of a tiny config.json.
     """
     return ModelAdapter(
         architecture,
@@ -77,5 +93,23 @@ def _decoder(
         capabilities=INHERITED - lacks,
         dtypes=dtypes,
         packed_modules_mapping=fused,
-        example_config={**TINY, **config} | {"architectures": [architecture]},
+        example_config={**common, **config} | {"architectures": [architecture]},
     )
+
+
+def _publishers(
+    architecture: str,
+    module: str,
+    fused: Mapping[str, tuple[str, ...]] = FUSED,
+    lacks: frozenset[Capability] = frozenset(),
+    **config: Any,
+) -> ModelAdapter:
+    """Return the record of a decoder whose config class comes with its checkpoints (``--trust-remote-code``)."""
+    own = {"model_type": module, "auto_map": {"AutoConfig": f"configuration_{module}.Config"}}
+    return _decoder(architecture, module, fused, lacks=lacks, common=publishers.COMMON, **own, **config)
+
+
+def _chatglm(architecture: str) -> ModelAdapter:
+    """Return the record of ChatGLM, whose config class vLLM has."""
+    fused = {name: (name,) for name in ("query_key_value", "dense_h_to_4h")}
+    return _decoder(architecture, "chatglm", fused, common={}, **publishers.CHATGLM)

@@ -17,6 +17,7 @@ from mszoo.layers.embedding import LogitsProcessor, TokenEmbedding, lm_head, tok
 from mszoo.layers.model import CausalLM, Module, ModuleList, add_part, outside_the_tree
 from mszoo.layers.norm import RMSNorm
 from mszoo.layers.residual import stream_sum
+from mszoo.layers.weights import Expected
 
 import mindspore as ms
 
@@ -155,6 +156,14 @@ class DecoderForCausalLM(CausalLM):
         whole = f"{self.spec.name.partition('.')[0]}.{name}"
         return whole if whole in expected or whole in self._ignored else name
 
+    def checkpoint_tensors(self, name: str) -> dict[str, Expected]:
+        """See :class:`mszoo.layers.weights.HasOwnTensors`: an output projection whose rows get length one."""
+        if not self.spec.normalizes_lm_head:
+            return {}
+        weight = f"{self.spec.lm_head_name}.weight"
+        shape = (self.spec.vocab_size, self.spec.hidden_size)
+        return {weight: Expected(weight, None, shape, load=_load_directions)}
+
     def unused_tensors(self) -> tuple[str, ...]:
         """See :meth:`mszoo.layers.model.Model.unused_tensors`."""
         tied = (f"{self.spec.lm_head_name}.weight",) if self.spec.tie_word_embeddings else ()
@@ -168,6 +177,11 @@ class DecoderForCausalLM(CausalLM):
             for index, layer in enumerate(spec.layers)
             for name in spec.ignored
         )
+
+
+def _load_directions(parameter: Any, tensor: torch.Tensor) -> None:
+    """Load a weight with each row brought to length one."""
+    parameter.weight_loader(parameter, torch.nn.functional.normalize(tensor.float()).to(tensor.dtype))
 
 
 def build_lm_head(spec: DecoderSpec, embedding: Any, *, prefix: str) -> torch.nn.Module:

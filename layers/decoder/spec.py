@@ -290,6 +290,7 @@ class DecoderSpec:
         scales_lookup: it is the look-up's own: embeddings given in place of tokens have it already (Gemma 3).
         positions: learned position embeddings.
         lm_head_bias: whether the output projection has a bias.
+        normalizes_lm_head: its rows are brought to length one as they are loaded (Baichuan 2).
         logit_scale: multiplies the logits.
         final_logit_softcapping: logits become ``cap * tanh(logits / cap)``; None leaves them.
         name: the checkpoint's, of the network without output projection. This one and the next may have dots.
@@ -308,6 +309,7 @@ class DecoderSpec:
     scales_lookup: bool = False
     positions: PositionSpec | None = None
     lm_head_bias: bool = False
+    normalizes_lm_head: bool = False
     logit_scale: float = 1.0
     final_logit_softcapping: float | None = None
     name: str = "model"
