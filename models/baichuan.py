@@ -10,7 +10,7 @@ from mszoo.models.publisher import PublisherReader
 
 
 class BaiChuanForCausalLM(DecoderForCausalLM):
-    """Baichuan 7B: as its ``modeling_baichuan`` defines it; Llama's layers, with queries, keys and values in one."""
+    """Baichuan 7B: as its ``modeling_baichuan`` defines it; Llama's layers, with one projection for attention."""
 
     #: Whether the output projection multiplies by its rows' directions.
     normalizes_lm_head = False
@@ -29,7 +29,9 @@ class BaiChuanForCausalLM(DecoderForCausalLM):
 
         def layer(index: int) -> DecoderLayerSpec:
             size = reader.head_size_of_equal_shares()
-            return reader.pre_norm_layer(norm, reader.attention(index, head_size=size, qkv_name="W_pack"), mlp)
+            return reader.pre_norm_layer(
+                norm, reader.attention(index, head_size=size, qkv_name="W_pack"), mlp
+            )
 
         return reader.decoder(layer, norm, normalizes_lm_head=cls.normalizes_lm_head)
 

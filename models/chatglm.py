@@ -38,7 +38,7 @@ _IGNORED = (
 
 
 class ChatGLMModel(DecoderForCausalLM):
-    """ChatGLM: as ``modeling_chatglm`` defines it; half of each head turns, by pairs, ``rope_ratio`` times as far."""
+    """ChatGLM: as ``modeling_chatglm`` defines it; half of each head turns, by pairs."""
 
     @classmethod
     def read_config(cls, config: Any, who: str) -> DecoderSpec:
@@ -49,9 +49,11 @@ class ChatGLMModel(DecoderForCausalLM):
         reader.ignore(*_IGNORED)
         bias = reader.flag("add_bias_linear")
         qkv_bias = reader.flag("add_qkv_bias") or bias
-        kind = "rms_norm" if reader.flag("rmsnorm", True) else "layer_norm"
-        norm = NormSpec(kind, reader.required("layernorm_epsilon"))
+        eps, is_rms = reader.required("layernorm_epsilon"), reader.flag("rmsnorm", True)
+        norm = NormSpec("rms_norm" if is_rms else "layer_norm", eps)
         mlp = reader.mlp(hidden_act="silu", bias=bias, up_name="dense_h_to_4h", down_name="dense_4h_to_h")
+        if (given := reader.rope_parameters()) != {"rope_type": "default", "rope_theta": 10000.0}:
+            reader.refuse("rope_parameters", given)
         theta = 10000.0 * reader.optional("rope_ratio", 1.0)
         rope = {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": 0.5}
         rotary = RotarySpec(rope, reader.required("max_position_embeddings"), is_neox_style=False)

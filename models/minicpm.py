@@ -11,7 +11,7 @@ from mszoo.models.publisher import PublisherReader
 
 
 class MiniCPMForCausalLM(DecoderForCausalLM):
-    """MiniCPM: as OpenBMB's ``modeling_minicpm`` defines it; Llama's layers with embeddings, sums and logits scaled."""
+    """MiniCPM: as its ``modeling_minicpm`` defines it; Llama's layers, with embeddings, sums and logits scaled."""
 
     @classmethod
     def read_config(cls, config: Any, who: str) -> DecoderSpec:

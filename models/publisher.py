@@ -28,9 +28,13 @@ class PublisherReader(DecoderReader):
         """Return the attention of layer ``index``: none of these models has a sliding window."""
         return super().attention(index, **{"sliding_window": None} | changes)
 
-    def rotary(self, index: int, is_neox_style: bool = True) -> RotarySpec:
-        """Return the rotation: by ``rope_parameters`` where the config's class made some, else by the older fields."""
+    def rope_parameters(self) -> dict[str, Any]:
+        """Return ``rope_parameters`` where the config's class, or vLLM, made some; else those of older fields."""
         given = self.optional("rope_parameters", None) or self.optional("rope_scaling", None) or {}
         if isinstance(given, Mapping):
             given = {"rope_theta": self.optional("rope_theta", 10000.0), **given}
-        return RotarySpec(self.rope(given), self.required("max_position_embeddings"), is_neox_style)
+        return self.rope(given)
+
+    def rotary(self, index: int, is_neox_style: bool = True) -> RotarySpec:
+        """Return the rotation, which is that of every layer."""
+        return RotarySpec(self.rope_parameters(), self.required("max_position_embeddings"), is_neox_style)

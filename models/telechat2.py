@@ -46,16 +46,18 @@ class TeleChat2ForCausalLM(DecoderForCausalLM):
         kv_heads = reader.optional("num_key_value_heads", heads)
         layout = QKVLayout(kv_heads, modules=(("query", "q"), ("key_value", "kv")))
         lengths = [length for name in _LENGTHS if (length := reader.optional(name, None))]
-        rope = {"rope_type": "dynamic", "rope_theta": reader.optional("rope_theta", 10000.0)}
         if not lengths:
             reader.required("seq_length")
+        rope = reader.rope_parameters()
+        if rope.keys() != {"rope_type", "rope_theta"}:
+            reader.refuse("rope_parameters", rope)
         norm, mlp = reader.rms_norm(), reader.mlp(hidden_act="silu", down_bias=True)
 
         def layer(index: int) -> DecoderLayerSpec:
             attention = reader.attention(
                 index,
                 head_size=reader.head_size_of_equal_shares(),
-                rotary=RotarySpec(rope, min(lengths)),
+                rotary=RotarySpec(rope | {"rope_type": "dynamic"}, min(lengths)),
                 o_bias=True,
                 name="self_attention",
                 o_name="dense",

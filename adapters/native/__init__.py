@@ -13,14 +13,13 @@ from mszoo.registry import Capability, ModelAdapter, Suite, hookimpl
 #: transposed weights.
 _ROWS = frozenset({Capability.LORA})
 _CONV1D = _ROWS | {Capability.QUANTIZATION}
-#: Fused layers: of publishers' models, of a family whose queries, keys and values lie otherwise, and of one whose MLP
-#: has no gate.
+#: Fused layers: of publishers' models, and of families whose MLP has no gate.
 _W_PACK = {"W_pack": ("W_pack",), "gate_up_proj": FUSED["gate_up_proj"]}
 _W1_W3 = {"gate_up_proj": ("w1", "w3")}
 _GATE_UP = {"gate_up_proj": FUSED["gate_up_proj"]}
 _QKV = {"qkv_proj": FUSED["qkv_proj"]}
 #: The fields of GPT-2's relatives, which have no head size of their own.
-_GPT = {"hidden_size": 128, "n_inner": 192}
+_GPT: Mapping[str, Any] = {"hidden_size": 128, "n_inner": 192}
 
 
 @hookimpl
@@ -63,7 +62,9 @@ def mszoo_model_adapters() -> Iterable[ModelAdapter]:
             "StableLmForCausalLM", "stablelm", model_type="stablelm", hidden_size=128, use_qkv_bias=True
         ),
         _decoder("Starcoder2ForCausalLM", "starcoder2", _QKV, model_type="starcoder2", sliding_window=16),
-        _decoder("TeleChat2ForCausalLM", "telechat2", _GATE_UP, lacks=_CONV1D, common={}, **publishers.TELECHAT2),
+        _decoder(
+            "TeleChat2ForCausalLM", "telechat2", _GATE_UP, lacks=_CONV1D, common={}, **publishers.TELECHAT2
+        ),
         _publishers("XverseForCausalLM", "xverse"),
     ]
 
@@ -105,8 +106,8 @@ def _publishers(
     **config: Any,
 ) -> ModelAdapter:
     """Return the record of a decoder whose config class comes with its checkpoints (``--trust-remote-code``)."""
-    own = {"model_type": module, "auto_map": {"AutoConfig": f"configuration_{module}.Config"}}
-    return _decoder(architecture, module, fused, lacks=lacks, common=publishers.COMMON, **own, **config)
+    config |= {"model_type": module, "auto_map": {"AutoConfig": f"configuration_{module}.Config"}}
+    return _decoder(architecture, module, fused, lacks=lacks, common=publishers.COMMON, **config)
 
 
 def _chatglm(architecture: str) -> ModelAdapter:

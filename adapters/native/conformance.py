@@ -38,9 +38,7 @@ def write_config_class(config: Mapping[str, Any], folder: Path) -> None:
     if place is None or config["model_type"] == "chatglm":  # vLLM has that one's
         return
     module, _, name = place.partition(".")
-    text = _CONFIGURATION.format(
-        model_type=config["model_type"], names=_NAMES.get(config["model_type"], {})
-    )
+    text = _CONFIGURATION.format(model_type=config["model_type"], names=_NAMES.get(config["model_type"], {}))
     (folder / f"{module}.py").write_text(text.replace("class Config(", f"class {name}("), encoding="utf-8")
 
 

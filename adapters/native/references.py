@@ -55,9 +55,7 @@ def angles(tokens: int, size: int, theta: float, divisors: Any = 1.0) -> torch.T
 def turn_halves(x: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
     """Turn the halves of each head against each other: [T, heads, size]."""
     one, other = x.chunk(2, -1)
-    return torch.cat(
-        [one * angle.cos() - other * angle.sin(), other * angle.cos() + one * angle.sin()], -1
-    )
+    return torch.cat([one * angle.cos() - other * angle.sin(), other * angle.cos() + one * angle.sin()], -1)
 
 
 def turn_pairs(x: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
@@ -151,7 +149,7 @@ def baichuan(config: Mapping[str, Any], weights: Mapping[str, Any], tokens: list
 
 
 def telechat2(config: Mapping[str, Any], weights: Mapping[str, Any], tokens: list[int]) -> torch.Tensor:
-    """TeleChat2: ``key_value`` has, for each head, its key and its value; what goes back to the stream has biases."""
+    """TeleChat2: ``key_value`` has, for each head, its key and its value; sums have biases."""
     w, eps = Tensors(weights), config["layer_norm_epsilon"]
     heads = config["n_head"]
     kv_heads, size = config.get("num_key_value_heads") or heads, config["hidden_size"] // heads
@@ -173,7 +171,11 @@ def telechat2(config: Mapping[str, Any], weights: Mapping[str, Any], tokens: lis
 def chatglm(config: Mapping[str, Any], weights: Mapping[str, Any], tokens: list[int]) -> torch.Tensor:
     """ChatGLM: the first half of each head turns, by pairs."""
     w, eps, bias = Tensors(weights), config["layernorm_epsilon"], config.get("add_bias_linear", False)
-    heads, kv_heads, size = config["num_attention_heads"], config["multi_query_group_num"], config["kv_channels"]
+    heads, kv_heads, size = (
+        config["num_attention_heads"],
+        config["multi_query_group_num"],
+        config["kv_channels"],
+    )
     angle = angles(len(tokens), size // 2, 10000.0 * config.get("rope_ratio", 1))
 
     def turn(x: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Every native family in every way it runs: logits of its published configs, shrunk, against Hugging Face in float32.
+"""Native families in every way they run: logits of published configs, shrunk, against Hugging Face in float32.
 
 The families of test_logits.py are left out, and those that transformers lacks: test_publishers.py has them.
 """

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
+
+import pytest
 from safetensors.torch import save_file
 
 from mszoo.adapters import native
@@ -24,17 +25,18 @@ PROMPTS = [[5, 17, 99, 201, 3, 44, 180], list(range(3, 100)), [7]]
 #: Architectures that vLLM 0.32 has no model of.
 NOT_VLLMS = ("BaiChuanForCausalLM", "BaichuanForCausalLM", "XverseForCausalLM")
 
+#: Where a config's class lies, of one that doesn't say so.
+_CLASS = {"AutoConfig": "configuration_own.Config"}
 _RECORDS = {record.architecture: record for record in native.mszoo_model_adapters()}
 #: By name: the config, of the record's example and of each published one.
 CASES: dict[str, dict[str, Any]] = {
     f"{name}-example": dict(_RECORDS[name].example_config) for name in REFERENCES
 } | {
-    f"{config['architectures'][0]}-{where}": config
+    f"{config['architectures'][0]}-{where}": {"auto_map": _CLASS} | config
     for where, config in corpus.read().items()
     if config["architectures"][0] in REFERENCES
 }
-# Neither vLLM nor a checkpoint's class knows ChatGLM's fields by common names; two names of one model are enough once.
-CASES.pop("ChatGLMForConditionalGeneration-example")
+CASES.pop("ChatGLMForConditionalGeneration-example")  # ChatGLMModel's, by another name
 
 
 class Reference:
