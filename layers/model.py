@@ -29,6 +29,17 @@ def outside_the_tree(module: Any, **values: Any) -> None:
     module.__dict__.update(values)
 
 
+def add_part(root: Module, name: str, part: Module) -> None:
+    """Add a part to a module under a name that may have dots: what is between the two gets modules of its own."""
+    owner = root
+    *path, leaf = name.split(".")
+    for step in path:
+        if step not in owner._modules:
+            owner.add_module(step, Module())
+        owner = owner.get_submodule(step)
+    owner.add_module(leaf, part)
+
+
 def current_model_config() -> ModelConfig:
     """Return vLLM's config of the model that is being built: its dtype, longest sequence, Hugging Face config."""
     return get_current_vllm_config().model_config

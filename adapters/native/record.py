@@ -15,6 +15,7 @@ def decoder(
     fused: Mapping[str, tuple[str, ...]] = FUSED,
     dtypes: tuple[str, ...] = ("float32", "bfloat16", "float16"),
     lacks: frozenset[Capability] = frozenset(),
+    common: Mapping[str, Any] = TINY,
     **config: Any,
 ) -> ModelAdapter:
     """Return the record of a decoder.
@@ -25,7 +26,7 @@ def decoder(
         fused: what vLLM's fused layers hold of its checkpoints' modules.
         dtypes: what it computes in.
         lacks: what it doesn't inherit from vLLM's layers.
-        config: the fields of a tiny config.json beside those of ``TINY``.
+        common, config: the fields of a tiny config.json.
     """
     return ModelAdapter(
         architecture,
@@ -33,5 +34,5 @@ def decoder(
         capabilities=INHERITED - lacks,
         dtypes=dtypes,
         packed_modules_mapping=fused,
-        example_config={**TINY, **config} | {"architectures": [architecture]},
+        example_config={**common, **config} | {"architectures": [architecture]},
     )

@@ -55,17 +55,20 @@ class RotarySpec:
 
 @dataclass(frozen=True)
 class QKVLayout:
-    """How a checkpoint has queries, keys and values in one tensor, where it isn't all queries, keys, then values.
+    """How a checkpoint has queries, keys and values, where it isn't all queries, keys, then values in one tensor.
 
-    Its rows are put in order as they are loaded. A LoRA adapter's aren't: the record of such a model declares none.
+    The rows are put in order as they are loaded. A LoRA adapter's aren't: the record of such a model declares none.
 
     Attributes:
         groups: the rows come in so many groups, each with queries, keys and values of its share of the heads.
         order: of queries, keys and values in a group.
+        modules: by name of a checkpoint's module inside the attention, the order of what it holds, where the
+            checkpoint has several (TeleChat2's ``query`` and ``key_value``); empty where it has one.
     """
 
     groups: int
     order: str = "qkv"
+    modules: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -289,10 +292,11 @@ class DecoderSpec:
         scales_lookup: it is the look-up's own: embeddings given in place of tokens have it already (Gemma 3).
         positions: learned position embeddings.
         lm_head_bias: whether the output projection has a bias.
+        normalizes_lm_head: its rows are brought to length one as they are loaded (Baichuan 2).
         logit_scale: multiplies the logits.
         final_logit_softcapping: logits become ``cap * tanh(logits / cap)``; None leaves them.
-        name: the checkpoint's, of the network without output projection.
-        embedding_name, layers_name: inside the network.
+        name: the checkpoint's, of the network without output projection. This one and the next may have dots.
+        embedding_name, layers_name: inside the network, as the name of ``norm``.
         lm_head_name: of the output projection.
         ignored: tensors that old checkpoints carry and nobody reads: names inside each attention, such as GPT-2's
             causal mask.
@@ -308,6 +312,7 @@ class DecoderSpec:
     scales_lookup: bool = False
     positions: PositionSpec | None = None
     lm_head_bias: bool = False
+    normalizes_lm_head: bool = False
     logit_scale: float = 1.0
     final_logit_softcapping: float | None = None
     name: str = "model"

@@ -28,7 +28,14 @@ def config_of(config: Mapping[str, Any]) -> Any:
     try:
         kind = CONFIG_MAPPING[model_type]
     except KeyError:  # it comes with a class of its own beside the checkpoint, which reads its keys
-        found = PreTrainedConfig.from_dict(fields)
+
+        class Published(PreTrainedConfig):
+            def __init__(self, max_position_embeddings: Any = None, **others: Any) -> None:
+                if max_position_embeddings is not None:  # transformers asks for it while it makes others
+                    self.max_position_embeddings = max_position_embeddings
+                super().__init__(**others)
+
+        found = Published.from_dict(fields)
         found.model_type = model_type
         return found
     return kind.from_dict(fields)
