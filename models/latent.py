@@ -10,7 +10,7 @@ from mszoo.layers.decoder.spec import LatentAttentionSpec, RotarySpec
 from mszoo.models.reader import DecoderReader
 
 #: Hugging Face's, of the norms of what low ranks compute, whatever ``rms_norm_eps`` says.
-_NORM_EPS = 1e-6
+NORM_EPS = 1e-6
 
 
 def latent_attention(reader: DecoderReader, *, is_neox_style: bool) -> LatentAttentionSpec:
@@ -39,7 +39,7 @@ def latent_attention(reader: DecoderReader, *, is_neox_style: bool) -> LatentAtt
         qk_rope_head_dim=rotated,
         v_head_dim=reader.required("v_head_dim"),
         scale=(size + rotated) ** -0.5 * _stretched(rope) ** 2,
-        norm_eps=_NORM_EPS,
+        norm_eps=NORM_EPS,
         rotary=RotarySpec(rope, reader.required("max_position_embeddings"), is_neox_style),
     )
 

@@ -13,6 +13,7 @@ from mszoo.layers.decoder import (
     NormSpec,
     RotarySpec,
 )
+from mszoo.models.latent import NORM_EPS
 from mszoo.registry.errors import RefusalError
 
 #: The suite's norms of a layer, and what checkpoints call them; in a spec's order.
@@ -91,7 +92,7 @@ def _latent_attention(cell: Any) -> LatentAttentionSpec:
         config.qk_pos_emb_head_dim,
         config.v_head_dim,
         cell.softmax_scale,
-        config.layernorm_epsilon,
+        NORM_EPS,  # the suite takes rms_norm_eps
         RotarySpec(parameters, config.max_position_embeddings, is_neox_style=False),
     )
 

@@ -85,6 +85,25 @@ def test_logits_equal_hugging_face(case: str, tmp_path: Path) -> None:
         assert assert_mindspore(llm, f"native.{name}", "cpu") > 0
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "why"),
+    [
+        ("VLLM_MLA_DISABLE", "1", "vLLM was told to expand the latent cache"),
+        ("MSZOO_KERNELS", "mindspore", "it is vLLM's on CPU, in no other kernel set"),
+    ],
+)
+def test_latent_attention_is_refused_without_vllms_cache(
+    variable: str, value: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    folder = tmp_path / "model"
+    corpus.write_config(CASES["DeepseekV2ForCausalLM-example"][1], folder)
+    corpus.write_checkpoint(corpus.reference_of(folder), folder)
+    pinned = {"architectures": ["native.DeepseekV2ForCausalLM"]}
+    with pytest.raises(Exception, match=why), running_engine(folder, hf_overrides=pinned, max_model_len=128):
+        pass
+
+
 def layers_that_run_compiled(model: Any) -> list[bool]:
     """Return of each decoder layer whether it runs as one call."""
     return [layer.compiled.runs for layer in model.network.decoder.decoder_layers]

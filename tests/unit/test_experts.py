@@ -119,3 +119,15 @@ def test_no_expert_outside_the_best_groups_is_chosen_however_low_a_bias_is() -> 
     scores = torch.tensor([[0.9, 0.0, 0.5, 0.5]])
     assert best_groups(scores, 2, 1, by_two=False).isinf().tolist() == [[False, False, True, True]]
     assert best_groups(scores, 2, 1, by_two=True).isinf().tolist() == [[True, True, False, False]]
+
+
+def test_layers_that_predict_further_tokens_are_left_out_and_no_others() -> None:
+    from mszoo.layers.weights import check_tensors
+    from mszoo.registry.errors import CheckpointError
+
+    unserved = read(GLM).unserved
+    assert unserved == ("model.layers.2.*",)  # GLM-4.5 has one
+    check_tensors({}, {"model.layers.2.eh_proj.weight": (4, 8)}, unserved, "checkpoint")
+    for name in ("model.layers.3.eh_proj.weight", "model.layers.20.eh_proj.weight"):
+        with pytest.raises(CheckpointError, match=f"no place for tensor {name}"):
+            check_tensors({}, {name: (4, 8)}, unserved, "checkpoint")

@@ -146,7 +146,7 @@ def test_shell_completion():
     assert complete("doc") == ["doctor"]
     assert "--imports" in complete("doctor", "--")
     assert complete("explain", "LlamaFor") == ["LlamaForCausalLM"]
-    assert complete("check", "native.Qwen") == ["native.Qwen2ForCausalLM", "native.Qwen3ForCausalLM"]
+    assert complete("check", "native.Qwen3") == ["native.Qwen3ForCausalLM", "native.Qwen3MoeForCausalLM"]
 
 
 def test_the_completion_script():
