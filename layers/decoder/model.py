@@ -119,6 +119,7 @@ class DecoderForCausalLM(CausalLM):
         self.add_module(spec.name, decoder)
         outside_the_tree(self, decoder=decoder)
         self.add_module(spec.lm_head_name, build_lm_head(spec, decoder.token_embedding, prefix=dot))
+        self.head_name = spec.lm_head_name
         self.logits_processor = build_logits_processor(spec)
 
     @classmethod
@@ -133,11 +134,6 @@ class DecoderForCausalLM(CausalLM):
         Raises:
             RefusalError: naming the field that can't be honoured.
         """
-
-    @property
-    def output_projection(self) -> torch.nn.Module:
-        """See :class:`mszoo.layers.CausalLM`."""
-        return self.get_submodule(self.spec.lm_head_name)
 
     def embed_input_ids(self, input_ids: ms.Tensor) -> ms.Tensor:
         """See :meth:`mszoo.layers.CausalLM.embed_input_ids`."""
