@@ -29,6 +29,17 @@ def outside_the_tree(module: Any, **values: Any) -> None:
     module.__dict__.update(values)
 
 
+def add_part(root: Module, name: str, part: Module) -> None:
+    """Add a part to a module under a name that may have dots: what is between the two gets modules of its own."""
+    owner = root
+    *path, leaf = name.split(".")
+    for step in path:
+        if step not in owner._modules:
+            owner.add_module(step, Module())
+        owner = owner.get_submodule(step)
+    owner.add_module(leaf, part)
+
+
 def current_model_config() -> ModelConfig:
     """Return vLLM's config of the model that is being built: its dtype, longest sequence, Hugging Face config."""
     return get_current_vllm_config().model_config
@@ -99,7 +110,7 @@ class Model(Module, ABC):
         return name if name in expected else self.checkpoint_name(_weights.modern_name(name), expected)
 
     def unused_tensors(self) -> tuple[str, ...]:
-        """Return names that a checkpoint may hold without the model using them."""
+        """Return names that a checkpoint may hold without the model using them; "*" at the end stands for any."""
         return ()
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:

@@ -30,6 +30,8 @@ import mindspore as ms
 
 #: The activations of vLLM's fused layer, by Hugging Face's names.
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
+#: Phi-MoE's way to choose experts, which are two there.
+_SPARSEMIXER = "sparsemixer"
 
 
 class TopKRouter(ReplicatedLinear):
@@ -40,13 +42,15 @@ class TopKRouter(ReplicatedLinear):
     Args:
         hidden_size, num_experts: sizes of the weight.
         top_k: how many experts a token gets.
-        scoring_func: what makes scores of logits: "softmax" or "sigmoid".
+        scoring_func: what makes scores of logits: "softmax", "sigmoid" or "sparsemixer", which chooses experts one
+            after the other, each weighed among those that are left and near it.
+        jitter: of the sparsemixer: half of how far below the best a near logit may be, relatively.
         renormalize: the weights of a token's experts are made to add up to 1.
         routed_scaling_factor: multiplies the weights.
         correction_bias: experts are chosen by their scores and a bias, ``e_score_correction_bias``; their weights
             are scores.
-        num_expert_group, topk_group: a token's experts are of the ``topk_group`` groups whose two best experts are
-            the best (DeepSeek-V3's routing).
+        num_expert_group, topk_group: a token's experts are of the ``topk_group`` best groups: with a bias those
+            whose two best experts are the best (DeepSeek-V3), else whose best one is (DeepSeek-V2).
         prefix: its name.
     """
 
@@ -57,6 +61,7 @@ class TopKRouter(ReplicatedLinear):
         top_k: int,
         *,
         scoring_func: str = "softmax",
+        jitter: float = 0.0,
         renormalize: bool = True,
         routed_scaling_factor: float = 1.0,
         correction_bias: bool = False,
@@ -64,6 +69,13 @@ class TopKRouter(ReplicatedLinear):
         topk_group: int = 1,
         prefix: str,
     ) -> None:
+        known: dict[str, Callable[..., torch.Tensor]] = {"softmax": torch.softmax, "sigmoid": _sigmoid}
+        if scoring_func not in (*known, _SPARSEMIXER):
+            raise RefusalError(
+                "config.json",
+                f"scoring_func={scoring_func!r} is not known",
+                f"Known functions: {', '.join((*known, _SPARSEMIXER))}",
+            )
         super().__init__(
             hidden_size,
             num_experts,
@@ -78,14 +90,8 @@ class TopKRouter(ReplicatedLinear):
             zeros = torch.zeros(num_experts, dtype=torch.float32)
             self.e_score_correction_bias = torch.nn.Parameter(zeros, requires_grad=False)
         self.top_k = top_k
-        known: dict[str, Callable[..., torch.Tensor]] = {"softmax": torch.softmax, "sigmoid": _sigmoid}
-        if scoring_func not in known:
-            raise RefusalError(
-                "config.json",
-                f"scoring_func={scoring_func!r} is not known",
-                f"Known functions: {', '.join(known)}",
-            )
-        self._scores_of = known[scoring_func]
+        self._scores_of = known.get(scoring_func)
+        self._jitter = jitter
         self._renormalize, self._scale = renormalize, routed_scaling_factor
         self._groups, self._topk_group = num_expert_group, topk_group
         self._best_logits_decide = (
@@ -98,6 +104,8 @@ class TopKRouter(ReplicatedLinear):
         if self._best_logits_decide:  # the same weights in two ops instead of five
             best, chosen = logits.topk(self.top_k, -1, sorted=False)
             return self._scaled(best.softmax(-1)), chosen
+        if self._scores_of is None:
+            return self._mixed(logits)
         scores = self._scores_of(logits, -1)
         chosen = self._preference(scores).topk(self.top_k, -1, sorted=False)[1]
         weights = scores.gather(1, chosen)
@@ -108,15 +116,38 @@ class TopKRouter(ReplicatedLinear):
     def _scaled(self, weights: torch.Tensor) -> torch.Tensor:
         return weights if self._scale == 1.0 else weights * self._scale
 
+    def _mixed(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Choose by the sparsemixer."""
+        left, weights, chosen = logits, [], []
+        for _ in range(self.top_k):
+            best, index = left.max(-1, keepdim=True)
+            far = (best - logits) / logits.abs().clamp(min=best) > 2 * self._jitter
+            weights.append(left.masked_fill(far, -torch.inf).softmax(-1).gather(-1, index))
+            chosen.append(index)
+            left = left.scatter(-1, index, -torch.inf)
+        return self._scaled(torch.cat(weights, -1)), torch.cat(chosen, -1)
+
     def _preference(self, scores: torch.Tensor) -> torch.Tensor:
-        """Return by what experts are chosen: [T, experts], 0 outside the best groups."""
+        """Return by what experts are chosen: [T, experts], nothing outside the best groups."""
         biased = scores if self.e_score_correction_bias is None else scores + self.e_score_correction_bias
         if self._groups == 1:
             return biased
-        grouped = biased.unflatten(-1, (self._groups, -1))
-        best = grouped.topk(2, -1)[0].sum(-1).topk(self._topk_group, -1, sorted=False)[1]
-        kept = torch.zeros(grouped.shape[:2], dtype=torch.bool).scatter_(1, best, True)
-        return grouped.masked_fill(~kept[..., None], 0.0).flatten(1)
+        return best_groups(biased, self._groups, self._topk_group, by_two=biased is not scores)
+
+
+def best_groups(scores: torch.Tensor, groups: int, chosen: int, *, by_two: bool) -> torch.Tensor:
+    """Return the scores of the best groups of experts, and minus infinity for the others: [T, experts].
+
+    Args:
+        scores: [T, experts], group by group.
+        groups, chosen: how many there are, and how many are the best.
+        by_two: a group counts by its two best experts, not by its best one.
+    """
+    grouped = scores.unflatten(-1, (groups, -1))
+    of_groups = grouped.topk(2, -1)[0].sum(-1) if by_two else grouped.amax(-1)
+    best = of_groups.topk(chosen, -1, sorted=False)[1]
+    kept = torch.zeros(grouped.shape[:2], dtype=torch.bool).scatter_(1, best, True)
+    return grouped.masked_fill(~kept[..., None], -torch.inf).flatten(1)
 
 
 class Experts(torch.nn.Module):

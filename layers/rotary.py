@@ -134,6 +134,7 @@ def _cos_sin_table(
         )
         try:
             frequencies, scaling = ROPE_INIT_FUNCTIONS[rope_type](config, torch.device("cpu"))
+            scaling = rope.get("short_mscale", scaling)  # Phi-MoE's, up to where longrope is fixed
             if frequencies.shape != (rotary_size // 2,):
                 raise ValueError(f"{len(frequencies)} for {rotary_size // 2} pairs")
         except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:

@@ -118,7 +118,8 @@ def check_tensors(
     Args:
         expected: :func:`expected_tensors` of the model.
         found: shape by name, from the checkpoint's headers.
-        ignored: names that may be there without being used (a tied ``lm_head.weight``).
+        ignored: names that may be there without being used (a tied ``lm_head.weight``); "*" at the end of one
+            stands for any.
         where: the checkpoint, for the message.
 
     Raises:
@@ -251,7 +252,9 @@ def modern_name(name: str) -> str:
 
 def _is_left_out(name: str, ignored: Collection[str]) -> bool:
     """Say whether a tensor that the model has no place for changes nothing: vLLM's loader leaves it out too."""
-    return name in ignored or name.endswith((*_COMPUTED, _INPUT_ORDER, _BIAS))
+    if name in ignored or name.endswith((*_COMPUTED, _INPUT_ORDER, _BIAS)):
+        return True
+    return name.startswith(tuple(one[:-1] for one in ignored if one.endswith("*")))
 
 
 def _list(names: Sequence[str], limit: int = 4) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from mszoo.models.config_keys import has_effect, keys, model_types
@@ -65,12 +66,15 @@ class ConfigReader:
         who: the adapter's name, for messages.
         reference: the model type of transformers whose implementation decides which fields have an effect; empty
             for a model that transformers lacks, of which any field may.
+        names: the config's own names of common fields, beside those that its class tells.
     """
 
-    def __init__(self, config: Any, who: str, *, reference: str = "") -> None:
+    def __init__(
+        self, config: Any, who: str, *, reference: str = "", names: Mapping[str, str] | None = None
+    ) -> None:
         self._class = type(config)
         self._fields: dict[str, Any] = config.to_dict()
-        self._own_name: dict[str, str] = dict(getattr(config, "attribute_map", None) or {})
+        self._own_name: dict[str, str] = {**(getattr(config, "attribute_map", None) or {}), **(names or {})}
         self._read: set[str] = set()
         self.who, self._reference = who, reference if reference in model_types() else ""
         self._architecture = who.rpartition(".")[2]

@@ -95,15 +95,18 @@ def keys_read(model_type: str, architecture: str = "") -> frozenset[str]:
 
     Args:
         model_type: as in config.json, known to :func:`model_types`.
-        architecture: a class of transformers; with it, keys that only other heads read are left out.
+        architecture: a class of transformers, in any case; with it, keys that only other heads read are left out.
 
     Raises:
         KeyError: the reference has no such model type.
     """
+    # transformers' class of Phi-MoE is spelt otherwise than the publisher's, whose name config.json has.
+    wanted = architecture.lower()
     found = {
         name
         for name, key in keys(model_type).items()
-        if key.has_effect and (not architecture or key.kind != "heads" or architecture in key.heads)
+        if key.has_effect
+        and (not wanted or key.kind != "heads" or wanted in (head.lower() for head in key.heads))
     }
     return frozenset(found | {name for name, own in _aliases(model_type).items() if own in found})
 

@@ -1,11 +1,11 @@
-"""Llama 1 to 3, SmolLM and relatives."""
+"""Llama 1 to 3, SmolLM and relatives; Code World Model."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from mszoo.layers.decoder import DecoderForCausalLM
-from mszoo.layers.decoder.spec import DecoderLayerSpec, DecoderSpec
+from mszoo.layers.decoder.spec import DecoderSpec
 from mszoo.models.config_keys import reference_of
 from mszoo.models.reader import DecoderReader
 
@@ -17,10 +17,11 @@ class LlamaForCausalLM(DecoderForCausalLM):
     def read_config(cls, config: Any, who: str) -> DecoderSpec:
         """Read a ``llama`` config."""
         reader = DecoderReader(config, who, reference=reference_of(config))
-        norm, bias = reader.rms_norm(), reader.flag("attention_bias")
-        mlp = reader.mlp(bias=reader.flag("mlp_bias"))
+        bias, mlp = reader.flag("attention_bias"), reader.mlp(bias=reader.flag("mlp_bias"))
+        return reader.pre_norm_decoder(
+            reader.rms_norm(), mlp, lambda index: reader.attention(index, qkv_bias=bias, o_bias=bias)
+        )
 
-        def layer(index: int) -> DecoderLayerSpec:
-            return reader.pre_norm_layer(norm, reader.attention(index, qkv_bias=bias, o_bias=bias), mlp)
 
-        return reader.decoder(layer, norm)
+class CwmForCausalLM(LlamaForCausalLM):
+    """Code World Model: as Hugging Face's ``models/cwm`` defines it; some layers have a sliding window."""

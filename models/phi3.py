@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mszoo.layers.decoder import DecoderForCausalLM
-from mszoo.layers.decoder.spec import DecoderLayerSpec, DecoderSpec
+from mszoo.layers.decoder.spec import DecoderSpec
 from mszoo.models.config_keys import reference_of
 from mszoo.models.reader import DecoderReader
 
@@ -17,9 +17,4 @@ class Phi3ForCausalLM(DecoderForCausalLM):
     def read_config(cls, config: Any, who: str) -> DecoderSpec:
         """Read a ``phi3`` config."""
         reader = DecoderReader(config, who, reference=reference_of(config))
-        norm, mlp = reader.rms_norm(), reader.mlp()
-
-        def layer(index: int) -> DecoderLayerSpec:
-            return reader.pre_norm_layer(norm, reader.attention(index), mlp)
-
-        return reader.decoder(layer, norm)
+        return reader.pre_norm_decoder(reader.rms_norm(), reader.mlp(), reader.attention)

@@ -9,6 +9,7 @@ from mszoo.layers.decoder.spec import (
     AttentionSpec,
     DecoderLayerSpec,
     DecoderSpec,
+    LatentAttentionSpec,
     MLPSpec,
     NormSpec,
     RotarySpec,
@@ -24,11 +25,13 @@ class DecoderReader(ConfigReader):
     Args:
         config: the Hugging Face config.
         who: the adapter's name, for messages.
-        reference: as of :class:`mszoo.models.config.ConfigReader`.
+        reference, names: as of :class:`mszoo.models.config.ConfigReader`.
     """
 
-    def __init__(self, config: Any, who: str, *, reference: str = "") -> None:
-        super().__init__(config, who, reference=reference)
+    def __init__(
+        self, config: Any, who: str, *, reference: str = "", names: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(config, who, reference=reference, names=names)
         self.check_types()
         self.num_layers: int = self.required("num_hidden_layers")
         self.hidden_size: int = self.required("hidden_size")
@@ -39,14 +42,27 @@ class DecoderReader(ConfigReader):
         head_size = changes.pop("head_size", None) or self.optional("head_dim", self.hidden_size // heads)
         is_neox_style = changes.pop("is_neox_style", True)
         rotary = changes.pop("rotary") if "rotary" in changes else self.rotary(index, is_neox_style)
-        fields: dict[str, Any] = {
-            "num_kv_heads": self.optional("num_key_value_heads", heads),
-            "sliding_window": self.sliding_window(index),
-        }
-        fields |= changes
+        fields = dict(changes)
+        if "num_kv_heads" not in fields:
+            fields["num_kv_heads"] = self.optional("num_key_value_heads", heads)
+        if "sliding_window" not in fields:
+            fields["sliding_window"] = self.sliding_window(index)
         if heads % fields["num_kv_heads"] or head_size < 1:
             self.refuse("num_key_value_heads", fields["num_kv_heads"])
         return AttentionSpec(heads, head_size=head_size, rotary=rotary, **fields)
+
+    def head_size_of_equal_shares(self) -> int:
+        """Return the size of heads that share out the hidden size, of a reference that has no other.
+
+        Raises:
+            RefusalError: they can't, or the config says another size.
+        """
+        heads = self.required("num_attention_heads")
+        if self.hidden_size % heads:
+            self.refuse("num_attention_heads", heads)
+        size: int = self.hidden_size // heads
+        self.must_be("head_dim", size)
+        return size
 
     def rotary(self, index: int, is_neox_style: bool = True) -> RotarySpec:
         """Return the rotation of layer ``index``; a config may have one for each type of layer."""
@@ -84,15 +100,35 @@ class DecoderReader(ConfigReader):
         fields = {"intermediate_size": self.required, "hidden_act": self.required}
         return MLPSpec(**{name: read(name) for name, read in fields.items() if name not in changes} | changes)
 
+    def gpt_mlp(self, up_name: str, down_name: str, **changes: Any) -> MLPSpec:
+        """Return the MLP of GPT-2's relatives: four times as wide as the stream where nothing is said."""
+        return self.mlp(
+            intermediate_size=self.optional("n_inner", 4 * self.hidden_size),
+            hidden_act=self.required("activation_function"),
+            gated=False,
+            bias=True,
+            up_name=up_name,
+            down_name=down_name,
+            **changes,
+        )
+
     def rms_norm(self, field: str = "rms_norm_eps") -> NormSpec:
         """Return a root mean square norm with the epsilon that ``field`` gives."""
         return NormSpec("rms_norm", self.required(field))
 
-    def layer(self, attention: AttentionSpec, mlp: Any, **others: Any) -> DecoderLayerSpec:
+    def prediction_tensors(self) -> tuple[str, ...]:
+        """Return the names of tensors that predict further tokens; see :func:`prediction_tensors`."""
+        return prediction_tensors(self._fields, self.num_layers)
+
+    def layer(
+        self, attention: AttentionSpec | LatentAttentionSpec, mlp: Any, **others: Any
+    ) -> DecoderLayerSpec:
         """Return a layer."""
         return DecoderLayerSpec(self.hidden_size, attention, mlp, **others)
 
-    def pre_norm_layer(self, norm: NormSpec, attention: AttentionSpec, mlp: Any) -> DecoderLayerSpec:
+    def pre_norm_layer(
+        self, norm: NormSpec, attention: AttentionSpec | LatentAttentionSpec, mlp: Any
+    ) -> DecoderLayerSpec:
         """Return a layer as Llama has it: a norm before attention and one before the MLP."""
         return self.layer(
             attention,
@@ -100,6 +136,28 @@ class DecoderReader(ConfigReader):
             norm_before_attention=norm.named("input_layernorm"),
             norm_before_mlp=norm.named("post_attention_layernorm"),
         )
+
+    def post_norm_layer(self, norm: NormSpec, attention: AttentionSpec, mlp: Any) -> DecoderLayerSpec:
+        """Return a layer as OLMo 2 has it: it norms what attention and MLP return, and nothing before."""
+        return self.layer(
+            attention,
+            mlp,
+            norm_after_attention=norm.named("post_attention_layernorm"),
+            norm_after_mlp=norm.named("post_feedforward_layernorm"),
+        )
+
+    def pre_norm_decoder(
+        self, norm: NormSpec, mlp: Any, attention: Callable[[int], AttentionSpec], **changes: Any
+    ) -> DecoderSpec:
+        """Return a decoder of :meth:`pre_norm_layer` s with one MLP; see :meth:`decoder`.
+
+        Args:
+            norm: all of its norms.
+            mlp: of each layer.
+            attention: gives that of an index.
+            changes: other fields of the spec.
+        """
+        return self.decoder(lambda index: self.pre_norm_layer(norm, attention(index), mlp), norm, **changes)
 
     def decoder(
         self, layer: Callable[[int], DecoderLayerSpec], norm: NormSpec, **changes: Any
@@ -124,6 +182,20 @@ class DecoderReader(ConfigReader):
         }
         self.refuse_unread()
         return DecoderSpec(**fields | changes)
+
+
+def prediction_tensors(fields: Mapping[str, Any], layers: int) -> tuple[str, ...]:
+    """Return the names of tensors of layers that predict further tokens, which no model here has.
+
+    "*" at the end of a name stands for any.
+
+    Args:
+        fields: of the config.
+        layers: how many layers there are before.
+    """
+    named = (fields.get(name) for name in ("num_nextn_predict_layers", "num_mtp_layers", "num_mtp_modules"))
+    count = next((number for number in named if isinstance(number, int) and number), 0)
+    return tuple(f"model.layers.{layers + index}.*" for index in range(count))
 
 
 def rope_of_layer(

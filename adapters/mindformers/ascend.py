@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 from mszoo.adapters.mindformers import contract, network, parameters
-from mszoo.adapters.mindformers.checkpoint import layout_of, unserved_tensors
+from mszoo.adapters.mindformers.checkpoint import layout_of
 from mszoo.adapters.mindformers.config import architecture_of, suite_config
 from mszoo.kernels.exchange import to_torch
 from mszoo.layers import CausalLM, current_model_config
 from mszoo.layers.kv_cache import KVCache, current_sequences, whole_step
 from mszoo.layers.model import outside_the_tree
 from mszoo.layers.weights import Expected
+from mszoo.models.reader import prediction_tensors
 from mszoo.registry.errors import RefusalError
 
 import mindspore as ms
@@ -157,7 +158,7 @@ class OwnNetwork(CausalLM):
         """Return names that the model doesn't use: tied logits, and layers that predict further tokens."""
         return (
             *super().unused_tensors(),
-            *unserved_tensors(self.config, self.expected_tensors(), len(self.caches)),
+            *prediction_tensors(self.config.to_dict(), len(self.caches)),
         )
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:

@@ -10,15 +10,6 @@ import torch
 
 from mszoo.layers.weights import Expected
 
-#: What a layer has beside an ordinary one's tensors if it predicts further tokens.
-_PREDICTION = (
-    "enorm.weight",
-    "hnorm.weight",
-    "eh_proj.weight",
-    "embed_tokens.weight",
-    "shared_head.norm.weight",
-    "shared_head.head.weight",
-)
 #: Names of modules here, and TeleChat2's.
 _TELECHAT2 = (
     ("model.layers.", "transformer.h."),
@@ -102,21 +93,6 @@ def layout_of(architecture: str, config: Any) -> Layout:
         return Layout()
     head_size = config.hidden_size // config.n_head
     return Layout(_TELECHAT2, {"key_value": Joined(("key", "value"), head_size)})
-
-
-def unserved_tensors(config: Any, expected: Iterable[str], layers: int) -> list[str]:
-    """Return the names of the tensors of layers that predict further tokens, which no model here has.
-
-    Args:
-        config: the Hugging Face config.
-        expected: names of the tensors that the model has.
-        layers: how many layers that is.
-    """
-    fields = config.to_dict()
-    count = fields.get("num_nextn_predict_layers") or fields.get("num_mtp_layers") or 0
-    last = f"model.layers.{layers - 1}."
-    leaves = [name.removeprefix(last) for name in expected if name.startswith(last)]
-    return [f"model.layers.{layers + i}.{leaf}" for i in range(count) for leaf in (*leaves, *_PREDICTION)]
 
 
 def _split_name(name: str) -> tuple[str, str, str]:

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 
 from mszoo.adapters.mindformers import network
-from mszoo.adapters.mindformers.checkpoint import layout_of, unserved_tensors
+from mszoo.adapters.mindformers.checkpoint import layout_of
 from mszoo.adapters.mindformers.config import architecture_of, suite_config
-from mszoo.kernels import dispatch
 from mszoo.layers import (
     CausalLM,
     LogitsProcessor,
@@ -23,7 +22,7 @@ from mszoo.layers.cells import replace_cells
 from mszoo.layers.decoder.graph import GraphPath
 from mszoo.layers.positions import running_at
 from mszoo.layers.weights import Expected, load
-from mszoo.registry.errors import RefusalError
+from mszoo.models.reader import prediction_tensors
 
 import mindspore as ms
 
@@ -57,8 +56,6 @@ class SuiteModel(CausalLM):
     def __init__(self, config: Any, *, prefix: str = "") -> None:
         name, architecture = architecture_of(config)
         who = f"mindformers.{name}"
-        if architecture.is_latent:
-            _refuse_without_latent_cache(who)
         model_config = current_model_config()
         values = suite_config(
             architecture,
@@ -111,14 +108,4 @@ class SuiteModel(CausalLM):
     def unused_tensors(self) -> tuple[str, ...]:
         """Return names that the model doesn't use: tied logits, and layers that predict further tokens."""
         layers = len(list(self.model.layers.children()))
-        return (*super().unused_tensors(), *unserved_tensors(self.config, self.expected_tensors(), layers))
-
-
-def _refuse_without_latent_cache(who: str) -> None:
-    """Refuse what attends on a latent cache where there is none."""
-    if not current_model_config().use_mla:
-        what = "it attends on a latent cache, and vLLM was told to expand it"
-        raise RefusalError(who, what, "Unset VLLM_MLA_DISABLE")
-    if not dispatch.current().by_vllm("paged_attention"):
-        what = "attention on a latent cache is vLLM's on CPU, in no other kernel set"
-        raise RefusalError(who, what, "Unset MSZOO_KERNELS, and MSZOO_DISABLE the plugin that attends")
+        return (*super().unused_tensors(), *prediction_tensors(self.config.to_dict(), layers))

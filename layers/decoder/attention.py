@@ -10,7 +10,7 @@ from mszoo.kernels import dispatch
 from mszoo.kernels.exchange import to_mindspore, to_torch
 from mszoo.layers.attention import Attention
 from mszoo.layers.decoder.build import build_norm, build_rotary
-from mszoo.layers.decoder.projections import own_tensors
+from mszoo.layers.decoder.projections import ordered_tensors, transposed_tensors
 from mszoo.layers.decoder.spec import AttentionSpec, NormSpec
 from mszoo.layers.linear import apply_linear, heads_on_this_rank, qkv_linear, row_linear
 from mszoo.layers.model import Module
@@ -111,12 +111,12 @@ class SelfAttention(Module):
         """See :class:`mszoo.layers.weights.HasOwnTensors`."""
         spec = self.spec
         table: dict[str, Expected] = {}
-        if spec.conv1d or spec.qkv_layout is not None:
-            table |= own_tensors(
-                f"{name}.{spec.qkv_name}", self.qkv, conv1d=spec.conv1d, layout=spec.qkv_layout
-            )
+        if spec.qkv_layout is not None:
+            table |= ordered_tensors(f"{name}.{spec.qkv_name}", self.qkv, spec.qkv_layout)
         if spec.conv1d:
-            table |= own_tensors(f"{name}.{spec.o_name}", self.output, conv1d=True)
+            if spec.qkv_layout is None:
+                table |= transposed_tensors(f"{name}.{spec.qkv_name}", self.qkv)
+            table |= transposed_tensors(f"{name}.{spec.o_name}", self.output)
         return table
 
     def _clip(self, qkv: ms.Tensor, bound: float) -> ms.Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mszoo.kernels import dispatch
 from mszoo.kernels.exchange import to_mindspore, to_torch
 from mszoo.layers.decoder.build import build_rotary
 from mszoo.layers.decoder.spec import LatentAttentionSpec
@@ -16,7 +17,13 @@ from mszoo.layers.linear import apply_linear, heads_on_this_rank, row_linear
 from mszoo.layers.methods import quant_config
 from mszoo.layers.model import Module
 from mszoo.layers.norm import RMSNorm
-from mszoo.layers.seam import ColumnParallelLinear, MLAAttention, ReplicatedLinear, get_current_vllm_config
+from mszoo.layers.seam import (
+    ColumnParallelLinear,
+    MLAAttention,
+    ReplicatedLinear,
+    cpu_backend,
+    get_current_vllm_config,
+)
 from mszoo.registry.errors import RefusalError
 
 import mindspore as ms
@@ -29,9 +36,13 @@ class LatentAttention(Module):
         spec: what it is.
         hidden_size: width of its input and output.
         prefix: the module's name, unique in the model.
+
+    Raises:
+        RefusalError: there is no latent cache; or heads can't be shared out to the ranks.
     """
 
     def __init__(self, spec: LatentAttentionSpec, hidden_size: int, *, prefix: str) -> None:
+        _refuse_without_latent_cache()
         super().__init__()
         self.spec = spec
         num_heads, q_lora_rank = spec.num_heads, spec.q_lora_rank
@@ -116,3 +127,16 @@ class LatentAttention(Module):
         if not self.low_rank:
             return apply_linear(self.q_proj, x)
         return apply_linear(self.q_b_proj, self.q_a_layernorm(apply_linear(self.q_a_proj, x)))
+
+
+def _refuse_without_latent_cache() -> None:
+    what = hint = ""
+    if cpu_backend() is None:
+        what, hint = "vLLM's layer for it is used on CPU only", "Serve the model with another implementation"
+    elif not get_current_vllm_config().model_config.use_mla:
+        what, hint = "vLLM was told to expand the latent cache", "Unset VLLM_MLA_DISABLE"
+    elif not dispatch.current().by_vllm("paged_attention"):
+        what = "it is vLLM's on CPU, in no other kernel set"
+        hint = "Unset MSZOO_KERNELS, and MSZOO_DISABLE the plugin that attends"
+    if what:
+        raise RefusalError("latent attention", what, hint)

@@ -6,7 +6,7 @@ import torch
 
 from mszoo.kernels.exchange import to_torch
 from mszoo.layers.activation import Activation
-from mszoo.layers.decoder.projections import own_tensors
+from mszoo.layers.decoder.projections import transposed_tensors
 from mszoo.layers.decoder.spec import MLPSpec, MoESpec
 from mszoo.layers.linear import WholeLinear, apply_linear, column_linear, gate_up_linear, row_linear
 from mszoo.layers.model import Module, outside_the_tree
@@ -63,8 +63,8 @@ class MLP(Module):
         """See :class:`mszoo.layers.weights.HasOwnTensors`."""
         if not self.spec.conv1d:
             return {}
-        up = own_tensors(f"{name}.{self.spec.up_name}", self.up, conv1d=True)
-        return up | own_tensors(f"{name}.{self.spec.down_name}", self.down, conv1d=True)
+        up = transposed_tensors(f"{name}.{self.spec.up_name}", self.up)
+        return up | transposed_tensors(f"{name}.{self.spec.down_name}", self.down)
 
     def _projection(self, name: str) -> torch.nn.Module:
         owner: torch.nn.Module = self._owner
@@ -97,6 +97,7 @@ class MixtureOfExperts(Module):
             spec.num_experts,
             spec.top_k,
             scoring_func=spec.scoring_func,
+            jitter=spec.jitter,
             renormalize=spec.renormalize,
             routed_scaling_factor=spec.routed_scaling_factor,
             correction_bias=bool(spec.correction_bias_name),

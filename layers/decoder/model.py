@@ -14,9 +14,10 @@ from mszoo.layers.decoder.graph import GraphPath
 from mszoo.layers.decoder.layer import DecoderLayer
 from mszoo.layers.decoder.spec import DecoderSpec
 from mszoo.layers.embedding import LogitsProcessor, TokenEmbedding, lm_head, token_embedding
-from mszoo.layers.model import CausalLM, Module, ModuleList, outside_the_tree
+from mszoo.layers.model import CausalLM, Module, ModuleList, add_part, outside_the_tree
 from mszoo.layers.norm import RMSNorm
 from mszoo.layers.residual import stream_sum
+from mszoo.layers.weights import Expected
 
 import mindspore as ms
 
@@ -39,19 +40,19 @@ class Decoder(Module):
         embedding = token_embedding(
             spec.vocab_size, spec.hidden_size, prefix=f"{prefix}.{spec.embedding_name}"
         )
-        self.add_module(spec.embedding_name, embedding)
+        add_part(self, spec.embedding_name, embedding)
         if spec.positions is not None:
             name = spec.positions.name
             table = TokenEmbedding(spec.positions.num_embeddings, spec.hidden_size, prefix=f"{prefix}.{name}")
-            self.add_module(name, table)
+            add_part(self, name, table)
         layers = ModuleList(
             DecoderLayer(layer, prefix=f"{prefix}.{spec.layers_name}.{index}")
             for index, layer in enumerate(spec.layers)
         )
-        self.add_module(spec.layers_name, layers)
+        add_part(self, spec.layers_name, layers)
         self.decoder_layers = list(layers)
         norm = build_norm(spec.norm, spec.hidden_size)
-        self.add_module(spec.norm.name, norm)
+        add_part(self, spec.norm.name, norm)
         outside_the_tree(self, last_norm=norm)
         # Rounded as the model's dtype rounds it, as the embeddings are. A number: what vLLM doesn't find among a
         # model's tensors, it doesn't bring back after a sleep.
@@ -116,9 +117,9 @@ class DecoderForCausalLM(CausalLM):
         self.config, self.spec = config, spec
         dot = f"{prefix}." if prefix else ""
         decoder = Decoder(spec, prefix=f"{dot}{spec.name}")
-        self.add_module(spec.name, decoder)
+        add_part(self, spec.name, decoder)
         outside_the_tree(self, decoder=decoder)
-        self.add_module(spec.lm_head_name, build_lm_head(spec, decoder.token_embedding, prefix=dot))
+        add_part(self, spec.lm_head_name, build_lm_head(spec, decoder.token_embedding, prefix=dot))
         self.head_name = spec.lm_head_name
         self.logits_processor = build_logits_processor(spec)
 
@@ -148,13 +149,21 @@ class DecoderForCausalLM(CausalLM):
 
     def checkpoint_name(self, name: str, expected: Collection[str]) -> str:
         """See :meth:`mszoo.layers.model.Model.checkpoint_name`: some checkpoints are of the network alone."""
-        whole = f"{self.spec.name}.{name}"
+        whole = f"{self.spec.name.partition('.')[0]}.{name}"
         return whole if whole in expected or whole in self._ignored else name
+
+    def checkpoint_tensors(self, name: str) -> dict[str, Expected]:
+        """See :class:`mszoo.layers.weights.HasOwnTensors`: an output projection whose rows get length one."""
+        if not self.spec.normalizes_lm_head:
+            return {}
+        weight = f"{self.spec.lm_head_name}.weight"
+        shape = (self.spec.vocab_size, self.spec.hidden_size)
+        return {weight: Expected(weight, None, shape, load=_load_directions)}
 
     def unused_tensors(self) -> tuple[str, ...]:
         """See :meth:`mszoo.layers.model.Model.unused_tensors`."""
         tied = (f"{self.spec.lm_head_name}.weight",) if self.spec.tie_word_embeddings else ()
-        return (*tied, *self._ignored)
+        return (*tied, *self._ignored, *self.spec.unserved)
 
     @property
     def _ignored(self) -> frozenset[str]:
@@ -164,6 +173,11 @@ class DecoderForCausalLM(CausalLM):
             for index, layer in enumerate(spec.layers)
             for name in spec.ignored
         )
+
+
+def _load_directions(parameter: Any, tensor: torch.Tensor) -> None:
+    """Load a weight with each row brought to length one."""
+    parameter.weight_loader(parameter, torch.nn.functional.normalize(tensor.float()).to(tensor.dtype))
 
 
 def build_lm_head(spec: DecoderSpec, embedding: Any, *, prefix: str) -> torch.nn.Module:

@@ -55,17 +55,20 @@ class RotarySpec:
 
 @dataclass(frozen=True)
 class QKVLayout:
-    """How a checkpoint has queries, keys and values in one tensor, where it isn't all queries, keys, then values.
+    """How a checkpoint has queries, keys and values, where it isn't all queries, keys, then values in one tensor.
 
-    Its rows are put in order as they are loaded. A LoRA adapter's aren't: the record of such a model declares none.
+    The rows are put in order as they are loaded. A LoRA adapter's aren't: the record of such a model declares none.
 
     Attributes:
         groups: the rows come in so many groups, each with queries, keys and values of its share of the heads.
         order: of queries, keys and values in a group.
+        modules: by name of a checkpoint's module inside the attention, the order of what it holds, where the
+            checkpoint has several (TeleChat2's ``query`` and ``key_value``); empty where it has one.
     """
 
     groups: int
     order: str = "qkv"
+    modules: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -177,13 +180,14 @@ class MoESpec:
     Attributes:
         num_experts, top_k: experts, and how many of them a token passes.
         intermediate_size, hidden_act: of each expert.
-        scoring_func: what makes scores of the router's logits: "softmax" or "sigmoid".
+        scoring_func: what makes scores of the router's logits: "softmax", "sigmoid" or "sparsemixer" (Phi-MoE).
+        jitter: of the sparsemixer; see :class:`mszoo.layers.TopKRouter`.
         renormalize: the weights of a token's experts are made to add up to 1.
         routed_scaling_factor: multiplies the weights.
         correction_bias_name: experts are chosen by their scores and this bias of the checkpoint, weighed by scores
             alone (DeepSeek-V3); empty where there is none.
-        num_expert_group, topk_group: a token's experts are of the ``topk_group`` groups whose two best experts
-            are the best (DeepSeek-V3).
+        num_expert_group, topk_group: a token's experts are of the ``topk_group`` best groups: those whose two best
+            experts are the best where there is a bias (DeepSeek-V3), else whose best one is (DeepSeek-V2).
         shared: an MLP that every token passes beside; its name is inside the mixture.
         shared_gate_name: the layer that weighs it, by a sigmoid; empty where it isn't weighed.
         name: the checkpoint's.
@@ -197,7 +201,8 @@ class MoESpec:
     top_k: int
     intermediate_size: int
     hidden_act: str
-    scoring_func: Literal["softmax", "sigmoid"] = "softmax"
+    scoring_func: Literal["softmax", "sigmoid", "sparsemixer"] = "softmax"
+    jitter: float = 0.0
     renormalize: bool = True
     routed_scaling_factor: float = 1.0
     correction_bias_name: str = ""
@@ -287,13 +292,15 @@ class DecoderSpec:
         scales_lookup: it is the look-up's own: embeddings given in place of tokens have it already (Gemma 3).
         positions: learned position embeddings.
         lm_head_bias: whether the output projection has a bias.
+        normalizes_lm_head: its rows are brought to length one as they are loaded (Baichuan 2).
         logit_scale: multiplies the logits.
         final_logit_softcapping: logits become ``cap * tanh(logits / cap)``; None leaves them.
-        name: the checkpoint's, of the network without output projection.
-        embedding_name, layers_name: inside the network.
+        name: the checkpoint's, of the network without output projection. This one and the next may have dots.
+        embedding_name, layers_name: inside the network, as the name of ``norm``.
         lm_head_name: of the output projection.
         ignored: tensors that old checkpoints carry and nobody reads: names inside each attention, such as GPT-2's
             causal mask.
+        unserved: tensors that predict further tokens, which no model here does; "*" at the end stands for any.
     """
 
     vocab_size: int
@@ -305,6 +312,7 @@ class DecoderSpec:
     scales_lookup: bool = False
     positions: PositionSpec | None = None
     lm_head_bias: bool = False
+    normalizes_lm_head: bool = False
     logit_scale: float = 1.0
     final_logit_softcapping: float | None = None
     name: str = "model"
@@ -312,3 +320,4 @@ class DecoderSpec:
     layers_name: str = "layers"
     lm_head_name: str = "lm_head"
     ignored: tuple[str, ...] = ()
+    unserved: tuple[str, ...] = ()

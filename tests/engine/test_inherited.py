@@ -13,7 +13,11 @@ import torch
 
 import pytest
 
+from mszoo.adapters import native
+from tests.published import corpus
+
 from .answers import run
+from .conftest import give_routers_a_bias
 
 PROMPTS = [[5, 17, 99, 201, 3, 44, 180], [7, 8, 250], list(range(3, 43))]
 ADAPTER = "native.LlamaForCausalLM"
@@ -60,6 +64,25 @@ def test_tensor_parallel(kernels: str, fields: dict[str, Any], checkpoint, own: 
     ranks = job | {"options": {"tensor_parallel_size": 2}}
     ours = run(ranks, tmp_path / "ours.json", VLLM_CPU_OMP_THREADS_BIND="0|1", MSZOO_KERNELS=kernels)
     compare(ours, own(job), workers=2)
+
+
+@pytest.mark.parametrize("architecture", ["DeepseekV3ForCausalLM", "Qwen3MoeForCausalLM"])
+def test_ranks_share_experts_out(architecture: str, tmp_path: Path) -> None:
+    """Each of two ranks has a part of every expert, and of a latent cache's heads."""
+    (record,) = (one for one in native.mszoo_model_adapters() if one.architecture == architecture)
+    folder = tmp_path / "model"
+    corpus.write_config(dict(record.example_config), folder)
+    corpus.write_checkpoint(corpus.reference_of(folder), folder)
+    give_routers_a_bias(folder)
+    given = []
+    for ranks in (1, 2):
+        job = {"model": str(folder), "prompts": PROMPTS, "options": {"tensor_parallel_size": ranks}}
+        cores = "|".join(map(str, range(ranks)))
+        done = run(job, tmp_path / f"{ranks}.json", VLLM_CPU_OMP_THREADS_BIND=cores)
+        assert [worker["adapter"] for worker in done["workers"]] == [f"native.{architecture}"] * ranks
+        given.append(done)
+    assert given[0]["answers"] == given[1]["answers"]
+    assert given[0]["logprobs"] == pytest.approx(given[1]["logprobs"], abs=1e-3)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .readers import config_of
+from .readers import class_of, config_of, reference_type
 from .shrink import CORPUS
 
 #: Token ids of the prompts: one alone, a short one, one longer than the windows of the corpus.
@@ -32,16 +32,9 @@ def reference_of(folder: Path) -> Any:
     """Return Hugging Face's model of a folder's config, with random weights."""
     import torch
 
-    import transformers
-
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    architecture = config["architectures"][0]
-    hf = config_of(config)
-    hf.architectures = [architecture]
-    hf.model_type = type(hf).model_type  # by it transformers knows how its checkpoints name experts
-    hf._attn_implementation = "eager"
+    hf = _config_in(folder)
     torch.manual_seed(0)
-    model = getattr(transformers, architecture)(hf).float().eval()
+    model = class_of(hf.architectures[0])(hf).float().eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -51,6 +44,25 @@ def reference_of(folder: Path) -> Any:
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1 + around)
     model.tie_weights()
     return model
+
+
+def load_reference(folder: Path) -> Any:
+    """Return Hugging Face's model of a folder's config and weights, in float32."""
+    import torch
+
+    hf = _config_in(folder)
+    return class_of(hf.architectures[0]).from_pretrained(
+        folder, config=hf, dtype=torch.float32, attn_implementation="eager"
+    )
+
+
+def _config_in(folder: Path) -> Any:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    hf = config_of(config)
+    hf.architectures = config["architectures"][:1]
+    hf.model_type = reference_type(config)  # by it transformers knows how its checkpoints name experts
+    hf._attn_implementation = "eager"
+    return hf
 
 
 def write_checkpoint(model: Any, folder: Path) -> None:

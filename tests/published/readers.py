@@ -24,14 +24,38 @@ def config_of(config: Mapping[str, Any]) -> Any:
     from transformers import CONFIG_MAPPING, PreTrainedConfig
 
     fields = copy.deepcopy(dict(config))
-    model_type = _VLLMS_NAMES.get(fields["model_type"], fields["model_type"])
+    model_type = reference_type(config)
     try:
         kind = CONFIG_MAPPING[model_type]
     except KeyError:  # it comes with a class of its own beside the checkpoint, which reads its keys
-        found = PreTrainedConfig.from_dict(fields)
+
+        class Published(PreTrainedConfig):
+            def __init__(self, max_position_embeddings: Any = None, **others: Any) -> None:
+                if max_position_embeddings is not None:  # transformers asks for it while it makes others
+                    self.max_position_embeddings = max_position_embeddings
+                super().__init__(**others)
+
+        found = Published.from_dict(fields)
         found.model_type = model_type
         return found
     return kind.from_dict(fields)
+
+
+def reference_type(config: Mapping[str, Any]) -> str:
+    """Return what transformers calls the model type of a config.json."""
+    name: str = config["model_type"]
+    return _VLLMS_NAMES.get(name, name)
+
+
+#: transformers' classes of architectures that it spells otherwise.
+_CLASSES = {"PhiMoEForCausalLM": "PhimoeForCausalLM"}
+
+
+def class_of(architecture: str) -> Any:
+    """Return transformers' class of an architecture."""
+    import transformers
+
+    return getattr(transformers, _CLASSES.get(architecture, architecture))
 
 
 def answers(config: Any, architecture: str, *, length: int = 128) -> dict[str, str]:

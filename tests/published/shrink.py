@@ -19,6 +19,7 @@ VOCABULARY = 256
 #: Sizes of a tiny model, for keys whose own value doesn't matter.
 _SIZES = {
     "vocab_size": VOCABULARY,
+    "padded_vocab_size": VOCABULARY,
     "intermediate_size": 192,
     "ffn_dim": 192,
     "ffn_hidden_size": 192,
@@ -42,7 +43,7 @@ _SIZES = {
     "v_head_dim": 64,
     "attention_head_dim": 32,
 }
-_LAYERS = ("num_hidden_layers", "n_layer")
+_LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 _HEADS = ("num_attention_heads", "n_head")
 _HIDDEN = ("hidden_size", "n_embd", "word_embed_proj_dim")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
@@ -98,9 +99,9 @@ def shrink(config: dict[str, Any]) -> dict[str, Any]:
         elif name in _HIDDEN:
             width = 4 * size if not own_size else 128
             small[name] = width if value == hidden else 64
-        elif name == "num_key_value_heads":
+        elif name in ("num_key_value_heads", "multi_query_group_num"):
             small[name] = 4 if value == first else 1 if value == 1 else 2
-        elif name == "head_dim":
+        elif name in ("head_dim", "kv_channels"):
             small[name] = size
         elif name == "rotary_dim":
             small[name] = 16

@@ -1,0 +1,112 @@
+"""How mszoo's conformance tests the models that transformers lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mszoo.adapters.native.references import REFERENCES
+from mszoo.conformance import ModelConformance
+
+#: As checkpoints bring it: the file that ``auto_map`` names in config.json.
+_CONFIGURATION = '''"""The config class of {model_type}."""
+
+from transformers import PretrainedConfig
+
+#: transformers reads these while it makes the others.
+FIRST = ("max_position_embeddings", "rope_theta", "rope_scaling")
+
+
+class Config(PretrainedConfig):
+    model_type = "{model_type}"
+    attribute_map = {names}
+
+    def __init__(self, **fields):
+        for name in FIRST:
+            if name in fields:
+                setattr(self, name, fields.pop(name))
+        super().__init__(**fields)
+'''
+#: What vLLM asks a TeleChat2's config for.
+_NAMES = {"telechat": {"num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}}
+
+
+def write_config_class(config: Mapping[str, Any], folder: Path) -> None:
+    """Write the file with the config class that a config.json names, if it names one."""
+    place = config.get("auto_map", {}).get("AutoConfig")
+    if place is None or config["model_type"] == "chatglm":  # vLLM has that one's
+        return
+    module, _, name = place.partition(".")
+    text = _CONFIGURATION.format(model_type=config["model_type"], names=_NAMES.get(config["model_type"], {}))
+    (folder / f"{module}.py").write_text(text.replace("class Config(", f"class {name}("), encoding="utf-8")
+
+
+class TestBaiChuan(ModelConformance):
+    """The standard tests, with the config class that comes with the checkpoints, and a small reference."""
+
+    architecture = "native.BaiChuanForCausalLM"
+    engine_options: ClassVar[Mapping[str, Any]] = {"trust_remote_code": True}
+
+    @classmethod
+    def write_files(cls, folder: Path) -> None:
+        """Write the config class."""
+        write_config_class(cls.find()[0].adapter.example_config, folder)
+
+    def reference(self, config: dict[str, Any], weights: dict[str, Any], tokens: list[int]) -> Any:
+        """Return the logits [T, vocab] of the reference."""
+        return REFERENCES[self.architecture.rpartition(".")[2]](config, weights, tokens)
+
+
+class TestBaichuan(TestBaiChuan):
+    """The same."""
+
+    architecture = "native.BaichuanForCausalLM"
+
+
+class TestChatGLM(TestBaiChuan):
+    """The same."""
+
+    architecture = "native.ChatGLMForConditionalGeneration"
+
+
+class TestChatGLMModel(TestBaiChuan):
+    """The same."""
+
+    architecture = "native.ChatGLMModel"
+
+
+class TestInternLM2(TestBaiChuan):
+    """The same."""
+
+    architecture = "native.InternLM2ForCausalLM"
+
+
+class TestInternLM3(TestBaiChuan):
+    """The same."""
+
+    architecture = "native.InternLM3ForCausalLM"
+
+
+class TestMiniCPM(TestBaiChuan):
+    """The same."""
+
+    architecture = "native.MiniCPMForCausalLM"
+
+
+class TestOrion(TestBaiChuan):
+    """The same."""
+
+    architecture = "native.OrionForCausalLM"
+
+
+class TestTeleChat2(TestBaiChuan):
+    """The same."""
+
+    architecture = "native.TeleChat2ForCausalLM"
+
+
+class TestXverse(TestBaiChuan):
+    """The same."""
+
+    architecture = "native.XverseForCausalLM"

@@ -1,0 +1,33 @@
+"""Hunyuan (dense)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mszoo.layers.decoder import DecoderForCausalLM
+from mszoo.layers.decoder.spec import DecoderSpec
+from mszoo.models.config_keys import reference_of
+from mszoo.models.reader import DecoderReader
+
+
+class HunYuanDenseV1ForCausalLM(DecoderForCausalLM):
+    """Hunyuan: as Hugging Face's ``models/hunyuan_v1_dense`` defines it; it norms heads after they turned."""
+
+    @classmethod
+    def read_config(cls, config: Any, who: str) -> DecoderSpec:
+        """Read a ``hunyuan_v1_dense`` config."""
+        reader = DecoderReader(config, who, reference=reference_of(config))
+        norm, bias = reader.rms_norm(), reader.flag("attention_bias")
+        return reader.pre_norm_decoder(
+            norm,
+            reader.mlp(),
+            lambda index: reader.attention(
+                index,
+                qkv_bias=bias,
+                o_bias=bias,
+                qk_norm=norm,
+                qk_norm_after_rotary=True,
+                q_norm_name="query_layernorm",
+                k_norm_name="key_layernorm",
+            ),
+        )

@@ -1,0 +1,139 @@
+"""Models whose code only their publishers have: logits against small references, answers against vLLM's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import pytest
+from safetensors.torch import save_file
+
+from mszoo.adapters import native
+from mszoo.adapters.native.conformance import write_config_class
+from mszoo.adapters.native.references import REFERENCES
+from tests.published import corpus
+
+from . import answers
+from .conftest import RAW_LOGITS, assert_mindspore, running_engine, worst_of
+from .test_families import layers_that_run_compiled, run_op_by_op
+
+TOLERANCE = 2e-5
+PROMPTS = [[5, 17, 99, 201, 3, 44, 180], list(range(3, 100)), [7]]
+#: Architectures that vLLM 0.32 has no model of.
+NOT_VLLMS = ("BaiChuanForCausalLM", "BaichuanForCausalLM", "XverseForCausalLM")
+
+#: Where a config's class lies, of one that doesn't say so.
+_CLASS = {"AutoConfig": "configuration_own.Config"}
+_RECORDS = {record.architecture: record for record in native.mszoo_model_adapters()}
+#: By name: the config, of the record's example and of each published one.
+CASES: dict[str, dict[str, Any]] = {
+    f"{name}-example": dict(_RECORDS[name].example_config) for name in REFERENCES
+} | {
+    f"{config['architectures'][0]}-{where}": {"auto_map": _CLASS} | config
+    for where, config in corpus.read().items()
+    if config["architectures"][0] in REFERENCES
+}
+CASES.pop("ChatGLMForConditionalGeneration-example")  # ChatGLMModel's, by another name
+
+
+class Reference:
+    """A reference in the form of Hugging Face's models, as tests call them."""
+
+    def __init__(self, config: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> None:
+        self._logits, self._arguments = REFERENCES[config["architectures"][0]], (config, weights)
+
+    def __call__(self, tokens: torch.Tensor) -> Any:
+        logits = self._logits(*self._arguments, tokens[0].tolist())
+        return type("Output", (), {"logits": logits[None]})
+
+
+def options(case: str, **more: Any) -> dict[str, Any]:
+    """Return an engine's options."""
+    name = CASES[case]["architectures"][0]
+    pinned = {"architectures": [f"native.{name}"]}
+    return {"hf_overrides": pinned, "trust_remote_code": True, "max_model_len": 128} | more
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return a maker of random checkpoints, and the references of their weights."""
+    made: dict[str, tuple[Path, Reference]] = {}
+
+    def make(case: str) -> tuple[Path, Reference]:
+        if case in made:
+            return made[case]
+        folder, config = tmp_path_factory.mktemp("model"), CASES[case]
+        corpus.write_config(config, folder)
+        write_config_class(config, folder)
+        with running_engine(folder, **options(case, load_format="dummy")) as llm:
+            (shapes,) = llm.apply_model(shapes_of)
+        generator = torch.Generator().manual_seed(0)
+        weights = {
+            name: torch.randn(shape, generator=generator) * 0.1
+            + (1.0 if ("norm" in name or "ln_f" in name) and name.endswith("weight") else 0.0)
+            for name, shape in shapes.items()
+        }
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        made[case] = folder, Reference(config, weights)
+        return made[case]
+
+    return make
+
+
+def shapes_of(model: Any) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors that a model needs; the reference knows their names by itself."""
+    return {name: entry.shape for name, entry in model.network.expected_tensors().items() if entry.shape}
+
+
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_logits_equal_the_reference(case: str, checkpoint) -> None:
+    from vllm import SamplingParams
+
+    folder, reference = checkpoint(case)
+    sampling = SamplingParams(
+        temperature=0, max_tokens=4, ignore_eos=True, detokenize=False, logprobs=-1, prompt_logprobs=-1
+    )
+    prompts = [{"prompt_token_ids": prompt} for prompt in PROMPTS]
+    with running_engine(folder, **options(case, enforce_eager=False), **RAW_LOGITS) as llm:
+        for compiled in (True, False):
+            worst = worst_of(PROMPTS, llm.generate(prompts, sampling, use_tqdm=False), reference)
+            (layers,) = llm.apply_model(layers_that_run_compiled)
+            assert layers == [compiled] * len(layers)
+            print(f"\n{case} compiled={compiled}: {worst:.1e}")
+            assert worst <= TOLERANCE, f"logits differ by {worst:.2e}"
+            llm.apply_model(run_op_by_op)
+        assert assert_mindspore(llm, f"native.{CASES[case]['architectures'][0]}", "cpu") > 0
+
+
+VLLMS = [case for case in sorted(CASES) if CASES[case]["architectures"][0] not in NOT_VLLMS]
+
+
+@pytest.fixture(scope="module")
+def ours_and_theirs(checkpoint, tmp_path_factory) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Answers as vLLM chooses with mszoo, and by vLLM's own models, in a fresh process each."""
+    settings = {"enforce_eager": True, "max_model_len": 128, "trust_remote_code": True, "dtype": "float32"}
+    jobs = {
+        case: {
+            "model": str(checkpoint(case)[0]),
+            "prompts": PROMPTS,
+            "max_tokens": 12,
+            "options": settings | {"skip_tokenizer_init": True},
+        }
+        for case in VLLMS
+    }
+    result = tmp_path_factory.mktemp("answers") / "answers.json"
+    in_process = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    ours = answers.run_all(jobs, result, **in_process)
+    return ours, answers.run_all(jobs, result, MSZOO_DISABLE="1", **in_process)
+
+
+@pytest.mark.parametrize("case", VLLMS)
+def test_answers_equal_vllms_own(case: str, ours_and_theirs) -> None:
+    ours, theirs = (answered[case] for answered in ours_and_theirs)
+    assert ours["workers"][0]["adapter"] == f"native.{CASES[case]['architectures'][0]}"
+    assert theirs["workers"][0]["adapter"] is None
+    assert ours["answers"] == theirs["answers"]
+    assert ours["logprobs"] == pytest.approx(theirs["logprobs"], abs=1e-3)
