@@ -1,4 +1,4 @@
-"""Decoders that vLLM converts to pooling models: embeddings, classes and rerankers, against Hugging Face in float32."""
+"""Decoders that vLLM converts to pooling models: embeddings, classes and rerankers, as Hugging Face has them."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def make(folder: Path, model_type: str, architecture: str, **fields: Any) -> Any
     import transformers
 
     config = transformers.AutoConfig.for_model(model_type, **TINY | fields)
+    config._attn_implementation = "eager"
     torch.manual_seed(0)
     model = getattr(transformers, architecture)(config).float().eval()
     with torch.no_grad():
