@@ -59,6 +59,8 @@ class Model(Module, ABC):
 
     #: Checkpoint modules that one layer fuses, as the adapter's record says; whoever builds the model sets it.
     packed_modules_mapping: Mapping[str, Sequence[str]] = {}
+    #: Tensors that a checkpoint may hold and whoever serves the model takes care of, or has taken off.
+    set_aside: tuple[str, ...] = ()
 
     config: Any
     _expected: dict[str, _weights.Expected] | None = None
@@ -119,19 +121,26 @@ class Model(Module, ABC):
         """
         expected = self.expected_tensors()
         named = ((self.expected_name(name, expected), tensor) for name, tensor in weights)
-        return _weights.load(self, expected, named, self.unused_tensors())
+        return _weights.load(self, expected, named, self.left_out())
+
+    def left_out(self) -> tuple[str, ...]:
+        """Return names that a checkpoint may hold without the model loading them."""
+        return (*self.unused_tensors(), *self.set_aside)
 
 
 class CausalLM(Model):
     """A decoder that generates text.
 
-    A subclass builds ``self.model`` (with ``embed_tokens``), ``self.lm_head`` and ``self.logits_processor``, and
-    writes :meth:`forward`.
+    A subclass builds ``self.model`` (with ``embed_tokens``), the output projection and
+    ``self.logits_processor``, and writes :meth:`forward`.
+
+    Attributes:
+        head_name: the checkpoint's name of the output projection.
     """
 
     model: Any
-    lm_head: Module
     logits_processor: LogitsProcessor
+    head_name: str = "lm_head"
 
     def embed_input_ids(self, input_ids: ms.Tensor) -> ms.Tensor:
         """Return the embeddings of token ids: [T] -> [T, hidden]."""
@@ -140,7 +149,13 @@ class CausalLM(Model):
     @property
     def output_projection(self) -> torch.nn.Module:
         """What makes logits of hidden states, or what vLLM put in its place."""
-        return self.lm_head
+        return self.get_submodule(self.head_name)
+
+    def drop_output_projection(self) -> None:
+        """Take the output projection off: the hidden states are pooled, and the checkpoint may lack it."""
+        owner, _, leaf = self.head_name.rpartition(".")
+        self.get_submodule(owner)._modules.pop(leaf, None)
+        self.set_aside += (f"{self.head_name}.weight", f"{self.head_name}.bias")
 
     def compute_logits(self, hidden_states: ms.Tensor) -> ms.Tensor | None:
         """Return logits [T, vocab] of hidden states [T, hidden]; None on ranks that don't gather them."""

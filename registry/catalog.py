@@ -17,6 +17,12 @@ from mszoo.registry.records import ModelAdapter, Suite
 from mszoo.registry.settings import Settings
 
 
+def network_of(architecture: str) -> str:
+    """Return the decoder whose network an architecture names: MistralForCausalLM of MistralModel; else ""."""
+    name = architecture.removesuffix("Model")
+    return "" if name == architecture else f"{name}ForCausalLM"
+
+
 class Catalog:
     """All candidates by architecture, layer target and op, and the decisions about them.
 
@@ -155,7 +161,7 @@ class Catalog:
 
     def _decide(self, architecture: str) -> Decision:
         suite, pinned, name = architecture.rpartition(".")
-        candidates = self.candidates.get(name, ())
+        candidates = self.candidates.get(name) or self.candidates.get(network_of(name), ())
         if not pinned:
             return self._decision(architecture, candidates, select=True)
         candidates = tuple(item for item in candidates if item.suite.name == suite)

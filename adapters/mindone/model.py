@@ -178,7 +178,7 @@ class ModelForCausalLM(CausalLM):
             tied_to=embedding if getattr(config, "tie_word_embeddings", False) else None,
         )
         self.add_module(architecture.head, head)
-        self._head_name = architecture.head
+        self.head_name = architecture.head
         who = f"mindone.{config.architectures[0].rpartition('.')[2]}"
         reader = ConfigReader(config, who, reference=reference_of(config))
         scale, divisor = reader.optional("logit_scale", 1.0), reader.optional("logits_scaling", 1.0)
@@ -187,11 +187,6 @@ class ModelForCausalLM(CausalLM):
             scale=scale / divisor,
             soft_cap=reader.optional("final_logit_softcapping", None),
         )
-
-    @property
-    def output_projection(self) -> Module:
-        """See :class:`mszoo.layers.CausalLM`."""
-        return self.get_submodule(self._head_name)
 
 
 def _list_layers(network: ms.nn.Cell) -> None:

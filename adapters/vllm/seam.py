@@ -42,6 +42,7 @@ _LATE = {
     "init_distributed_environment": "vllm.distributed",
     "set_current_vllm_config": "vllm.config",
     "set_default_torch_dtype": "vllm.utils.torch_utils",
+    "default_weight_loader": "vllm.model_executor.model_loader.weight_utils",
     "CustomOp": "vllm.model_executor.custom_op",
     "op_registry_oot": "vllm.model_executor.custom_op",
     "configure_quant_config": "vllm.model_executor.model_loader.utils",

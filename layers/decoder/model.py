@@ -120,6 +120,7 @@ class DecoderForCausalLM(CausalLM):
         add_part(self, spec.name, decoder)
         outside_the_tree(self, decoder=decoder)
         add_part(self, spec.lm_head_name, build_lm_head(spec, decoder.token_embedding, prefix=dot))
+        self.head_name = spec.lm_head_name
         self.logits_processor = build_logits_processor(spec)
 
     @classmethod
@@ -134,11 +135,6 @@ class DecoderForCausalLM(CausalLM):
         Raises:
             RefusalError: naming the field that can't be honoured.
         """
-
-    @property
-    def output_projection(self) -> torch.nn.Module:
-        """See :class:`mszoo.layers.CausalLM`."""
-        return self.get_submodule(self.spec.lm_head_name)
 
     def embed_input_ids(self, input_ids: ms.Tensor) -> ms.Tensor:
         """See :meth:`mszoo.layers.CausalLM.embed_input_ids`."""

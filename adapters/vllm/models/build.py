@@ -153,6 +153,9 @@ def _build(
         network = model_class(vllm_config.model_config.hf_config, prefix=prefix)
     # The record is the one truth; the model reads its checkpoint by it.
     network.packed_modules_mapping = candidate.adapter.packed_modules_mapping
+    if vllm_config.model_config.convert_type in features.CONVERSIONS:
+        network.drop_output_projection()
+        network.set_aside += ("score.weight", "score.bias")  # of the head that vLLM adds, for classes
     claims.check(candidate, network, vllm_config)
     return Built(network, candidate, kernels, checkpoint.check(network))
 

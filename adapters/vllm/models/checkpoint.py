@@ -109,7 +109,7 @@ class Reader:
         from mszoo.layers.weights import check_tensors
 
         named = {network.expected_name(name, expected): shape for name, shape in found.shapes.items()}
-        check_tensors(expected, named, network.unused_tensors(), self._config.model_config.model)
+        check_tensors(expected, named, network.left_out(), self._config.model_config.model)
         return found.pattern
 
 

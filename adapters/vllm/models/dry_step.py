@@ -54,7 +54,9 @@ def prove(candidate: Candidate, network: Any, vllm_config: Any, device: str) -> 
             override_forward_context(create_forward_context(None, vllm_config)),
             dry.without_products(network),
         ):
-            wrong = _step(network, vllm_config.model_config, pooling=bool(candidate.adapter.pooling))
+            wrong = _step(
+                network, vllm_config.model_config, pooling=vllm_config.model_config.runner_type == "pooling"
+            )
     except MszooError as error:
         raise RefusalError(who, f"its first step raised {error.who}: {error.what}", error.hint) from error
     except Exception as error:

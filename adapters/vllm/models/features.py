@@ -17,12 +17,15 @@ FLAGS = {
     Capability.QUANTIZATION: "--quantization",
 }
 
+#: What vLLM makes of a decoder with ``--convert``: a model whose hidden states are pooled, with a head for classes.
+CONVERSIONS = ("embed", "classify")
+
 
 def refused(adapter: ModelAdapter) -> list[str]:
     """Return what an adapter refuses by its record, as vLLM's options."""
     dtypes = [f"--dtype {dtype}" for dtype in DTYPES if dtype not in adapter.dtypes]
     flags = [flag for capability, flag in FLAGS.items() if capability not in adapter.capabilities]
-    return [*dtypes, *flags, f"--runner {'generate' if adapter.pooling else 'pooling'}"]
+    return [*dtypes, *flags, *(["--runner generate"] if adapter.pooling else [])]
 
 
 def check(candidate: Candidate, vllm_config: Any) -> None:
@@ -36,10 +39,9 @@ def check(candidate: Candidate, vllm_config: Any) -> None:
     dtype = str(model.dtype).removeprefix("torch.")
     if dtype not in adapter.dtypes:
         raise _refusal(candidate, f"dtype {dtype}", f"Serve with --dtype {adapter.dtypes[0]}")
-    runner = "pooling" if adapter.pooling else "generate"
-    if model.runner_type != runner:
-        raise _refusal(candidate, f"the {model.runner_type} runner", f"Serve it with --runner {runner}")
-    if model.convert_type != "none":
+    if adapter.pooling and model.runner_type != "pooling":
+        raise _refusal(candidate, f"the {model.runner_type} runner", "Serve it with --runner pooling")
+    if model.convert_type not in (("none",) if adapter.pooling else ("none", *CONVERSIONS)):
         raise _refusal(candidate, f"--convert {model.convert_type}", "Serve it without")
     if has_mistral_names(vllm_config):
         raise _refusal(

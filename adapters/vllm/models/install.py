@@ -5,7 +5,7 @@ from __future__ import annotations
 from mszoo.adapters.vllm.models.names import overridden
 from mszoo.adapters.vllm.models.wrapper import wrapper_class
 from mszoo.adapters.vllm.seam import ModelRegistry
-from mszoo.registry.catalog import Catalog
+from mszoo.registry.catalog import Catalog, network_of
 from mszoo.registry.errors import Problem
 
 
@@ -27,4 +27,9 @@ def register_models(catalog: Catalog) -> tuple[dict[str, type], list[Problem]]:
         for candidate in decision.chain:
             pinned = catalog.decide(candidate.qualified_name)
             ModelRegistry.register_model(candidate.qualified_name, wrapper_class(catalog, pinned, None))
+    for name, entry in list(ModelRegistry.models.items()):
+        # Embedding models whose checkpoints name the network, such as MistralModel, for which vLLM has its decoder.
+        if network_of(name) in registered and getattr(entry, "class_name", "").endswith("ForCausalLM"):
+            registered[name] = wrapper_class(catalog, catalog.decide(name), entry)
+            ModelRegistry.register_model(name, registered[name])
     return registered, problems

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -30,6 +30,7 @@ class MindSporeModel(torch.nn.Module):
         network: the MindSpore model (:class:`mszoo.layers.model.Model`).
         candidate: whose model it is.
         kernels: the kernel set of each op.
+        own_parts: names of the network's parts; what else vLLM adds, as the head for classes, is torch's.
         forwards: steps computed on real tokens in this process.
     """
 
@@ -88,6 +89,7 @@ class MindSporeModel(torch.nn.Module):
         # One module tree: vLLM replaces layers by name on this module (LoRA), and the network must run what
         # replaced them.
         self._modules, self._parameters = built.network._modules, built.network._parameters
+        self.own_parts = frozenset(self._modules)
         self.candidate, self.kernels = built.candidate, built.kernels
         self.packed_modules_mapping = packed_modules_of(self.candidate)
         self.embedding_modules = embedding_modules(built.network, vllm_config.lora_config)
@@ -135,14 +137,19 @@ class MindSporeModel(torch.nn.Module):
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Load the checkpoint's tensors and return the names of the parameters that got one."""
-        loaded: set[str] = self.network.load_weights(weights)
+        added = {
+            name: parameter
+            for name, parameter in self.named_parameters()
+            if name.partition(".")[0] not in self.own_parts
+        }
+        loaded: set[str] = self.network.load_weights(_without(added, weights))
         arguments = {"decision": self.decision, "model": self}
         for outcome in call_hook(self.catalog.discovery.manager, "mszoo_model_loaded", arguments):
             if outcome.error is not None:
                 log.warning(
                     "mszoo: plugin %r: mszoo_model_loaded raised %s", outcome.plugin, describe(outcome.error)
                 )
-        return loaded
+        return loaded | added.keys()
 
     def _count(self) -> None:
         """Count steps on real tokens, and say once, from inside the worker, who answers."""
@@ -234,6 +241,20 @@ class MindSporeEncoder(MindSporeModel):
         # Beside the tree of modules: a checkpoint may have a "pooler" of its own there.
         pooler = DispatchPooler.for_embedding(vllm_config.model_config.pooler_config)
         outside_the_tree(self, pooler=pooler)
+
+
+def _without(
+    parameters: dict[str, torch.nn.Parameter], weights: Iterable[tuple[str, torch.Tensor]]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Load parameters of vLLM's own from a checkpoint, and hand on its other tensors."""
+    from mszoo.adapters.vllm.seam import default_weight_loader
+
+    for name, tensor in weights:
+        if name in parameters:
+            load = getattr(parameters[name], "weight_loader", default_weight_loader)
+            load(parameters[name], tensor)
+        else:
+            yield name, tensor
 
 
 def _has_tokens(metadata: Any) -> bool:

@@ -1,0 +1,154 @@
+"""Decoders that vLLM converts to pooling models: embeddings, classes and rerankers, as Hugging Face has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import pytest
+
+from mszoo.conformance.checkpoints import write_tokenizer
+
+from .conftest import running_engine, served_by
+
+TOLERANCE = 1e-5
+PROMPTS = [[5, 17, 99, 201, 3], [7], list(range(3, 60))]
+TINY = {
+    "vocab_size": 256,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+}
+
+
+def make(folder: Path, model_type: str, architecture: str, **fields: Any) -> Any:
+    """Write a random checkpoint and a tokenizer; return Hugging Face's model of it."""
+    import transformers
+
+    config = transformers.AutoConfig.for_model(model_type, **TINY | fields)
+    config._attn_implementation = "eager"
+    torch.manual_seed(0)
+    model = getattr(transformers, architecture)(config).float().eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(1.0 if "norm" in name else 0.0, 0.08)
+    model.save_pretrained(folder)
+    write_tokenizer(folder, 256)
+    return model
+
+
+def pooling_engine(folder: Path, **options: Any) -> Any:
+    """Run vLLM's engine on a checkpoint whose hidden states are pooled."""
+    options = {"max_model_len": 128, "skip_tokenizer_init": False, "enforce_eager": False} | options
+    return running_engine(folder, runner="pooling", **options)
+
+
+def worst(given: list[Any], expected: Callable[[torch.Tensor], torch.Tensor]) -> float:
+    """Return the largest difference of the prompts' results."""
+    with torch.no_grad():
+        differences = [
+            (torch.tensor(result) - expected(torch.tensor([prompt]))).abs().max().item()
+            for result, prompt in zip(given, PROMPTS, strict=True)
+        ]
+    return max(differences)
+
+
+def assert_pooled_by(llm: Any, adapter: str) -> None:
+    seen = served_by(llm)
+    assert seen["adapter"] == adapter
+    assert set(seen["kernels"].values()) == {"cpu"}
+    assert seen["forwards"] > 0
+
+
+def last(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what gives the last token's hidden state, of length one, as embedding models have it by default."""
+    return lambda tokens: torch.nn.functional.normalize(model(tokens).last_hidden_state[0, -1], dim=-1)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "architecture"),
+    [
+        ("llama", "LlamaModel"),  # names without "model.", no output projection
+        ("mistral", "MistralModel"),
+        ("qwen2", "Qwen2Model"),
+        ("qwen3", "Qwen3ForCausalLM"),
+        ("gemma2", "Gemma2Model"),
+    ],
+)
+def test_embeddings(model_type: str, architecture: str, tmp_path: Path) -> None:
+    model = make(tmp_path, model_type, architecture)
+    decoder = architecture.replace("Model", "ForCausalLM")
+    with pooling_engine(tmp_path) as llm:
+        given = llm.embed([{"prompt_token_ids": prompt} for prompt in PROMPTS], use_tqdm=False)
+        assert_pooled_by(llm, f"native.{decoder}")
+    assert worst([one.outputs.embedding for one in given], last(getattr(model, "model", model))) <= TOLERANCE
+
+
+def test_means_and_matryoshka(tmp_path: Path) -> None:
+    from vllm import PoolingParams
+    from vllm.config import PoolerConfig
+
+    model = make(tmp_path, "qwen3", "Qwen3Model")
+    prompts = [{"prompt_token_ids": prompt} for prompt in PROMPTS]
+    options = {
+        "pooler_config": PoolerConfig(seq_pooling_type="MEAN"),
+        "hf_overrides": {"is_matryoshka": True},
+    }
+    with pooling_engine(tmp_path, **options) as llm:
+        given = llm.embed(prompts, pooling_params=PoolingParams(dimensions=32), use_tqdm=False)
+        assert_pooled_by(llm, "native.Qwen3ForCausalLM")
+
+    def mean(tokens: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.normalize(model(tokens).last_hidden_state[0].mean(0)[:32], dim=-1)
+
+    assert worst([one.outputs.embedding for one in given], mean) <= TOLERANCE
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3"])
+def test_classes(model_type: str, tmp_path: Path) -> None:
+    """Classifiers and reward models: a linear head of the checkpoint on the last token."""
+    name = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}[model_type]
+    model = make(tmp_path, model_type, f"{name}ForSequenceClassification", num_labels=3)
+    with pooling_engine(tmp_path) as llm:
+        given = llm.classify([{"prompt_token_ids": prompt} for prompt in PROMPTS], use_tqdm=False)
+        assert_pooled_by(llm, f"native.{name}ForCausalLM")
+    assert worst([one.outputs.probs for one in given], lambda t: model(t).logits[0].softmax(-1)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_reranker_of_two_words(tied: bool, tmp_path: Path) -> None:
+    """Qwen3-Reranker: a causal model, whose head for the score is the difference of two of its logits."""
+    model = make(tmp_path, "qwen3", "Qwen3ForCausalLM", tie_word_embeddings=tied)
+    overrides = {
+        "architectures": ["Qwen3ForSequenceClassification"],
+        "classifier_from_token": ["t11", "t22"],
+        "is_original_qwen3_reranker": True,
+    }
+    with pooling_engine(tmp_path, hf_overrides=overrides) as llm:
+        given = llm.classify([{"prompt_token_ids": prompt} for prompt in PROMPTS], use_tqdm=False)
+        assert_pooled_by(llm, "native.Qwen3ForCausalLM")
+
+    def score(tokens: torch.Tensor) -> torch.Tensor:
+        logits = model(tokens).logits[0, -1]
+        return (logits[22] - logits[11]).sigmoid()[None]
+
+    assert worst([one.outputs.probs for one in given], score) <= TOLERANCE
+
+
+def test_prompts_in_chunks(tmp_path: Path) -> None:
+    """Prompts in chunks beside others, whose last chunk decides."""
+    model = make(tmp_path, "qwen3", "Qwen3Model")
+    with pooling_engine(
+        tmp_path, max_num_batched_tokens=16, max_num_seqs=4, enable_chunked_prefill=True
+    ) as llm:
+        given = llm.embed([{"prompt_token_ids": prompt} for prompt in PROMPTS], use_tqdm=False)
+        assert_pooled_by(llm, "native.Qwen3ForCausalLM")
+    assert worst([one.outputs.embedding for one in given], last(model)) <= TOLERANCE
