@@ -50,8 +50,11 @@ _SIZES = frozenset(
 )
 #: Numbers, and whether they must be more than 0.
 _NUMBERS = {
+    "attention_multiplier": False,
+    "attn_logit_softcapping": True,
     "clip_qkv": True,
     "dim_model_base": True,
+    "embedding_multiplier": False,
     "final_logit_softcapping": True,
     "first_k_dense_replace": False,
     "layer_norm_eps": False,
@@ -63,6 +66,8 @@ _NUMBERS = {
     "norm_eps": False,
     "norm_epsilon": False,
     "partial_rotary_factor": True,
+    "query_pre_attn_scalar": True,
+    "residual_multiplier": False,
     "rms_norm_eps": False,
     "rope_ratio": True,
     "rope_theta": True,

@@ -37,8 +37,6 @@ class GemmaForCausalLM(DecoderForCausalLM):
         act = "hidden_activation" if reader.has_effect("hidden_activation") else "hidden_act"
         mlp = reader.mlp(hidden_act=reader.required(act))
         scalar = reader.optional("query_pre_attn_scalar", None)
-        if scalar is not None and scalar <= 0:
-            reader.refuse("query_pre_attn_scalar", scalar)
         of_attention = {
             "scale": None if scalar is None else scalar**-0.5,
             "logits_soft_cap": reader.optional("attn_logit_softcapping", None),

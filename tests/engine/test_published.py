@@ -19,11 +19,11 @@ except importlib.metadata.PackageNotFoundError:
 SAMPLE = {
     "Alibaba-NLP/gte-Qwen2-7B-instruct": "vLLM's Qwen2ForCausalLM",
     "BAAI/bge-m3.saved5": "mindone.XLMRobertaModel",
-    "CohereForAI/c4ai-command-r7b-12-2024": "mindone.Cohere2ForCausalLM",
+    "CohereForAI/c4ai-command-r7b-12-2024": "native.Cohere2ForCausalLM",
     "any/llama-with-window-and-partial-rotary": "native.LlamaForCausalLM",
     "bigcode/starcoder2-3b": "native.Starcoder2ForCausalLM",
     "microsoft/Phi-4-mini-instruct": "native.Phi3ForCausalLM",
-    "tencent/Hunyuan-1.8B-Instruct": "mindone.HunYuanDenseV1ForCausalLM",
+    "tencent/Hunyuan-1.8B-Instruct": "native.HunYuanDenseV1ForCausalLM",
 }
 
 
