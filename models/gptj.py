@@ -39,7 +39,7 @@ class CodeGenForCausalLM(DecoderForCausalLM):
 
 def _read(reader: DecoderReader, ignored: tuple[str, ...], **changes: Any) -> DecoderSpec:
     size, turned = reader.head_size_of_equal_shares(), reader.required("rotary_dim")
-    if turned > size or turned % 2:
+    if turned > size or turned % 2 or int(size * (turned / size)) != turned:
         reader.refuse("rotary_dim", turned)
     rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": turned / size}
     rotary = RotarySpec(rope, reader.required("max_position_embeddings"), is_neox_style=False)

@@ -156,7 +156,7 @@ class DecoderForCausalLM(CausalLM):
         """See :class:`mszoo.layers.weights.HasOwnTensors`: an output projection whose rows get length one."""
         if not self.spec.normalizes_lm_head:
             return {}
-        weight = f"{self.spec.lm_head_name}.weight"
+        weight = f"{name}.{self.spec.lm_head_name}.weight".removeprefix(".")
         shape = (self.spec.vocab_size, self.spec.hidden_size)
         return {weight: Expected(weight, None, shape, load=_load_directions)}
 

@@ -91,7 +91,8 @@ class AttentionSpec:
         name, qkv_name, o_name: the checkpoint's, of the attention and of the projections in it. The record of the
             model says which of the checkpoint's modules ``qkv_name`` holds.
         qkv_layout: see :class:`QKVLayout`.
-        conv1d: the checkpoint has the weights of projections as [in, out] (Hugging Face's ``Conv1D``).
+        conv1d: the checkpoint has the weights of projections as [in, out] (Hugging Face's ``Conv1D``); not with
+            ``qkv_layout``.
     """
 
     num_heads: int
