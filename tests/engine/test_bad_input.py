@@ -299,7 +299,7 @@ def with_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("conversion", ["embed", "classify"])
-def test_vllm_pools(conversion, with_tokenizer, lines) -> None:
+def test_a_decoder_is_pooled_without_its_head(conversion, with_tokenizer, lines) -> None:
     options: dict[str, Any] = {"runner": "pooling", "convert": conversion, "skip_tokenizer_init": False}
     if conversion == "classify":  # the checkpoint has no head for it
         options |= {"load_format": "dummy", "hf_overrides": {"num_labels": 2}}
@@ -311,11 +311,8 @@ def test_vllm_pools(conversion, with_tokenizer, lines) -> None:
         else:
             (output,) = llm.classify(["abc"], use_tqdm=False)
             assert len(output.outputs.probs) == 2
-    assert seen["adapter"] is None
-    assert "LlamaForCausalLM" in seen["wrapper"]
-    assert "MindSporeModel" not in seen["wrapper"]
-    why = "native.LlamaForCausalLM: doesn't support the pooling runner. Serve it with --runner generate"
-    assert_falls_back(lines, why)
+    assert seen["adapter"] == "native.LlamaForCausalLM"
+    assert lines == []
 
 
 def test_vllm_may_serve_a_pipeline(plain) -> None:
@@ -407,12 +404,6 @@ def test_an_unknown_architecture(architecture, spoil, lines) -> None:
     [
         ({"vision_feature_layer": 5}, {}, "auto", UNKNOWN_FIELD),
         ({}, {"dtype": "bfloat16"}, "mindspore", FLOAT32_ONLY),
-        (
-            {},
-            {"runner": "pooling"},
-            "auto",
-            "native.LlamaForCausalLM: doesn't support the pooling runner. Serve it with --runner generate",
-        ),
     ],
 )
 def test_a_qualified_name_never_falls_back(fields, options, kernels, text, spoil, lines, monkeypatch) -> None:
