@@ -215,7 +215,8 @@ def checkpoint_shape(module: torch.nn.Module, leaf: str, shard: str | int | None
     """
     parameter = getattr(module, leaf)
     if isinstance(module, VocabParallelEmbedding):
-        return (module.org_vocab_size, module.embedding_dim) if leaf == "weight" else None
+        of_leaf = {"weight": (module.org_vocab_size, module.embedding_dim), "bias": (module.org_vocab_size,)}
+        return of_leaf.get(leaf)
     if not isinstance(module, LinearBase):
         return tuple(parameter.shape)
     if leaf not in ("weight", "bias") or not parameter.is_floating_point():
