@@ -22,7 +22,6 @@ import pytest
 from mszoo.registry.errors import RefusalError
 
 from .conftest import running_engine, served_by
-from .server import make_text_checkpoint
 
 PROMPT = [5, 17, 99, 201, 3, 44, 180]
 TOKENS = 8
@@ -290,31 +289,6 @@ def test_vllm_serves_what_we_refuse(case, spoil, right_tokens, lines, monkeypatc
     assert "MindSporeModel" not in seen["wrapper"]
     assert len(tokens) == TOKENS
     assert tokens == right_tokens or not same
-    assert_falls_back(lines, why)
-
-
-@pytest.fixture(scope="module")
-def with_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_text_checkpoint(tmp_path_factory.mktemp("text"))
-
-
-@pytest.mark.parametrize("conversion", ["embed", "classify"])
-def test_vllm_pools(conversion, with_tokenizer, lines) -> None:
-    options: dict[str, Any] = {"runner": "pooling", "convert": conversion, "skip_tokenizer_init": False}
-    if conversion == "classify":  # the checkpoint has no head for it
-        options |= {"load_format": "dummy", "hf_overrides": {"num_labels": 2}}
-    with running_engine(with_tokenizer, **options) as llm:
-        seen = served_by(llm)
-        if conversion == "embed":
-            (output,) = llm.embed(["abc"], use_tqdm=False)
-            assert len(output.outputs.embedding) == 64
-        else:
-            (output,) = llm.classify(["abc"], use_tqdm=False)
-            assert len(output.outputs.probs) == 2
-    assert seen["adapter"] is None
-    assert "LlamaForCausalLM" in seen["wrapper"]
-    assert "MindSporeModel" not in seen["wrapper"]
-    why = "native.LlamaForCausalLM: doesn't support the pooling runner. Serve it with --runner generate"
     assert_falls_back(lines, why)
 
 
