@@ -56,15 +56,12 @@ class Attention(VllmAttention):
         elif cpu_backend() is None:
             _refuse_on_device(vllm_config, softcap)
         _refuse_head_size(head_size)
-        cache_config = copy.copy(vllm_config.cache_config)
-        # vLLM gives a layer without a window that of config.json, which some models have and never read.
-        cache_config.sliding_window = None
         super().__init__(
             num_heads,
             head_size,
             scale,
             num_kv_heads=num_kv_heads,
-            cache_config=cache_config,
+            cache_config=_without_window(vllm_config.cache_config),
             quant_config=vllm_config.quant_config,
             logits_soft_cap=softcap,
             per_layer_sliding_window=sliding_window,
@@ -94,35 +91,56 @@ class EncoderAttention(EncoderOnlyAttention):
         num_heads: heads H on this rank.
         head_size: D.
         scale: multiplies the scores.
+        num_kv_heads: key/value heads G on this rank; as many as H where none are given.
         prefix: the layer's name, unique in the model.
 
     Raises:
         RefusalError: vLLM's attention has no kernel for this head size, or all math is to be MindSpore's.
     """
 
-    def __init__(self, num_heads: int, head_size: int, scale: float, *, prefix: str) -> None:
+    def __init__(
+        self,
+        num_heads: int,
+        head_size: int,
+        scale: float,
+        num_kv_heads: int | None = None,
+        *,
+        prefix: str,
+    ) -> None:
         if not dispatch.current().by_vllm("paged_attention"):
             raise RefusalError(
                 f"MSZOO_KERNELS={dispatch.current().name}",
-                "encoders attend with vLLM's kernel alone",
+                "attention that sees later tokens is vLLM's kernel alone",
                 "Unset MSZOO_KERNELS",
             )
         _refuse_head_size(head_size)
         vllm_config = get_current_vllm_config()
+        kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         super().__init__(
             num_heads,
             head_size,
             scale,
-            cache_config=vllm_config.cache_config,
+            num_kv_heads=kv_heads,
+            cache_config=_without_window(vllm_config.cache_config),
             quant_config=vllm_config.quant_config,
             prefix=prefix,
         )
-        self._size = num_heads * head_size
+        self._sizes = [num_heads * head_size, kv_heads * head_size, kv_heads * head_size]
 
     def forward(self, qkv: ms.Tensor) -> ms.Tensor:
-        """Attend: [T, 3 H D] -> [T, H D]."""
-        query, key, value = to_torch(qkv).split(self._size, -1)
+        """Attend: [T, (H + 2 G) D] -> [T, H D]."""
+        query, key, value = to_torch(qkv).split(self._sizes, -1)
         return to_mindspore(super().forward(query, key, value))
+
+
+def _without_window(cache_config: Any) -> Any:
+    """Return vLLM's config of the cache without a window, which layers have of their own.
+
+    vLLM gives a layer without one that of config.json, which some models have and never read.
+    """
+    changed = copy.copy(cache_config)
+    changed.sliding_window = None
+    return changed
 
 
 def _refuse_on_device(vllm_config: Any, softcap: float | None) -> None:

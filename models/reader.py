@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mszoo.layers.decoder.spec import (
@@ -172,16 +173,29 @@ class DecoderReader(ConfigReader):
         Raises:
             RefusalError: the config has a field that nobody read and that isn't known to be harmless.
         """
-        self.must_attend(causally=True)
+        layers = [layer(index) for index in range(self.num_layers)]
+        if self._sees_later_tokens():
+            layers = [self._seeing_later_tokens(one) for one in layers]
         fields: dict[str, Any] = {
             "vocab_size": self.required("vocab_size"),
             "hidden_size": self.hidden_size,
-            "layers": tuple(layer(index) for index in range(self.num_layers)),
+            "layers": tuple(layers),
             "norm": norm if norm.name else norm.named("norm"),
             "tie_word_embeddings": self.flag("tie_word_embeddings"),
         }
         self.refuse_unread()
         return DecoderSpec(**fields | changes)
+
+    def _sees_later_tokens(self) -> bool:
+        if self._reference:
+            return not self.flag("is_causal", True)
+        self.must_attend(causally=True)  # who knows what the publisher's code makes of it
+        return False
+
+    def _seeing_later_tokens(self, layer: DecoderLayerSpec) -> DecoderLayerSpec:
+        if isinstance(layer.attention, AttentionSpec):
+            return replace(layer, attention=replace(layer.attention, is_causal=False))
+        self.refuse("is_causal", False)  # a latent cache is for causal attention
 
 
 def prediction_tensors(fields: Mapping[str, Any], layers: int) -> tuple[str, ...]:

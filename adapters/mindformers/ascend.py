@@ -59,6 +59,12 @@ class OwnNetwork(CausalLM):
                 "its network takes token ids, and the server is to take embeddings",
                 "Serve without --enable-prompt-embeds",
             )
+        if model_config.runner_type == "pooling":
+            raise RefusalError(
+                who,
+                "what its network gives on an NPU is made for logits, and the server is to pool it",
+                "Serve with --runner generate, or with another implementation",
+            )
         if model_config.enable_sleep_mode:
             raise RefusalError(
                 who,

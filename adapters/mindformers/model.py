@@ -103,7 +103,7 @@ class SuiteModel(CausalLM):
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """See :meth:`mszoo.layers.CausalLM.load_weights`."""
         table = super().expected_tensors()
-        return load(self, table, self.layout.by_model(weights), self.unused_tensors())
+        return load(self, table, self.layout.by_model(weights), self.left_out())
 
     def unused_tensors(self) -> tuple[str, ...]:
         """Return names that the model doesn't use: tied logits, and layers that predict further tokens."""

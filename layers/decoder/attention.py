@@ -8,7 +8,7 @@ import torch
 
 from mszoo.kernels import dispatch
 from mszoo.kernels.exchange import to_mindspore, to_torch
-from mszoo.layers.attention import Attention
+from mszoo.layers.attention import Attention, EncoderAttention
 from mszoo.layers.decoder.build import build_norm, build_rotary
 from mszoo.layers.decoder.projections import ordered_tensors, transposed_tensors
 from mszoo.layers.decoder.spec import AttentionSpec, NormSpec
@@ -16,6 +16,7 @@ from mszoo.layers.linear import apply_linear, heads_on_this_rank, qkv_linear, ro
 from mszoo.layers.model import Module
 from mszoo.layers.norm import HeadNorm, Norm, QKNorm, RMSNorm
 from mszoo.layers.rotary import RotaryEmbedding
+from mszoo.layers.seam import cpu_backend
 from mszoo.layers.weights import Expected
 from mszoo.registry.errors import RefusalError
 
@@ -23,7 +24,7 @@ import mindspore as ms
 
 
 class SelfAttention(Module):
-    """Fused projection, norms of queries and keys, rotation, attention on vLLM's KV cache, output projection.
+    """Fused projection, norms of queries and keys, rotation, vLLM's attention, output projection.
 
     Args:
         spec: what it is.
@@ -31,7 +32,8 @@ class SelfAttention(Module):
         prefix: its name, unique in the model.
 
     Raises:
-        RefusalError: as :class:`mszoo.layers.Attention`; or heads can't be shared out to the ranks.
+        RefusalError: as :class:`mszoo.layers.Attention`; or heads can't be shared out to the ranks; or tokens are
+            to see later ones where nothing attends so.
     """
 
     def __init__(self, spec: AttentionSpec, hidden_size: int, *, prefix: str) -> None:
@@ -62,15 +64,7 @@ class SelfAttention(Module):
         self.rotary_emb: RotaryEmbedding | None = None
         if spec.rotary is not None:
             self.rotary_emb = build_rotary(spec.rotary, spec.head_size, heads, kv_heads)
-        self.attn = Attention(
-            heads,
-            spec.head_size,
-            spec.head_size**-0.5 if spec.scale is None else spec.scale,
-            kv_heads,
-            sliding_window=spec.sliding_window,
-            softcap=spec.logits_soft_cap,
-            prefix=f"{prefix}.attn",
-        )
+        self.attn = self._build_attention(f"{prefix}.attn")
         output = row_linear(
             spec.num_heads * spec.head_size, hidden_size, bias=spec.o_bias, prefix=f"{prefix}.{spec.o_name}"
         )
@@ -119,6 +113,28 @@ class SelfAttention(Module):
             table |= transposed_tensors(f"{name}.{spec.o_name}", self.output)
         return table
 
+    def _build_attention(self, prefix: str) -> Attention | EncoderAttention:
+        spec = self.spec
+        scale = spec.head_size**-0.5 if spec.scale is None else spec.scale
+        if spec.is_causal:
+            return Attention(
+                self.num_heads,
+                spec.head_size,
+                scale,
+                self.num_kv_heads,
+                sliding_window=spec.sliding_window,
+                softcap=spec.logits_soft_cap,
+                prefix=prefix,
+            )
+        if cpu_backend() is None:
+            raise _looks_ahead("decoders that see later tokens are served on a CPU alone")
+        # vLLM's CPU kernel is inexact with a cap then, and its windows are narrower than Hugging Face's.
+        for name in ("sliding_window", "logits_soft_cap"):
+            value = getattr(spec, name)
+            if value is not None:
+                raise _looks_ahead(f"{name}={value} isn't served with that")
+        return EncoderAttention(self.num_heads, spec.head_size, scale, self.num_kv_heads, prefix=prefix)
+
     def _clip(self, qkv: ms.Tensor, bound: float) -> ms.Tensor:
         if self._by_mindspore:
             return ms.ops.clamp(qkv, -bound, bound)
@@ -151,3 +167,9 @@ class SelfAttention(Module):
             rows = part.reshape(-1, norm.width).contiguous()
             part.copy_(to_torch(norm(to_mindspore(rows))).view(part.shape))
         return qkv
+
+
+def _looks_ahead(why: str) -> RefusalError:
+    return RefusalError(
+        "config.json", f"it says is_causal=False, and {why}", "Serve the model with another implementation"
+    )

@@ -74,6 +74,8 @@ def unsupported(spec: DecoderLayerSpec) -> str | None:
     """Return what of a spec the compiled layer doesn't do, by name, or None."""
     if not isinstance(spec.attention, AttentionSpec):
         return "latent attention"
+    if not spec.attention.is_causal:
+        return "is_causal=False"
     if spec.attention.qk_norm_weights:
         return "qk_norm_weights"
     if spec.has_experts and spec.parallel_residual:

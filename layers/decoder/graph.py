@@ -96,6 +96,7 @@ def unsupported(spec: DecoderLayerSpec) -> str | None:
         "norm_before_mlp": before_mlp is None or before_mlp.kind != "rms_norm",
         "norm_after_mlp": after_mlp is not None,
         "rotary": attention.rotary is None or not attention.rotary.is_neox_style,
+        "is_causal": not attention.is_causal,
         "clip_qkv": attention.clip_qkv is not None,
         "qk_norm": attention.qk_norm is not None and attention.qk_norm.kind != "rms_norm",
         "qk_norm_spans_heads": attention.qk_norm_spans_heads,

@@ -14,10 +14,18 @@ from mszoo.layers.decoder.graph import GraphPath
 from mszoo.layers.decoder.layer import DecoderLayer
 from mszoo.layers.decoder.spec import DecoderSpec
 from mszoo.layers.embedding import LogitsProcessor, TokenEmbedding, lm_head, token_embedding
-from mszoo.layers.model import CausalLM, Module, ModuleList, add_part, outside_the_tree
+from mszoo.layers.model import (
+    CausalLM,
+    Module,
+    ModuleList,
+    add_part,
+    current_model_config,
+    outside_the_tree,
+)
 from mszoo.layers.norm import RMSNorm
 from mszoo.layers.residual import stream_sum
 from mszoo.layers.weights import Expected
+from mszoo.registry.errors import RefusalError
 
 import mindspore as ms
 
@@ -95,7 +103,7 @@ class Decoder(Module):
 
 
 class DecoderForCausalLM(CausalLM):
-    """A decoder that generates text: an architecture declares how its config is read, and nothing else.
+    """A decoder: an architecture declares how its config is read, and nothing else.
 
     Args:
         config: the Hugging Face config.
@@ -106,13 +114,18 @@ class DecoderForCausalLM(CausalLM):
         spec: what it is.
 
     Raises:
-        RefusalError: naming the config field that can't be honoured.
+        RefusalError: naming the config field that can't be honoured; tokens see later ones, and the model is to
+            generate text.
     """
 
     suite: ClassVar[str] = "native"
 
     def __init__(self, config: Any, *, prefix: str = "") -> None:
-        spec = self.read_config(config, f"{self.suite}.{type(self).__name__}")
+        who = f"{self.suite}.{type(self).__name__}"
+        spec = self.read_config(config, who)
+        if not spec.is_causal and current_model_config().runner_type != "pooling":
+            what = "config.json says is_causal=False: its tokens see later ones, so it can't generate text"
+            raise RefusalError(who, what, "Serve it with --runner pooling")
         super().__init__()
         self.config, self.spec = config, spec
         dot = f"{prefix}." if prefix else ""

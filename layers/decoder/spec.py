@@ -73,7 +73,7 @@ class QKVLayout:
 
 @dataclass(frozen=True)
 class AttentionSpec:
-    """Causal self-attention on a paged KV cache.
+    """Self-attention: causal on a paged KV cache, or of all tokens of a sequence at once.
 
     Attributes:
         num_heads, num_kv_heads, head_size: H, G and D, of all ranks.
@@ -88,6 +88,8 @@ class AttentionSpec:
         clip_qkv: bounds queries, keys and values on both sides, after the norms and before the rotation (OLMo).
         sliding_window: keys this many tokens behind and more are hidden; None shows all.
         logits_soft_cap: scores become ``cap * tanh(scores / cap)``; None leaves them.
+        is_causal: tokens see earlier ones and themselves. Otherwise they see the whole sequence, nothing is cached,
+            and such a decoder can only be pooled (gte-Qwen2); not with ``sliding_window`` or ``logits_soft_cap``.
         name, qkv_name, o_name: the checkpoint's, of the attention and of the projections in it. The record of the
             model says which of the checkpoint's modules ``qkv_name`` holds.
         qkv_layout: see :class:`QKVLayout`.
@@ -109,6 +111,7 @@ class AttentionSpec:
     clip_qkv: float | None = None
     sliding_window: int | None = None
     logits_soft_cap: float | None = None
+    is_causal: bool = True
     name: str = "self_attn"
     qkv_name: str = "qkv_proj"
     o_name: str = "o_proj"
@@ -282,7 +285,7 @@ class PositionSpec:
 
 @dataclass(frozen=True)
 class DecoderSpec:
-    """A decoder that generates text.
+    """A decoder that generates text, or one whose hidden states are pooled.
 
     Attributes:
         vocab_size, hidden_size: of the token embedding.
@@ -322,3 +325,8 @@ class DecoderSpec:
     lm_head_name: str = "lm_head"
     ignored: tuple[str, ...] = ()
     unserved: tuple[str, ...] = ()
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether no token sees a later one, as generating text takes it."""
+        return all(getattr(layer.attention, "is_causal", True) for layer in self.layers)

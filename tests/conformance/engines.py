@@ -179,6 +179,19 @@ def encode(llm: Any, prompts: Sequence[list[int]]) -> list[Any]:
     return [output.outputs.data.float() for output in outputs]
 
 
+def embed(llm: Any, prompts: Sequence[list[int]]) -> list[Any]:
+    """Return the embeddings [hidden] of prompts, all given at once, as vLLM makes them of a decoder.
+
+    Args:
+        llm: the engine; it must run with EMBEDDING.
+        prompts: token ids.
+    """
+    import torch
+
+    outputs = llm.embed([{"prompt_token_ids": prompt} for prompt in prompts], use_tqdm=False)
+    return [torch.tensor(output.outputs.embedding) for output in outputs]
+
+
 #: Options of an engine that pools instead of generating text; its folder needs a tokenizer.
 POOLING = {
     "runner": "pooling",
@@ -186,6 +199,8 @@ POOLING = {
     "enforce_eager": True,
     "skip_tokenizer_init": False,
 }
+#: Options of an engine that makes embeddings with a decoder; its folder needs a tokenizer.
+EMBEDDING = {"runner": "pooling", "convert": "embed", "enforce_eager": True, "skip_tokenizer_init": False}
 _LOGITS = {"max_logprobs": -1, "logprobs_mode": "raw_logits"}  # "log probabilities" are the model's logits
 #: Options of an engine that has room for everything and computes op by op.
 RAW = _LOGITS | {"enforce_eager": True, "enable_prefix_caching": False}

@@ -12,15 +12,24 @@ import pytest
 
 from mszoo.conformance.architectures import ArchitectureConformance, random_tokens
 from mszoo.conformance.base import catalog, engine, numeric
-from mszoo.conformance.checkpoints import Checkpoint, make_checkpoint, with_weights, write_lora, write_w8a8
+from mszoo.conformance.checkpoints import (
+    Checkpoint,
+    make_checkpoint,
+    with_weights,
+    write_lora,
+    write_tokenizer,
+    write_w8a8,
+)
 from mszoo.conformance.engines import (
     BLOCK,
+    EMBEDDING,
     RAW,
     STEP,
     TIGHT,
     Answer,
     Cache,
     Engines,
+    embed,
     generate,
     metric,
     model_of,
@@ -29,7 +38,13 @@ from mszoo.conformance.engines import (
     widest_dtype,
 )
 from mszoo.conformance.fresh import run_fresh
-from mszoo.conformance.shadow import allowed_error, as_given, first_difference, relative_errors
+from mszoo.conformance.shadow import (
+    allowed_error,
+    as_given,
+    first_difference,
+    relative_error,
+    relative_errors,
+)
 from mszoo.registry.decisions import Candidate
 from mszoo.registry.records import Capability
 
@@ -270,6 +285,32 @@ class ModelConformance(ArchitectureConformance):
             llm = engines.get(checkpoint.folder, dtype=dtype, **RAW)
             answers = generate(llm, self.prompts(checkpoint), GENERATED, logits=True)
         self.compare(checkpoint, answers, self.tolerance[dtype], llm, dtype=dtype)
+
+    @numeric
+    def test_embeddings(self, engines: Engines, checkpoint: Checkpoint) -> None:
+        """``--runner pooling --convert embed`` gives the reference's last hidden states, of length 1.
+
+        In float32 alone: it takes an engine of its own, and what rounding does shows in the logits.
+        """
+        import torch
+
+        if self._has_own_reference(checkpoint):
+            pytest.skip(
+                "transformers' class is no reference of this architecture: its logits are compared alone"
+            )
+        if widest_dtype() != "float32":
+            pytest.skip(f"no attention on {catalog().device} takes float32")
+        write_tokenizer(checkpoint.folder, checkpoint.config["vocab_size"])
+        prompts = self.prompts(checkpoint)
+        given = embed(engines.get(checkpoint.folder, **EMBEDDING), prompts)
+        for prompt, got in zip(prompts, given, strict=True):
+            with torch.no_grad():
+                states = checkpoint.model.base_model(torch.tensor([prompt])).last_hidden_state[0]
+            error = relative_error(got[None], torch.nn.functional.normalize(states[-1:], dim=-1))
+            assert error <= self.tolerance["float32"], (
+                f"the embedding of {len(prompt)} tokens differs from the reference by {error:.1e} of its largest "
+                f"value, {self.tolerance['float32']:.0e} is allowed"
+            )
 
     # engine
 

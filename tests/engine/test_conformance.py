@@ -108,10 +108,10 @@ def mutants(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "caught_by", "said"),
     [
-        ("wrong_rope", {"test_logits[float32]"}, "First difference: layer 1 "),
-        ("missing_bias", {"test_logits[float32]"}, "First difference: layer 2 "),
+        ("wrong_rope", {"test_logits[float32]", "test_embeddings"}, "First difference: layer 1 "),
+        ("missing_bias", {"test_logits[float32]", "test_embeddings"}, "First difference: layer 2 "),
         ("wrong_in_16_bits", {"test_logits[bfloat16]"}, "5e-02 is allowed. First difference: layer 0 "),
-        ("transposed_weight", {"test_logits[float32]"}, "First difference: layer 0 "),
+        ("transposed_weight", {"test_logits[float32]", "test_embeddings"}, "First difference: layer 0 "),
         ("stale_slot", {"test_continuous_batching", "test_preemption"}, ": generated token "),
         ("wrong_claim", {"test_capabilities_are_real", "test_lora"}, "model.layers.1.mlp.down_proj.weight"),
         ("copy_in_torch", {"test_no_copies"}, "aten::clone at models.py:"),

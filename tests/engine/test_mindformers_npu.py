@@ -118,6 +118,9 @@ def test_what_the_suites_own_networks_cannot_do_is_refused(monkeypatch) -> None:
     monkeypatch.setattr(ascend, "current_model_config", lambda: asked)
     with pytest.raises(RefusalError, match="Serve without --enable-prompt-embeds"):
         ascend.OwnNetwork(Qwen3Config(architectures=["Qwen3ForCausalLM"]))
+    asked = SimpleNamespace(enable_prompt_embeds=False, runner_type="pooling")
+    with pytest.raises(RefusalError, match="Serve with --runner generate"):
+        ascend.OwnNetwork(Qwen3Config(architectures=["Qwen3ForCausalLM"]))
 
 
 def test_a_kv_cache_of_another_layout_or_dtype_is_refused(monkeypatch) -> None:

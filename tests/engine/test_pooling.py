@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,9 @@ import torch
 import pytest
 
 from mszoo.conformance.checkpoints import write_tokenizer
+from mszoo.models.qwen2 import Qwen2ForCausalLM
+from tests.published import corpus
+from tests.published.readers import config_of
 
 from .conftest import running_engine, served_by
 
@@ -48,7 +53,7 @@ def make(folder: Path, model_type: str, architecture: str, **fields: Any) -> Any
 def pooling_engine(folder: Path, **options: Any) -> Any:
     """Run vLLM's engine on a checkpoint whose hidden states are pooled."""
     options = {"max_model_len": 128, "skip_tokenizer_init": False, "enforce_eager": False} | options
-    return running_engine(folder, runner="pooling", **options)
+    return running_engine(folder, **{"runner": "pooling"} | options)
 
 
 def worst(given: list[Any], expected: Callable[[torch.Tensor], torch.Tensor]) -> float:
@@ -152,3 +157,92 @@ def test_prompts_in_chunks(tmp_path: Path) -> None:
         given = llm.embed([{"prompt_token_ids": prompt} for prompt in PROMPTS], use_tqdm=False)
         assert_pooled_by(llm, "native.Qwen3ForCausalLM")
     assert worst([one.outputs.embedding for one in given], last(model)) <= TOLERANCE
+
+
+# Tokens that see later ones.
+
+GTE_QWEN2 = "Alibaba-NLP/gte-Qwen2-7B-instruct"
+NATIVE_QWEN2 = {"hf_overrides": {"architectures": ["native.Qwen2ForCausalLM"]}}
+
+
+def make_published(folder: Path, **fields: Any) -> Any:
+    """Write a random checkpoint of gte-Qwen2's shrunk config, and a tokenizer; return Hugging Face's model."""
+    corpus.write_config(corpus.read()[GTE_QWEN2] | fields, folder)
+    written = (folder / "config.json").read_bytes()
+    model = corpus.reference_of(folder)
+    corpus.write_checkpoint(model, folder)
+    write_tokenizer(folder, model.config.vocab_size)
+    assert (folder / "config.json").read_bytes() == written
+    return model
+
+
+@pytest.mark.parametrize("pooling", ["LAST", "MEAN"])
+def test_gte_qwen2(pooling: str, tmp_path: Path) -> None:
+    """``is_causal: false``, with several prompts in a step, in vLLM's default mode."""
+    from vllm.config import PoolerConfig
+
+    model = make_published(tmp_path).model
+    with pooling_engine(tmp_path, pooler_config=PoolerConfig(seq_pooling_type=pooling)) as llm:
+        given = llm.embed([{"prompt_token_ids": prompt} for prompt in PROMPTS], use_tqdm=False)
+        assert_pooled_by(llm, "native.Qwen2ForCausalLM")
+
+    def embedding(tokens: torch.Tensor) -> torch.Tensor:
+        states = model(tokens).last_hidden_state[0]
+        return torch.nn.functional.normalize(states.mean(0) if pooling == "MEAN" else states[-1], dim=-1)
+
+    results = [one.outputs.embedding for one in given]
+    assert worst(results, embedding) <= TOLERANCE
+    model.config.is_causal = True
+    assert worst(results, embedding) > 100 * TOLERANCE, "it makes no difference: the test proves nothing"
+
+
+@pytest.mark.parametrize(
+    ("fields", "kernels", "runner", "why"),
+    [
+        (
+            {},
+            "auto",
+            "generate",
+            "native.Qwen2ForCausalLM: config.json says is_causal=False: its tokens see later ones, so it can't "
+            "generate text. Serve it with --runner pooling",
+        ),
+        (
+            {},
+            "mindspore",
+            "pooling",
+            "MSZOO_KERNELS=mindspore: attention that sees later tokens is vLLM's kernel alone",
+        ),
+        (
+            {"use_sliding_window": True, "max_window_layers": 1},
+            "auto",
+            "pooling",
+            "config.json: it says is_causal=False, and sliding_window=16 isn't served with that",
+        ),
+    ],
+)
+def test_what_looks_ahead_and_cannot_be_served(
+    fields: dict[str, Any],
+    kernels: str,
+    runner: str,
+    why: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_published(tmp_path, **fields)
+    monkeypatch.setenv("MSZOO_KERNELS", kernels)
+    with (
+        pytest.raises(Exception, match=re.escape(why)),
+        pooling_engine(tmp_path, **NATIVE_QWEN2, runner=runner),
+    ):
+        pass
+
+
+def test_whole_layers_look_back_only() -> None:
+    from mszoo.layers.decoder import compiled, graph
+
+    spec = Qwen2ForCausalLM.read_config(config_of(corpus.read()[GTE_QWEN2]), "native.Qwen2ForCausalLM")
+    (layer, _) = spec.layers
+    for path in (compiled, graph):
+        assert "is_causal" in str(path.unsupported(layer))
+        causal = replace(layer, attention=replace(layer.attention, is_causal=True))
+        assert path.unsupported(causal) is None

@@ -17,7 +17,7 @@ except importlib.metadata.PackageNotFoundError:
 #: By model, who serves it: old keys that nobody reads, longrope, another rotary base, windows of some layers, a
 #: window that Hugging Face's Llama never reads, first positions behind the padding token, attention of both ways.
 SAMPLE = {
-    "Alibaba-NLP/gte-Qwen2-7B-instruct": "vLLM's Qwen2ForCausalLM",
+    "Alibaba-NLP/gte-Qwen2-7B-instruct": "native.Qwen2ForCausalLM",
     "BAAI/bge-m3.saved5": "mindone.XLMRobertaModel",
     "CohereForAI/c4ai-command-r7b-12-2024": "native.Cohere2ForCausalLM",
     "any/llama-with-window-and-partial-rotary": "native.LlamaForCausalLM",

@@ -79,9 +79,9 @@ def write_checkpoint(model: Any, folder: Path) -> None:
 
 
 def expected(model: Any, tokens: list[int], *, pools: bool) -> Any:
-    """Return the logits [T, vocab] of tokens, or the last hidden states [T, hidden] of an encoder."""
+    """Return the logits [T, vocab] of tokens, or of a model that is pooled the last hidden states [T, hidden]."""
     import torch
 
     with torch.no_grad():
-        given = model(torch.tensor([tokens]))
+        given = (model.base_model if pools else model)(torch.tensor([tokens]))
     return (given.last_hidden_state if pools else given.logits)[0]

@@ -78,7 +78,8 @@ def telling(
 
 def pools(config: dict[str, Any]) -> bool:
     """Say whether a model gives hidden states and no logits."""
-    return not config["architectures"][0].endswith(("ForCausalLM", "LMHeadModel"))
+    generates = config["architectures"][0].endswith(("ForCausalLM", "LMHeadModel"))
+    return not generates or not config.get("is_causal", True)
 
 
 def _results(model: Any, config: dict[str, Any]) -> list[Any]:

@@ -25,14 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from .corpus import expected, read, reference_of, write_checkpoint, write_config
-from .mutations import telling
+from .mutations import pools, telling
 
 TOLERANCE = 2e-5
 ALONE = "vLLM alone"
 DEFAULT = "with mszoo"
 #: By model: why no suite serves it. vLLM's own model does.
 LEFT_TO_VLLM = {
-    "Alibaba-NLP/gte-Qwen2-7B-instruct": "is_causal: false, which no decoder of ours attends with",
     "facebook/opt-350m": "norms the stream itself (do_layer_norm_before: false)",
 }
 
@@ -116,12 +115,11 @@ def run(configs: dict[str, dict[str, Any]], folder: Path, *, suites: bool) -> di
     for index, (name, config) in enumerate(configs.items()):
         place = folder / str(index)
         write_config(config, place)
-        pools = not config["architectures"][0].endswith(("ForCausalLM", "LMHeadModel"))
-        rows.append({"row": name, "folder": str(place), "pools": pools, "suite": ""})
+        rows.append({"row": name, "folder": str(place), "pools": pools(config), "suite": ""})
         try:
             models[name] = reference_of(place)
             write_checkpoint(models[name], place)
-            if pools:
+            if rows[-1]["pools"]:
                 _write_tokenizer(place)
         except Exception as error:  # of no model type of transformers: vLLM needs the code of the checkpoint
             said = f"Hugging Face has no such model: {type(error).__name__}: {_short(str(error))}"

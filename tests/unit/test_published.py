@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from mszoo.adapters import native
+from mszoo.registry.errors import RefusalError
 from tests.published import corpus, shrink
 from tests.published.mutations import mutations
-from tests.published.readers import answers, config_of
+from tests.published.readers import answers, config_of, readers
 
 for _suite in ("mindone", "mindformers"):
     try:
@@ -22,9 +24,7 @@ for _suite in ("mindone", "mindformers"):
 CORPUS = corpus.read()
 #: By model: the suites that refuse its config, and the word that names the key.
 REFUSED: dict[str, dict[str, str]] = {
-    "Alibaba-NLP/gte-Qwen2-7B-instruct": dict.fromkeys(
-        ("native", "mindformers", "mindone"), "is_causal=False"
-    ),
+    "Alibaba-NLP/gte-Qwen2-7B-instruct": dict.fromkeys(("mindformers", "mindone"), "is_causal=False"),
     "facebook/opt-350m": {"native": "do_layer_norm_before=False"},
     # Its model type is another's name: nothing says what its keys mean.
     "tencent/Hunyuan-A13B-Instruct": dict.fromkeys(("native", "mindone"), "moe_intermediate_size="),
@@ -112,13 +112,53 @@ def test_a_wrong_key_is_taken_or_refused_and_never_a_traceback() -> None:
     assert not crashes, f"{len(crashes)} of {tried}: " + "\n".join(crashes[:40])
 
 
-@pytest.mark.parametrize(
-    "name", ["01-ai/Yi-34B", "openai-community/gpt2", "google/gemma-2-2b", "zai-org/GLM-4.5"]
-)
-def test_decoders_look_back_only(name: str) -> None:
+@pytest.mark.parametrize("name", ["01-ai/Yi-34B", "openai-community/gpt2", "zai-org/GLM-4.5"])
+def test_native_decoders_may_look_ahead(name: str) -> None:
     config = CORPUS[name] | {"is_causal": False}
     said = answers(config_of(config), config["architectures"][0])
+    assert said.pop("native") == ""
     assert said and all("is_causal=False" in why for why in said.values())
+
+
+def test_native_decoders_look_ahead_where_hugging_faces_do() -> None:
+    """Whether the last token changes what the first one computes, in transformers' own classes."""
+    import torch
+
+    import transformers
+
+    differ, seen = [], set()
+    for adapter in native.mszoo_model_adapters():
+        fields = dict(adapter.example_config)
+        kind = getattr(transformers, adapter.architecture, None)
+        if kind is None:
+            continue
+        config = transformers.AutoConfig.for_model(fields.pop("model_type"), **fields, is_causal=False)
+        config._attn_implementation = "eager"
+        said = readers(adapter.architecture)["native"]
+        try:
+            causal = said(config, 128).is_causal
+        except RefusalError as refusal:
+            assert "is_causal=False" in str(refusal)
+            continue
+        model = kind(config).float().eval()
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+            one, other = (
+                model(torch.tensor([[5, 17, 99, last]]), use_cache=False).logits[0, 0] for last in (3, 44)
+            )
+        seen.add(causal)
+        if torch.equal(one, other) != causal:
+            differ.append(adapter.architecture)
+    assert False in seen, "none looks ahead: the test proves nothing"
+    assert not differ
+
+
+@pytest.mark.parametrize("name", ["deepseek-ai/DeepSeek-R1", "baichuan-inc/Baichuan2-7B-Chat"])
+def test_latent_caches_and_publishers_models_look_back_only(name: str) -> None:
+    config = CORPUS[name] | {"is_causal": False}
+    assert "is_causal=False" in answers(config_of(config), config["architectures"][0])["native"]
 
 
 @pytest.mark.parametrize(
