@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,18 @@ def running_engine(folder: Path, **options: Any) -> Iterator[Any]:
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Engines run in the test's process, so that tests can look inside the worker."""
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+
+
+@pytest.fixture(autouse=True)
+def deepseek_keeps_its_name() -> Iterator[None]:
+    """vLLM calls transformers' class of DeepSeek-V3's config as it calls Kimi-K2's, once it has read one of these.
+
+    By that name transformers knows how checkpoints call experts.
+    """
+    yield
+    module = sys.modules.get("transformers.models.deepseek_v3.configuration_deepseek_v3")
+    if module is not None:
+        module.DeepseekV3Config.model_type = "deepseek_v3"
 
 
 @pytest.fixture(scope="session")

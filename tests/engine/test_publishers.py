@@ -1,4 +1,4 @@
-"""Models whose code only their publishers have: logits against small references, answers against vLLM's own."""
+"""Models whose code only their publishers have: logits against small references."""
 
 from __future__ import annotations
 
@@ -16,14 +16,11 @@ from mszoo.adapters.native.conformance import write_config_class
 from mszoo.adapters.native.references import REFERENCES
 from tests.published import corpus
 
-from . import answers
 from .conftest import RAW_LOGITS, assert_mindspore, running_engine, worst_of
 from .test_families import layers_that_run_compiled, run_op_by_op
 
 TOLERANCE = 2e-5
 PROMPTS = [[5, 17, 99, 201, 3, 44, 180], list(range(3, 100)), [7]]
-#: Architectures that vLLM 0.32 has no model of.
-NOT_VLLMS = ("BaiChuanForCausalLM", "BaichuanForCausalLM", "XverseForCausalLM")
 
 #: Where a config's class lies, of one that doesn't say so.
 _CLASS = {"AutoConfig": "configuration_own.Config"}
@@ -107,34 +104,3 @@ def test_logits_equal_the_reference(case: str, checkpoint) -> None:
             assert worst <= TOLERANCE, f"logits differ by {worst:.2e}"
             llm.apply_model(run_op_by_op)
         assert assert_mindspore(llm, f"native.{CASES[case]['architectures'][0]}", "cpu") > 0
-
-
-VLLMS = [case for case in sorted(CASES) if CASES[case]["architectures"][0] not in NOT_VLLMS]
-
-
-@pytest.fixture(scope="module")
-def ours_and_theirs(checkpoint, tmp_path_factory) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Answers as vLLM chooses with mszoo, and by vLLM's own models, in a fresh process each."""
-    settings = {"enforce_eager": True, "max_model_len": 128, "trust_remote_code": True, "dtype": "float32"}
-    jobs = {
-        case: {
-            "model": str(checkpoint(case)[0]),
-            "prompts": PROMPTS,
-            "max_tokens": 12,
-            "options": settings | {"skip_tokenizer_init": True},
-        }
-        for case in VLLMS
-    }
-    result = tmp_path_factory.mktemp("answers") / "answers.json"
-    in_process = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    ours = answers.run_all(jobs, result, **in_process)
-    return ours, answers.run_all(jobs, result, MSZOO_DISABLE="1", **in_process)
-
-
-@pytest.mark.parametrize("case", VLLMS)
-def test_answers_equal_vllms_own(case: str, ours_and_theirs) -> None:
-    ours, theirs = (answered[case] for answered in ours_and_theirs)
-    assert ours["workers"][0]["adapter"] == f"native.{CASES[case]['architectures'][0]}"
-    assert theirs["workers"][0]["adapter"] is None
-    assert ours["answers"] == theirs["answers"]
-    assert ours["logprobs"] == pytest.approx(theirs["logprobs"], abs=1e-3)
