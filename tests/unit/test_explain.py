@@ -81,7 +81,7 @@ def test_what_vllm_gets_and_what_is_refused(zoo, monkeypatch):
     text = words(run("LlamaForCausalLM").stdout)
     assert "vLLM gets mszoo.adapters.vllm.models.wrapper:LlamaForCausalLM, which builds json:Llama " in text
     refuses = ["--dtype bfloat16", "--dtype float16", "--tensor-parallel-size", "--pipeline-parallel-size"]
-    refuses += ["--quantization", "--runner pooling"]
+    refuses += ["--quantization"]
     assert f"Refused by its record: {', '.join(refuses)} The last resort is vllm.x:Llama" in text
     (item,) = json.loads(run("LlamaForCausalLM", "--json").stdout)["architectures"]
     assert item["class"] == "mszoo.adapters.vllm.models.wrapper:LlamaForCausalLM"
@@ -99,9 +99,9 @@ def test_an_encoder_refuses_to_generate():
     assert refused(ModelAdapter("A", "a:A", pooling="CLS"))[-1] == "--runner generate"
 
 
-def test_an_adapter_that_declares_everything_refuses_little():
+def test_an_adapter_that_declares_everything_refuses_nothing():
     capabilities = ["lora", "tensor-parallel", "pipeline-parallel", "quantization"]
-    assert refused(ModelAdapter("A", "a:A", capabilities=capabilities)) == ["--runner pooling"]
+    assert refused(ModelAdapter("A", "a:A", capabilities=capabilities)) == []
 
 
 def test_vllms_own_classes_are_read_from_its_source(monkeypatch, tmp_path):
