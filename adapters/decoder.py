@@ -31,3 +31,13 @@ TINY: Mapping[str, Any] = {
     "max_position_embeddings": 512,
     "pad_token_id": 0,
 }
+#: The fields of a tiny config.json with a latent cache: vLLM's attention on one takes these sizes.
+LATENT: Mapping[str, Any] = {
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "q_lora_rank": 48,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 64,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 64,
+}

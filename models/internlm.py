@@ -50,9 +50,6 @@ class InternLM3ForCausalLM(DecoderForCausalLM):
         reader = PublisherReader(config, who)
         norm, bias, qkv_bias = reader.rms_norm(), reader.flag("bias"), reader.flag("qkv_bias")
         mlp = reader.mlp(bias=bias)
-
-        def layer(index: int) -> DecoderLayerSpec:
-            attention = reader.attention(index, qkv_bias=qkv_bias, o_bias=bias)
-            return reader.pre_norm_layer(norm, attention, mlp)
-
-        return reader.decoder(layer, norm)
+        return reader.pre_norm_decoder(
+            norm, mlp, lambda index: reader.attention(index, qkv_bias=qkv_bias, o_bias=bias)
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mszoo.layers.decoder import DecoderForCausalLM
-from mszoo.layers.decoder.spec import DecoderLayerSpec, DecoderSpec
+from mszoo.layers.decoder.spec import DecoderSpec
 from mszoo.models.config_keys import reference_of
 from mszoo.models.moe_reader import MoEReader
 
@@ -26,9 +26,9 @@ class MiniMaxM2ForCausalLM(DecoderForCausalLM):
             name="block_sparse_moe",
             expert_names=("w1", "w3", "w2"),
         )
-
-        def layer(index: int) -> DecoderLayerSpec:
-            attention = reader.attention(index, qk_norm=norm, qk_norm_spans_heads=True)
-            return reader.pre_norm_layer(norm, attention, moe)
-
-        return reader.decoder(layer, norm, unserved=reader.prediction_tensors())
+        return reader.pre_norm_decoder(
+            norm,
+            moe,
+            lambda index: reader.attention(index, qk_norm=norm, qk_norm_spans_heads=True),
+            unserved=reader.prediction_tensors(),
+        )

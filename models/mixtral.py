@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mszoo.layers.decoder import DecoderForCausalLM
-from mszoo.layers.decoder.spec import DecoderLayerSpec, DecoderSpec
+from mszoo.layers.decoder.spec import DecoderSpec
 from mszoo.models.config_keys import reference_of
 from mszoo.models.moe_reader import MoEReader
 
@@ -24,8 +24,4 @@ class MixtralForCausalLM(DecoderForCausalLM):
             name="block_sparse_moe",
             expert_names=("w1", "w3", "w2"),
         )
-
-        def layer(index: int) -> DecoderLayerSpec:
-            return reader.pre_norm_layer(norm, reader.attention(index), moe)
-
-        return reader.decoder(layer, norm)
+        return reader.pre_norm_decoder(norm, moe, reader.attention)

@@ -20,11 +20,7 @@ class OlmoeForCausalLM(DecoderForCausalLM):
         reader.must_be("sliding_window")  # what it does there depends on the kernel that attends
         norm, moe = reader.rms_norm(), _moe(reader)
         clip = reader.optional("clip_qkv", None)
-
-        def layer(index: int) -> DecoderLayerSpec:
-            return reader.pre_norm_layer(norm, _attention(reader, index, clip_qkv=clip), moe)
-
-        return reader.decoder(layer, norm)
+        return reader.pre_norm_decoder(norm, moe, lambda index: _attention(reader, index, clip_qkv=clip))
 
 
 class FlexOlmoForCausalLM(DecoderForCausalLM):
@@ -37,12 +33,7 @@ class FlexOlmoForCausalLM(DecoderForCausalLM):
         norm, moe = reader.rms_norm(), _moe(reader)
 
         def layer(index: int) -> DecoderLayerSpec:
-            return reader.layer(
-                _attention(reader, index),
-                moe,
-                norm_after_attention=norm.named("post_attention_layernorm"),
-                norm_after_mlp=norm.named("post_feedforward_layernorm"),
-            )
+            return reader.post_norm_layer(norm, _attention(reader, index), moe)
 
         return reader.decoder(layer, norm)
 

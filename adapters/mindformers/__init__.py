@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from mszoo.adapters.decoder import FUSED, FUSED_MLP, INHERITED, TINY
+from mszoo.adapters.decoder import FUSED, FUSED_MLP, INHERITED, LATENT, TINY
 from mszoo.registry import Capability, LayerAdapter, ModelAdapter, Suite, hookimpl
 from mszoo.registry.records import DTYPES
 
@@ -21,17 +21,7 @@ _GROUPED_EXPERTS: dict[str, Any] = _EXPERTS | {
     "first_k_dense_replace": 1,
     "routed_scaling_factor": 1.5,
 }
-# vLLM's attention on a latent cache takes these sizes of it.
-_LATENT: dict[str, Any] = {
-    "num_key_value_heads": 4,
-    "head_dim": 64,
-    "q_lora_rank": 48,
-    "kv_lora_rank": 512,
-    "qk_nope_head_dim": 64,
-    "qk_rope_head_dim": 64,
-    "v_head_dim": 64,
-    "topk_method": "noaux_tc",
-}
+_LATENT: dict[str, Any] = {**LATENT, "topk_method": "noaux_tc"}
 # Its config class comes with its checkpoints (--trust-remote-code).
 _TELECHAT2: dict[str, Any] = {
     "model_type": "telechat",

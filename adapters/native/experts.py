@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mszoo.adapters.decoder import LATENT
 from mszoo.adapters.native.record import decoder
 from mszoo.registry import Capability
 
@@ -21,16 +22,6 @@ _GROUPED: dict[str, Any] = {
     "topk_group": 2,
     "norm_topk_prob": True,
     "routed_scaling_factor": 1.5,
-}
-#: vLLM's attention on a latent cache takes these sizes of it.
-_LATENT: dict[str, Any] = {
-    "num_key_value_heads": 4,
-    "head_dim": 64,
-    "q_lora_rank": 48,
-    "kv_lora_rank": 512,
-    "qk_nope_head_dim": 64,
-    "qk_rope_head_dim": 64,
-    "v_head_dim": 64,
 }
 _YARN: dict[str, Any] = {
     "rope_type": "yarn",
@@ -72,7 +63,7 @@ RECORDS = (
         topk_method="group_limited_greedy",
         first_k_dense_replace=1,
         rope_parameters=_YARN,
-        **_GROUPED | _LATENT,
+        **{**_GROUPED, **LATENT},
     ),
     decoder(
         "DeepseekV3ForCausalLM",
@@ -81,7 +72,7 @@ RECORDS = (
         model_type="deepseek_v3",
         first_k_dense_replace=1,
         rope_parameters=_YARN,
-        **_GROUPED | _LATENT,
+        **{**_GROUPED, **LATENT},
     ),
     decoder(
         "Dots1ForCausalLM",
@@ -138,7 +129,7 @@ RECORDS = (
         "glm_moe",
         lacks=_WITH_EXPERTS,
         model_type="glm4_moe_lite",
-        **_GROUPED | _LATENT,
+        **{**_GROUPED, **LATENT},
     ),
     decoder(
         "GraniteMoeForCausalLM",

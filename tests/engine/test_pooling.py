@@ -12,6 +12,7 @@ import torch
 
 import pytest
 
+from mszoo.adapters.decoder import TINY
 from mszoo.conformance.checkpoints import write_tokenizer
 from mszoo.models.qwen2 import Qwen2ForCausalLM
 from tests.published import corpus
@@ -21,17 +22,6 @@ from .conftest import running_engine, served_by
 
 TOLERANCE = 1e-5
 PROMPTS = [[5, 17, 99, 201, 3], [7], list(range(3, 60))]
-TINY = {
-    "vocab_size": 256,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "max_position_embeddings": 512,
-    "pad_token_id": 0,
-}
 
 
 def make(folder: Path, model_type: str, architecture: str, **fields: Any) -> Any:

@@ -39,8 +39,9 @@ def check(candidate: Candidate, vllm_config: Any) -> None:
     dtype = str(model.dtype).removeprefix("torch.")
     if dtype not in adapter.dtypes:
         raise _refusal(candidate, f"dtype {dtype}", f"Serve with --dtype {adapter.dtypes[0]}")
-    if adapter.pooling and model.runner_type != "pooling":
-        raise _refusal(candidate, f"the {model.runner_type} runner", "Serve it with --runner pooling")
+    runner = "pooling" if adapter.pooling or model.convert_type in CONVERSIONS else "generate"
+    if model.runner_type != runner:
+        raise _refusal(candidate, f"the {model.runner_type} runner", f"Serve it with --runner {runner}")
     if model.convert_type not in (("none",) if adapter.pooling else ("none", *CONVERSIONS)):
         raise _refusal(candidate, f"--convert {model.convert_type}", "Serve it without")
     if has_mistral_names(vllm_config):

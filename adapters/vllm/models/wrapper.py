@@ -142,14 +142,15 @@ class MindSporeModel(torch.nn.Module):
             for name, parameter in self.named_parameters()
             if name.partition(".")[0] not in self.own_parts
         }
-        loaded: set[str] = self.network.load_weights(_without(added, weights))
+        of_vllm: set[str] = set()
+        loaded: set[str] = self.network.load_weights(_without(added, weights, of_vllm))
         arguments = {"decision": self.decision, "model": self}
         for outcome in call_hook(self.catalog.discovery.manager, "mszoo_model_loaded", arguments):
             if outcome.error is not None:
                 log.warning(
                     "mszoo: plugin %r: mszoo_model_loaded raised %s", outcome.plugin, describe(outcome.error)
                 )
-        return loaded | added.keys()
+        return loaded | of_vllm  # one that no tensor came for is vLLM's to tell
 
     def _count(self) -> None:
         """Count steps on real tokens, and say once, from inside the worker, who answers."""
@@ -244,15 +245,16 @@ class MindSporeEncoder(MindSporeModel):
 
 
 def _without(
-    parameters: dict[str, torch.nn.Parameter], weights: Iterable[tuple[str, torch.Tensor]]
+    parameters: dict[str, torch.nn.Parameter], weights: Iterable[tuple[str, torch.Tensor]], loaded: set[str]
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Load parameters of vLLM's own from a checkpoint, and hand on its other tensors."""
+    """Load parameters of vLLM's own from a checkpoint, note their names, and hand on its other tensors."""
     from mszoo.adapters.vllm.seam import default_weight_loader
 
     for name, tensor in weights:
         if name in parameters:
             load = getattr(parameters[name], "weight_loader", default_weight_loader)
             load(parameters[name], tensor)
+            loaded.add(name)
         else:
             yield name, tensor
 
