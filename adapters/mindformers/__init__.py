@@ -2,41 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from mszoo.adapters.decoder import FUSED, FUSED_MLP, INHERITED, LATENT, TINY
-from mszoo.registry import Capability, LayerAdapter, ModelAdapter, Suite, hookimpl
-from mszoo.registry.records import DTYPES
+from mszoo.adapters.described import decoders
+from mszoo.registry import LayerAdapter, ModelAdapter, Suite, hookimpl
 
 _SUITE = "mindformers"
 _HERE = "mszoo.adapters.mindformers"
-_EXPERTS: dict[str, Any] = {"num_experts_per_tok": 4, "moe_intermediate_size": 32, "norm_topk_prob": True}
-_GROUPED_EXPERTS: dict[str, Any] = _EXPERTS | {
-    "n_routed_experts": 8,
-    "n_shared_experts": 1,
-    "n_group": 4,
-    "topk_group": 2,
-    "first_k_dense_replace": 1,
-    "routed_scaling_factor": 1.5,
-}
-_LATENT: dict[str, Any] = {**LATENT, "topk_method": "noaux_tc"}
-# Its config class comes with its checkpoints (--trust-remote-code).
-_TELECHAT2: dict[str, Any] = {
-    "model_type": "telechat",
-    "auto_map": {"AutoConfig": "configuration_telechat2.Telechat2Config"},
-    "vocab_size": 256,
-    "hidden_size": 128,  # heads of 32
-    "n_layer": 2,
-    "n_head": 4,
-    "num_key_value_heads": 2,
-    "ffn_hidden_size": 128,
-    "layer_norm_epsilon": 1e-5,
-}
-_RANKS = frozenset({Capability.TENSOR_PARALLEL})
-# vLLM serves no GLM-4 in float16, which is too narrow for it.
-_NO_HALF = ("float32", "bfloat16")
 _INFERENCE = "mindformers.parallel_core.inference.transformer"
 _CELLS = {
     "transformer_layer:TransformerLayer": "layer:TransformerLayer",
@@ -74,18 +48,17 @@ def _as_it_is(on_cpu: ModelAdapter) -> ModelAdapter:
 
 
 def _on_cpu() -> list[ModelAdapter]:
+    # Of two groups: the suite scores a group by its 4 // 2 best experts.
+    experts: dict[str, Any] = {"num_experts_per_tok": 4}
     return [
-        _adapter("Qwen2ForCausalLM", {"model_type": "qwen2"}, INHERITED),
-        _adapter("Qwen3ForCausalLM", {"model_type": "qwen3"}, INHERITED),
-        # vLLM reads its configs as Llama's.
-        _adapter("TeleChat3ForCausalLM", {"model_type": "llama"}, INHERITED),
-        _adapter("Qwen3MoeForCausalLM", {"model_type": "qwen3_moe", "num_experts": 8} | _EXPERTS, _RANKS),
-        _adapter("Glm4ForCausalLM", {"model_type": "glm4"}, INHERITED, dtypes=_NO_HALF, fused=FUSED_MLP),
-        _adapter(
-            "Glm4MoeForCausalLM", {"model_type": "glm4_moe", "use_qk_norm": True} | _GROUPED_EXPERTS, _RANKS
-        ),
-        _adapter("DeepseekV3ForCausalLM", {"model_type": "deepseek_v3"} | _GROUPED_EXPERTS | _LATENT, _RANKS),
-        _adapter("TeleChat2ForCausalLM", _TELECHAT2, _RANKS, common={}),
+        _adapter("Qwen2ForCausalLM"),
+        _adapter("Qwen3ForCausalLM"),
+        _adapter("TeleChat3ForCausalLM", "LlamaForCausalLM"),  # vLLM reads its configs as Llama's
+        _adapter("Qwen3MoeForCausalLM", decoder_sparse_step=1),
+        _adapter("Glm4ForCausalLM"),
+        _adapter("Glm4MoeForCausalLM", **experts),
+        _adapter("DeepseekV3ForCausalLM", **experts),
+        _adapter("TeleChat2ForCausalLM"),
     ]
 
 
@@ -98,21 +71,19 @@ def mszoo_layer_adapters() -> Iterable[LayerAdapter]:
     ]
 
 
-def _adapter(
-    architecture: str,
-    config: Mapping[str, Any],
-    capabilities: frozenset[Capability],
-    *,
-    dtypes: tuple[str, ...] = DTYPES,
-    fused: Mapping[str, tuple[str, ...]] = FUSED,
-    common: Mapping[str, Any] = TINY,
-) -> ModelAdapter:
-    return ModelAdapter(
-        architecture,
-        f"{_HERE}.model:SuiteModel",
-        capabilities=capabilities,
+def _adapter(architecture: str, described_as: str = "", **config: Any) -> ModelAdapter:
+    """Return the record of a model on CPU, whose layers are those of a native one.
+
+    Args:
+        architecture: the name in config.json.
+        described_as: the native model's, where it is another.
+        config: what the suite needs otherwise of the native model's tiny config.json.
+    """
+    native = decoders()[described_as or architecture]
+    return replace(
+        native,
+        architecture=architecture,
+        model=f"{_HERE}.model:SuiteModel",
         devices=("cpu",),
-        dtypes=dtypes,
-        packed_modules_mapping=fused,
-        example_config={**common, **config} | {"architectures": [architecture]},
+        example_config={**native.example_config, **config} | {"architectures": [architecture]},
     )

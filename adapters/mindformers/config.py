@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mszoo.adapters import described
 from mszoo.models.config import ConfigReader
 from mszoo.models.config_keys import reference_of
 from mszoo.registry.errors import RefusalError
@@ -65,6 +66,7 @@ class Architecture:
         default_theta: the rotary base where the config gives none; None where it must.
         yarn: whether the suite's yarn is Hugging Face's, given all its parameters.
         check: more conditions; raises RefusalError.
+        described_as: the architecture that says what its layers are, where it isn't its own.
     """
 
     config: str
@@ -77,6 +79,7 @@ class Architecture:
     default_theta: float | None = None
     yarn: bool = False
     check: Callable[[ConfigReader, str, int], None] = lambda _reader, _who, _length: None
+    described_as: str = ""
 
     @property
     def is_latent(self) -> bool:
@@ -340,6 +343,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         *_names("telechat3", "telechat3", "TeleChat3", "Telechat3"),
         fields=_DENSE | _HEADS,
         must_be={"attention_bias": (False,), "mlp_bias": (False,)},
+        described_as="LlamaForCausalLM",
     ),
 }
 
@@ -350,7 +354,7 @@ def architecture_of(config: Any) -> tuple[str, Architecture]:
     Raises:
         RefusalError: the suite has none of that name.
     """
-    name = config.architectures[0].rpartition(".")[2]
+    name = described.architecture_of(config)
     if name not in ARCHITECTURES:
         raise RefusalError("mindformers", f"it has no {name}", f"It has {', '.join(ARCHITECTURES)}")
     return name, ARCHITECTURES[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mszoo.adapters.mindformers.specs import layer_spec
+from mszoo.adapters.described import layer_at
 from mszoo.layers import RMSNorm, decoder
 from mszoo.layers.positions import positions
 
@@ -18,14 +18,12 @@ class TransformerLayer(decoder.DecoderLayer):
 
     Args:
         cell: the suite's.
-        prefix: the layer's name.
-
-    Raises:
-        RefusalError: a part of it is not the usual one.
+        prefix: the layer's name, which ends with its number.
     """
 
     def __init__(self, cell: Any, *, prefix: str) -> None:
-        super().__init__(layer_spec(cell), prefix=prefix)
+        del cell
+        super().__init__(layer_at(prefix), prefix=prefix)
 
     def forward(  # type: ignore[override]  # the cell's own
         self, hidden_states: ms.Tensor | tuple[ms.Tensor, ms.Tensor], **_: Any

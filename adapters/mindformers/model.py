@@ -2,47 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
-import torch
-
+from mszoo.adapters import described
 from mszoo.adapters.mindformers import network
-from mszoo.adapters.mindformers.checkpoint import layout_of
-from mszoo.adapters.mindformers.config import architecture_of, suite_config
-from mszoo.layers import (
-    CausalLM,
-    LogitsProcessor,
-    Module,
-    current_model_config,
-    lm_head,
-    token_embedding,
-)
+from mszoo.adapters.mindformers.config import ARCHITECTURES, suite_config
+from mszoo.layers import Module, apply_embedding, current_model_config, token_embedding
 from mszoo.layers.cells import replace_cells
+from mszoo.layers.decoder import DecoderForCausalLM, DecoderSpec
 from mszoo.layers.decoder.graph import GraphPath
+from mszoo.layers.model import add_part, outside_the_tree
 from mszoo.layers.positions import running_at
-from mszoo.layers.weights import Expected, load
-from mszoo.models.reader import prediction_tensors
 
 import mindspore as ms
 
-#: The suite's names of modules, and Hugging Face's.
-_NAMES = (
-    ("decoder.layers", "model.layers"),
-    ("decoder.final_layernorm", "model.norm"),
-    (".self_attention", ".self_attn"),
-    (".pre_mlp_layernorm", ".post_attention_layernorm"),
-)
 
-
-def name_of(path: str) -> str:
-    """Return Hugging Face's name of a cell in the suite's ``GPTModel``."""
-    for ours, theirs in _NAMES:
-        path = path.replace(ours, theirs)
-    return path
-
-
-class SuiteModel(CausalLM):
+class SuiteModel(DecoderForCausalLM):
     """A model of the suite that generates text.
 
     Args:
@@ -53,37 +28,50 @@ class SuiteModel(CausalLM):
         RefusalError: the suite can't honour a field of the config, or can't be imported.
     """
 
-    def __init__(self, config: Any, *, prefix: str = "") -> None:
-        name, architecture = architecture_of(config)
-        who = f"mindformers.{name}"
-        model_config = current_model_config()
+    suite = "mindformers"
+
+    @classmethod
+    def who(cls, config: Any) -> str:
+        """See :meth:`mszoo.layers.decoder.DecoderForCausalLM.who`."""
+        return f"{cls.suite}.{described.architecture_of(config)}"
+
+    @classmethod
+    def read_config(cls, config: Any, who: str) -> DecoderSpec:
+        """See :meth:`mszoo.layers.decoder.DecoderForCausalLM.read_config`."""
+        name = described.architecture_of(config)
+        return described.read(ARCHITECTURES[name].described_as or name, config, who)
+
+    def build_network(self, prefix: str) -> None:
+        """See :meth:`mszoo.layers.decoder.DecoderForCausalLM.build_network`: the suite's, with mszoo's layers."""
+        spec, model_config = self.spec, current_model_config()
+        architecture = ARCHITECTURES[described.architecture_of(self.config)]
         values = suite_config(
             architecture,
-            config,
-            who,
+            self.config,
+            self.who(self.config),
             dtype=str(model_config.dtype).removeprefix("torch."),
             max_model_len=model_config.max_model_len,
         )
         stack = network.build_stack(architecture, values)
-        super().__init__()
-        self.config = config
-        #: How the checkpoint differs from the model's modules.
-        self.layout = layout_of(name, config)
-        dot = f"{prefix}." if prefix else ""
-        vocab_size, hidden_size = values["vocab_size"], values["hidden_size"]
-        self.model = Module()
-        self.model.embed_tokens = token_embedding(vocab_size, hidden_size, prefix=f"{dot}model.embed_tokens")
-        self.replaced = replace_cells(stack, self, name_of=name_of, prefix=prefix)
-        self.stack = stack
-        self.lm_head = lm_head(
-            vocab_size,
-            hidden_size,
-            prefix=f"{dot}lm_head",
-            tied_to=self.model.embed_tokens if values["tie_word_embeddings"] else None,
-        )
-        self.logits_processor = LogitsProcessor(vocab_size)
+        tree = Module()
+        add_part(self, spec.name, tree)
+        table = token_embedding(spec.vocab_size, spec.hidden_size, prefix=f"{prefix}.{spec.embedding_name}")
+        add_part(tree, spec.embedding_name, table)
+
+        def name_of(path: str) -> str:
+            path = path.replace("decoder.layers", spec.layers_name)
+            return path.replace("decoder.final_layernorm", spec.norm.name)
+
+        with described.building(spec):
+            self.replaced = replace_cells(stack, tree, name_of=name_of, prefix=prefix)
+        layers = tree.get_submodule(spec.layers_name)
         #: Runs the stack as one graph, in the ``mindspore`` kernel set.
-        self.graph = GraphPath(list(self.model.layers.children()), self.model.norm)
+        self.graph = GraphPath(list(layers.children()), tree.get_submodule(spec.norm.name))
+        outside_the_tree(self, stack=stack)
+
+    def embed_input_ids(self, input_ids: ms.Tensor) -> ms.Tensor:
+        """See :meth:`mszoo.layers.CausalLM.embed_input_ids`."""
+        return apply_embedding(self.token_embedding, input_ids)
 
     def forward(
         self, input_ids: ms.Tensor | None, positions: ms.Tensor, inputs_embeds: ms.Tensor | None = None
@@ -95,17 +83,3 @@ class SuiteModel(CausalLM):
             return hidden_states
         with running_at(positions):
             return self.stack(input_ids=None, hidden_states=x, positions=positions)
-
-    def expected_tensors(self) -> dict[str, Expected]:
-        """See :meth:`mszoo.layers.CausalLM.expected_tensors`."""
-        return self.layout.expected(super().expected_tensors())
-
-    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        """See :meth:`mszoo.layers.CausalLM.load_weights`."""
-        table = super().expected_tensors()
-        return load(self, table, self.layout.by_model(weights), self.left_out())
-
-    def unused_tensors(self) -> tuple[str, ...]:
-        """Return names that the model doesn't use: tied logits, and layers that predict further tokens."""
-        layers = len(list(self.model.layers.children()))
-        return (*super().unused_tensors(), *prediction_tensors(self.config.to_dict(), layers))

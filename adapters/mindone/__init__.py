@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from mszoo.adapters.decoder import INHERITED
+from mszoo.adapters.described import decoders
 from mszoo.adapters.mindone.architectures import Architecture, norms, read
-from mszoo.adapters.mindone.families import FAMILIES, MODELS, layers, packed_modules, rotary_embeddings
+from mszoo.adapters.mindone.families import MODELS, layers, rotary_embeddings
 from mszoo.registry import Capability, LayerAdapter, ModelAdapter, Suite, hookimpl
 
 _HERE = "mszoo.adapters.mindone"
@@ -86,8 +86,9 @@ def _adapter(name: str, found: Architecture) -> ModelAdapter:
     fused: Mapping[str, tuple[str, ...]] = {}
     if found.pooling:
         capabilities, fused = frozenset({Capability.TENSOR_PARALLEL}), {"qkv_proj": ("query", "key", "value")}
-    elif found.family in FAMILIES:
-        capabilities, fused = INHERITED - FAMILIES[found.family].lacks, packed_modules(found.family)
+    elif not found.refused:  # its layers are the native model's
+        described = decoders()[name]
+        capabilities, fused = described.capabilities, described.packed_modules_mapping
     return ModelAdapter(
         name,
         own if found.refused else model,

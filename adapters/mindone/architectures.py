@@ -19,10 +19,6 @@ class Architecture:
     Attributes:
         family: its folder in MindSpore One.
         base: the class of its network without the output projection.
-        base_prefix: the name of the network in checkpoints, such as "model".
-        embedding: the name of the token embedding in the network.
-        head: the name of the output projection in checkpoints.
-        head_bias: whether the projection has a bias.
         dtypes: what it computes in.
         example_config: the fields of a tiny config.json.
         pooling: for an encoder, what vLLM pools by default; empty for a decoder.
@@ -31,10 +27,6 @@ class Architecture:
 
     family: str
     base: str = ""
-    base_prefix: str = "model"
-    embedding: str = "embed_tokens"
-    head: str = "lm_head"
-    head_bias: bool = False
     dtypes: tuple[str, ...] = ("float32",)
     example_config: Mapping[str, Any] | None = None
     pooling: str = ""

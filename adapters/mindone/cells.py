@@ -6,14 +6,13 @@ from typing import Any
 
 import torch
 
-from mszoo.adapters.mindone.specs import norm_spec
+from mszoo.adapters.described import of_network
 from mszoo.kernels import dispatch
 from mszoo.kernels.exchange import to_mindspore, to_torch
 from mszoo.layers import Module, TokenEmbedding, WholeLinear
 from mszoo.layers.cells import CellStays
 from mszoo.layers.decoder.build import build_norm
 from mszoo.layers.model import outside_the_tree
-from mszoo.layers.norm import Norm
 
 import mindspore as ms
 
@@ -93,27 +92,20 @@ class OffsetPositions(Embedding):
         return super().forward(to_mindspore(to_torch(position_ids) + self.offset))
 
 
-def norm_of(cell: ms.nn.Cell) -> Norm:
-    """Build mszoo's norm of a family's norm: [T, N] -> [T, N].
-
-    Raises:
-        CellStays: it isn't one of the known ones.
-    """
-    width = cell.normalized_shape[0] if hasattr(cell, "normalized_shape") else cell.weight.shape[0]
-    return build_norm(norm_spec(cell), int(width))
-
-
 class RowNorm(Module):
-    """A norm of a family that stands alone, on tensors of any rank: [..., N] -> [..., N].
+    """The norm behind a decoder's last layer, on tensors of any rank: [..., N] -> [..., N].
 
     Raises:
-        CellStays: it isn't one of the known ones.
+        CellStays: it is another norm.
     """
 
     def __init__(self, cell: ms.nn.Cell, *, prefix: str) -> None:
-        del prefix
+        del cell
+        spec = of_network()
+        if prefix.rpartition(".")[2] != spec.norm.name:
+            raise CellStays(f"{prefix} isn't the last norm")
         super().__init__()
-        norm = norm_of(cell)
+        norm = build_norm(spec.norm, spec.hidden_size)
         outside_the_tree(self, _norm=norm)
         for name, parameter in norm.named_parameters():
             self.register_parameter(name, parameter)

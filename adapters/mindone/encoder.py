@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from mszoo.adapters.described import architecture_of
 from mszoo.adapters.mindone import importer
 from mszoo.adapters.mindone.architectures import read
-from mszoo.adapters.mindone.cells import norm_of
 from mszoo.adapters.mindone.network import build
-from mszoo.adapters.mindone.specs import activation_name
 from mszoo.kernels.exchange import to_mindspore, to_torch
 from mszoo.layers import (
     Encoder,
     EncoderAttention,
+    LayerNorm,
     Module,
     TokenEmbedding,
     column_linear,
@@ -33,15 +33,17 @@ from mszoo.registry.errors import RefusalError
 
 import mindspore as ms
 
-#: Activations by torch, by Hugging Face's names.
-_BY_TORCH: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "gelu": functional.gelu,
-    **dict.fromkeys(
-        ("gelu_fast", "gelu_new", "gelu_pytorch_tanh"), functools.partial(functional.gelu, approximate="tanh")
-    ),
-    "relu": functional.relu,
-    "relu2": lambda x: functional.relu(x).square(),
-    "silu": functional.silu,
+_tanh_gelu = functools.partial(functional.gelu, approximate="tanh")
+#: Activations by torch, by class of the suite's.
+_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "FastGELUActivation": _tanh_gelu,
+    "GELUActivation": functional.gelu,
+    "GELUTanh": _tanh_gelu,
+    "NewGELUActivation": _tanh_gelu,
+    "ReLU": functional.relu,
+    "ReLUSquaredActivation": lambda x: functional.relu(x).square(),
+    "SiLU": functional.silu,
+    "SiLUActivation": functional.silu,
 }
 
 
@@ -58,7 +60,7 @@ class EncoderModel(Encoder):
     """
 
     def __init__(self, config: Any, *, prefix: str = "") -> None:
-        name = config.architectures[0].rpartition(".")[2]
+        name = architecture_of(config)
         who = f"mindone.{name}"
         super().__init__()
         self.config = config
@@ -136,7 +138,7 @@ class Embeddings(Module):
         self.word_embeddings = TokenEmbedding(tokens, width, prefix=f"{prefix}.word_embeddings")
         self.position_embeddings = torch.nn.Embedding(cell.position_embeddings.weight.shape[0], width)
         self.token_type_embeddings = torch.nn.Embedding(cell.token_type_embeddings.weight.shape[0], width)
-        self.LayerNorm = norm_of(cell.LayerNorm)
+        self.LayerNorm = _norm_of(cell.LayerNorm)
 
     def forward(
         self,
@@ -184,13 +186,13 @@ class EncoderLayer(Module):
         )
         attend.attn = EncoderAttention(on_rank, size, size**-0.5, prefix=f"{prefix}.attention.self.attn")
         project.dense = row_linear(hidden, hidden, bias=True, prefix=f"{prefix}.attention.output.dense")
-        project.LayerNorm = norm_of(cell.attention.output.LayerNorm)
+        project.LayerNorm = _norm_of(cell.attention.output.LayerNorm)
         self.intermediate.dense = column_linear(
             hidden, inner, bias=True, prefix=f"{prefix}.intermediate.dense"
         )
-        self._act = _BY_TORCH[activation_name(cell.intermediate.intermediate_act_fn)]
+        self._act = _activation_of(cell.intermediate.intermediate_act_fn)
         self.output.dense = row_linear(inner, hidden, bias=True, prefix=f"{prefix}.output.dense")
-        self.output.LayerNorm = norm_of(cell.output.LayerNorm)
+        self.output.LayerNorm = _norm_of(cell.output.LayerNorm)
 
     def forward(self, hidden_states: ms.Tensor, *_: Any, **__: Any) -> tuple[ms.Tensor]:
         """Return the layer's output alone in a tuple, as the suite's layers do: [1, T, hidden]."""
@@ -201,6 +203,23 @@ class EncoderLayer(Module):
         inner = self._act(self.intermediate.dense(x))
         x = self.output.LayerNorm.of(self.output.dense(inner) + x)
         return (to_mindspore(x[None]),)
+
+
+def _norm_of(cell: ms.nn.Cell) -> LayerNorm:
+    eps = cell.epsilon if isinstance(cell, ms.nn.LayerNorm) else cell.eps
+    return LayerNorm(int(cell.normalized_shape[0]), float(eps))
+
+
+def _activation_of(cell: ms.nn.Cell) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return an activation by torch.
+
+    Raises:
+        CellStays: it isn't one of the known ones.
+    """
+    kind = type(cell).__name__
+    if kind not in _ACTIVATIONS:
+        raise CellStays(f"{kind} is none that mszoo knows")
+    return _ACTIVATIONS[kind]
 
 
 def _as_batch(tensor: ms.Tensor | None) -> ms.Tensor | None:

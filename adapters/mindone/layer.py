@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from mszoo.adapters.described import layer_at
 from mszoo.adapters.mindone.cells import with_batch, without_batch
 from mszoo.adapters.mindone.families import family_of
-from mszoo.adapters.mindone.specs import layer_spec
 from mszoo.layers import decoder
 from mszoo.layers.model import Module
 from mszoo.layers.positions import positions
@@ -19,16 +19,15 @@ class DecoderLayer(decoder.DecoderLayer):
 
     Args:
         cell: the suite's.
-        prefix: its name.
+        prefix: its name, which ends with its number.
 
     Raises:
-        CellStays: it does something that no spec says.
         RefusalError: as :class:`mszoo.layers.decoder.DecoderLayer`.
     """
 
     def __init__(self, cell: ms.nn.Cell, *, prefix: str) -> None:
         # The suite's loop hands on one tensor.
-        super().__init__(layer_spec(cell), prefix=prefix, carries_residual=False)
+        super().__init__(layer_at(prefix), prefix=prefix, carries_residual=False)
         self._returns_tuple = family_of(type(cell).__module__).returns_tuple
 
     def forward(  # type: ignore[override]  # the cell's own

@@ -4,7 +4,7 @@ from mszoo.layers.decoder.attention import SelfAttention
 from mszoo.layers.decoder.latent_attention import LatentAttention
 from mszoo.layers.decoder.layer import DecoderLayer
 from mszoo.layers.decoder.mlp import MLP, MixtureOfExperts
-from mszoo.layers.decoder.model import Decoder, DecoderForCausalLM, build_lm_head, build_logits_processor
+from mszoo.layers.decoder.model import Decoder, DecoderForCausalLM
 from mszoo.layers.decoder.spec import (
     AttentionSpec,
     DecoderLayerSpec,
@@ -36,6 +36,4 @@ __all__ = [
     "QKVLayout",
     "RotarySpec",
     "SelfAttention",
-    "build_lm_head",
-    "build_logits_processor",
 ]

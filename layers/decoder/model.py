@@ -121,20 +121,50 @@ class DecoderForCausalLM(CausalLM):
     suite: ClassVar[str] = "native"
 
     def __init__(self, config: Any, *, prefix: str = "") -> None:
-        who = f"{self.suite}.{type(self).__name__}"
-        spec = self.read_config(config, who)
+        spec = self.read_config(config, self.who(config))
         if not spec.is_causal and current_model_config().runner_type != "pooling":
             what = "config.json says is_causal=False: its tokens see later ones, so it can't generate text"
-            raise RefusalError(who, what, "Serve it with --runner pooling")
+            raise RefusalError(self.who(config), what, "Serve it with --runner pooling")
         super().__init__()
         self.config, self.spec = config, spec
         dot = f"{prefix}." if prefix else ""
-        decoder = Decoder(spec, prefix=f"{dot}{spec.name}")
-        add_part(self, spec.name, decoder)
-        outside_the_tree(self, decoder=decoder)
-        add_part(self, spec.lm_head_name, build_lm_head(spec, decoder.token_embedding, prefix=dot))
+        self.build_network(f"{dot}{spec.name}")
+        head = lm_head(
+            spec.vocab_size,
+            spec.hidden_size,
+            bias=spec.lm_head_bias,
+            prefix=f"{dot}{spec.lm_head_name}",
+            tied_to=self.token_embedding if spec.tie_word_embeddings else None,
+        )
+        add_part(self, spec.lm_head_name, head)
         self.head_name = spec.lm_head_name
-        self.logits_processor = build_logits_processor(spec)
+        self.logits_processor = LogitsProcessor(
+            spec.vocab_size, scale=spec.logit_scale, soft_cap=spec.final_logit_softcapping
+        )
+
+    @classmethod
+    def who(cls, config: Any) -> str:
+        """Return the adapter's name, for messages."""
+        del config
+        return f"{cls.suite}.{cls.__name__}"
+
+    def build_network(self, prefix: str) -> None:
+        """Add what is before the output projection, under the name that :attr:`spec` has for it.
+
+        Args:
+            prefix: its name, unique in vLLM's process.
+
+        Raises:
+            RefusalError: naming what can't be honoured.
+        """
+        decoder = Decoder(self.spec, prefix=prefix)
+        add_part(self, self.spec.name, decoder)
+        outside_the_tree(self, decoder=decoder)
+
+    @property
+    def token_embedding(self) -> Any:
+        """The token embedding, or what vLLM put in its place."""
+        return self.get_submodule(f"{self.spec.name}.{self.spec.embedding_name}")
 
     @classmethod
     @abstractmethod
@@ -191,25 +221,3 @@ class DecoderForCausalLM(CausalLM):
 def _load_directions(parameter: Any, tensor: torch.Tensor) -> None:
     """Load a weight with each row brought to length one."""
     parameter.weight_loader(parameter, torch.nn.functional.normalize(tensor.float()).to(tensor.dtype))
-
-
-def build_lm_head(spec: DecoderSpec, embedding: Any, *, prefix: str) -> torch.nn.Module:
-    """Build the output projection [vocab, hidden] of a decoder.
-
-    Args:
-        spec: the decoder's.
-        embedding: its token embedding, whose weight a tied projection shares.
-        prefix: what its name begins with, the dot included.
-    """
-    return lm_head(
-        spec.vocab_size,
-        spec.hidden_size,
-        bias=spec.lm_head_bias,
-        prefix=f"{prefix}{spec.lm_head_name}",
-        tied_to=embedding if spec.tie_word_embeddings else None,
-    )
-
-
-def build_logits_processor(spec: DecoderSpec) -> LogitsProcessor:
-    """Build what gathers, scales and bounds the logits of a decoder."""
-    return LogitsProcessor(spec.vocab_size, scale=spec.logit_scale, soft_cap=spec.final_logit_softcapping)

@@ -19,7 +19,7 @@ def reference_of(folder: Path) -> Any:
     """Return Hugging Face's Llama of a TeleChat2's weights; None for what Hugging Face has."""
     from safetensors.torch import load_file
 
-    from mszoo.adapters.mindformers.conformance import telechat2_as_llama
+    from .telechat2 import telechat2_as_llama
 
     config = json.loads((folder / "config.json").read_text())
     if config["model_type"] != "telechat":

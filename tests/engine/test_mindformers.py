@@ -86,20 +86,20 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-def expected_cells(layers: int) -> dict[str, str]:
-    """Return the cells that are replaced: every architecture's layers are, whole."""
-    return {"model.norm": "RMSNorm"} | {
-        f"model.layers.{index}": "TransformerLayer" for index in range(layers)
-    }
+def expected_cells(architecture: str, layers: int) -> dict[str, str]:
+    """Return the cells that are replaced, by the checkpoint's name in its network: layers whole, the last norm."""
+    norm, name = ("ln_f", "h") if architecture == "TeleChat2ForCausalLM" else ("norm", "layers")
+    return {norm: "RMSNorm"} | {f"{name}.{index}": "TransformerLayer" for index in range(layers)}
 
 
 def look(model: Any) -> dict[str, Any]:
     """Return what was replaced, and which layers run as a whole; runs inside the worker."""
     network = model.network
+    layers = network.get_submodule(f"{network.spec.name}.{network.spec.layers_name}")
     left = [name for name, cell in network.stack.cells_and_names() if cell._params]
     return {
         "cells": {item.name: item.cell.partition(":")[2] for item in network.replaced},
-        "fused": [layer.compiled.runs for layer in network.model.layers.children()],
+        "fused": [layer.compiled.runs for layer in layers.children()],
         "one graph": network.graph.runs,
         "parameters left in the suite's cells": left,
     }
@@ -120,7 +120,7 @@ def serve(folder: Path, architecture: str, kernel_set: str = "cpu", **options: A
         (seen,) = llm.apply_model(look)
     layers = json.loads((folder / "config.json").read_text())
     count = layers.get("num_hidden_layers") or layers["n_layer"]
-    assert seen["cells"] == expected_cells(count)
+    assert seen["cells"] == expected_cells(architecture, count)
     compiled = options.get("enforce_eager") is False
     latent = architecture == "DeepseekV3ForCausalLM"  # its attention is called as it is
     whole = compiled and kernel_set == "cpu" and not latent and packs(options.get("dtype", "float32"))
@@ -226,11 +226,13 @@ def telechat2(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A random TeleChat2, and the same model as Hugging Face's Llama."""
     from safetensors.torch import save_file
 
-    from mszoo.adapters.mindformers.conformance import TestTeleChat2, telechat2_as_llama
+    from mszoo.adapters.native.conformance import write_config_class
+
+    from .telechat2 import telechat2_as_llama
 
     folder = tmp_path_factory.mktemp("telechat2")
     (folder / "config.json").write_text(json.dumps(TELECHAT2))
-    TestTeleChat2.write_files(folder)
+    write_config_class(TELECHAT2, folder)
     hidden, inner = TELECHAT2["hidden_size"], TELECHAT2["ffn_hidden_size"]
     of_a_layer = {
         "input_layernorm.weight": (hidden,),

@@ -28,7 +28,6 @@ except importlib.metadata.PackageNotFoundError:
         ("GPTBigCode", {"multi_query": False}),
         ("GPTNeoX", {"use_parallel_residual": False}),
         ("OPT", {"enable_bias": False, "layer_norm_elementwise_affine": False}),
-        ("OPT", {"word_embed_proj_dim": 64}),
         ("Mixtral", {"hidden_act": "gelu"}),
         ("Mixtral", {"hidden_act": "gelu_pytorch_tanh"}),
         ("Olmo", {"clip_qkv": 0.05}),
@@ -149,8 +148,9 @@ def test_mindspores_own_kernels_compute_the_same(
 @pytest.mark.parametrize(
     ("family", "fields", "why"),
     [
-        ("OPT", {"do_layer_norm_before": False}, "norms the stream itself"),  # OPT of 350m
-        ("GPT2", {"activation_function": "quick_gelu"}, "QuickGELUActivation is none that mszoo knows"),
+        ("OPT", {"do_layer_norm_before": False}, "do_layer_norm_before=False"),  # OPT of 350m
+        ("OPT", {"word_embed_proj_dim": 64}, "word_embed_proj_dim=64"),
+        ("GPT2", {"activation_function": "quick_gelu"}, "quick_gelu"),
     ],
 )
 def test_a_config_that_the_layers_do_not_know_is_left_to_vllm(
@@ -164,13 +164,3 @@ def test_a_config_that_the_layers_do_not_know_is_left_to_vllm(
     assert done["workers"][0]["adapter"] is None
     assert why in done["log"]
     assert len(done["answers"][0]) == 4
-
-
-def test_lora_is_refused_where_the_suite_calls_a_projection(tmp_path: Path) -> None:
-    """OPT of 350m has one after its embedding."""
-    folder = make_tiny("OPT", tmp_path, word_embed_proj_dim=64)
-    with (
-        pytest.raises(Exception, match="projections beside its layers, which LoRA doesn't reach"),
-        running_engine(folder, hf_overrides=pinned("OPT"), enable_lora=True, max_lora_rank=8),
-    ):
-        pass

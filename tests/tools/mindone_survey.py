@@ -12,7 +12,7 @@ import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -82,8 +82,8 @@ _ENCODERS: Mapping[str, str] = {
     "XLMRobertaModel": "xlm_roberta",
     "XLMRobertaXLModel": "xlm_roberta_xl",
 }
-#: By architecture: the checkpoint's name of the output projection, where it isn't that of Hugging Face's module.
-_HEADS = {"GPTNeoXForCausalLM": "embed_out"}
+#: By architecture: the network that has the layers, where it isn't Hugging Face's base model.
+_BASES: Mapping[str, Callable[[Any], Any]] = {"OPTForCausalLM": lambda network: network.decoder}
 _LARGEST = 20_000_000
 _NO_LAYER = "mszoo has no decoder layer of its family"
 _NOT_TRIED = "not tried: no tiny config is known for it"
@@ -192,19 +192,12 @@ def entry(architecture: str, family: str) -> dict[str, Any]:
     if architecture in _ENCODERS:
         known = {"family": family, "pooling": "CLS", "dtypes": list(_ENCODERS_TOLERANCE)}
         return {**known, "example_config": fields}
-    names = {module: name for name, module in model.named_modules()}
-    head, embedding, base = model.get_output_embeddings(), model.get_input_embeddings(), model.base_model
-    if head is None or base is model:
+    base = model.base_model
+    if base is model:
         return {"family": family, "refused": "it has no network under a plain output projection"}
-    prefix = names[base]
-    inner = names[embedding].removeprefix(f"{prefix}.")
     return {
         "family": family,
-        "base": type(base).__name__,
-        "base_prefix": prefix,
-        "embedding": inner,
-        "head": _HEADS.get(architecture, names[head]),
-        "head_bias": head.bias is not None,
+        "base": type(_BASES.get(architecture, lambda network: network)(base)).__name__,
         "dtypes": list(_TOLERANCE),
         "example_config": fields,
     }
