@@ -8,7 +8,14 @@ from typing import Any
 from mszoo.registry import Capability
 
 #: What such a model inherits from vLLM's layers, in which its weights lie.
-INHERITED = frozenset({Capability.LORA, Capability.TENSOR_PARALLEL, Capability.QUANTIZATION})
+INHERITED = frozenset(
+    {
+        Capability.LORA,
+        Capability.TENSOR_PARALLEL,
+        Capability.PIPELINE_PARALLEL,
+        Capability.QUANTIZATION,
+    }
+)
 #: The layers that hold several of a checkpoint's modules.
 FUSED: Mapping[str, tuple[str, ...]] = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),

@@ -9,10 +9,11 @@ import contextlib
 import functools
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mszoo.adapters import native
-from mszoo.registry import ModelAdapter
+from mszoo.registry import Capability, ModelAdapter
 from mszoo.registry.objects import load_object
 
 if TYPE_CHECKING:
@@ -23,8 +24,13 @@ _building: ContextVar[DecoderSpec] = ContextVar("mszoo_decoder")
 
 @functools.cache
 def decoders() -> Mapping[str, ModelAdapter]:
-    """Return the native suite's records by architecture: whose class reads a config, and what its layers have."""
-    return {record.architecture: record for record in native.mszoo_model_adapters()}
+    """Return the native suite's records by architecture: whose class reads a config, and what its layers have.
+
+    A network of a suite's own is whole on each rank: none declares stages of a pipeline.
+    """
+    records = native.mszoo_model_adapters()
+    stages = frozenset({Capability.PIPELINE_PARALLEL})
+    return {one.architecture: replace(one, capabilities=one.capabilities - stages) for one in records}
 
 
 def read(architecture: str, config: Any, who: str) -> DecoderSpec:

@@ -20,6 +20,10 @@ Module: TypeAlias = torch.nn.Module
 ModuleList: TypeAlias = torch.nn.ModuleList
 
 
+#: What a stage of a pipeline hands over to the next one, [T, hidden], which takes it in place of embeddings.
+HANDED_OVER = "hidden_states"
+
+
 def outside_the_tree(module: Any, **values: Any) -> None:
     """Set attributes of a torch module, or of a MindSpore cell, past its registration of modules and parameters.
 

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import torch
 
 from vllm.config import CompilationConfig, ModelConfig, get_current_vllm_config, set_current_vllm_config
-from vllm.distributed import get_tensor_model_parallel_world_size
+from vllm.distributed import get_pp_group, get_tensor_model_parallel_world_size
+from vllm.distributed.utils import get_pp_indices
 from vllm.forward_context import ForwardContext, get_forward_context
 from vllm.logger import init_logger
 from vllm.model_executor.layers.attention import Attention as VllmAttention
@@ -98,6 +99,8 @@ __all__ = [
     "experts_context",
     "get_current_vllm_config",
     "get_forward_context",
+    "get_pp_group",
+    "get_pp_indices",
     "get_tensor_model_parallel_world_size",
     "init_logger",
     "register_weight_loader_v2_supported_method",

@@ -11,6 +11,7 @@ from mszoo.layers import Module, apply_embedding, current_model_config, token_em
 from mszoo.layers.cells import replace_cells
 from mszoo.layers.decoder import DecoderForCausalLM, DecoderSpec
 from mszoo.layers.decoder.graph import GraphPath
+from mszoo.layers.decoder.stage import Stage
 from mszoo.layers.model import add_part, outside_the_tree
 from mszoo.layers.positions import running_at
 
@@ -41,7 +42,7 @@ class SuiteModel(DecoderForCausalLM):
         name = described.architecture_of(config)
         return described.read(ARCHITECTURES[name].described_as or name, config, who)
 
-    def build_network(self, prefix: str) -> None:
+    def build_network(self, prefix: str) -> Stage:
         """See :meth:`mszoo.layers.decoder.DecoderForCausalLM.build_network`: the suite's, with mszoo's layers."""
         spec, model_config = self.spec, current_model_config()
         architecture = ARCHITECTURES[described.architecture_of(self.config)]
@@ -68,6 +69,7 @@ class SuiteModel(DecoderForCausalLM):
         #: Runs the stack as one graph, in the ``mindspore`` kernel set.
         self.graph = GraphPath(list(layers.children()), tree.get_submodule(spec.norm.name))
         outside_the_tree(self, stack=stack)
+        return Stage(0, len(spec.layers))
 
     def embed_input_ids(self, input_ids: ms.Tensor) -> ms.Tensor:
         """See :meth:`mszoo.layers.CausalLM.embed_input_ids`."""

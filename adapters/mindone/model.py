@@ -12,6 +12,7 @@ from mszoo.adapters.mindone.network import build
 from mszoo.layers import Module, apply_embedding, lora_is_enabled, token_embedding
 from mszoo.layers.cells import CellStays, Seat, kind_of, replace_cells
 from mszoo.layers.decoder import DecoderForCausalLM, DecoderLayer, DecoderSpec
+from mszoo.layers.decoder.stage import Stage
 from mszoo.layers.model import add_part, outside_the_tree
 from mszoo.layers.positions import running_at
 from mszoo.registry.errors import RefusalError
@@ -64,7 +65,7 @@ class ModelForCausalLM(DecoderForCausalLM):
         """See :meth:`mszoo.layers.decoder.DecoderForCausalLM.read_config`."""
         return described.read(described.architecture_of(config), config, who)
 
-    def build_network(self, prefix: str) -> None:
+    def build_network(self, prefix: str) -> Stage:
         """See :meth:`mszoo.layers.decoder.DecoderForCausalLM.build_network`: the suite's, with mszoo's layers."""
         config, spec, who = self.config, self.spec, self.who(self.config)
         found = architectures.read()[described.architecture_of(config)]
@@ -97,6 +98,7 @@ class ModelForCausalLM(DecoderForCausalLM):
                 table.num_embeddings, table.embedding_dim, prefix=f"{prefix}.{spec.embedding_name}"
             )
             add_part(tree, spec.embedding_name, plain)
+        return Stage(0, count)
 
     def forward(
         self, input_ids: ms.Tensor | None, positions: ms.Tensor, inputs_embeds: ms.Tensor | None = None

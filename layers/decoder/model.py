@@ -13,8 +13,10 @@ from mszoo.layers.decoder.build import build_norm
 from mszoo.layers.decoder.graph import GraphPath
 from mszoo.layers.decoder.layer import DecoderLayer
 from mszoo.layers.decoder.spec import DecoderSpec
+from mszoo.layers.decoder.stage import Stage, stage_of_this_rank
 from mszoo.layers.embedding import LogitsProcessor, TokenEmbedding, lm_head, token_embedding
 from mszoo.layers.model import (
+    HANDED_OVER,
     CausalLM,
     Module,
     ModuleList,
@@ -31,42 +33,50 @@ import mindspore as ms
 
 
 class Decoder(Module):
-    """Embedding, layers and the last norm.
+    """Embedding, layers and the last norm, or a stage of them.
 
     Args:
         spec: what it is.
         prefix: its name, unique in the model.
+        stage: this rank's part of it; None for all.
 
     Attributes:
         decoder_layers: the layers.
-        graph: runs all layers and the last norm as one graph where it can.
+        graph: runs all layers and the last norm as one graph where it can; None of a stage.
     """
 
-    def __init__(self, spec: DecoderSpec, *, prefix: str) -> None:
+    def __init__(self, spec: DecoderSpec, *, prefix: str, stage: Stage | None = None) -> None:
         super().__init__()
         self.spec = spec
-        embedding = token_embedding(
-            spec.vocab_size, spec.hidden_size, prefix=f"{prefix}.{spec.embedding_name}"
-        )
-        add_part(self, spec.embedding_name, embedding)
-        if spec.positions is not None:
+        self.stage = stage = stage or Stage(0, len(spec.layers))
+        if stage.needs_embedding(spec):
+            embedding = token_embedding(
+                spec.vocab_size, spec.hidden_size, prefix=f"{prefix}.{spec.embedding_name}"
+            )
+            add_part(self, spec.embedding_name, embedding)
+        if spec.positions is not None and stage.is_first:
             name = spec.positions.name
             table = TokenEmbedding(spec.positions.num_embeddings, spec.hidden_size, prefix=f"{prefix}.{name}")
             add_part(self, name, table)
-        layers = ModuleList(
-            DecoderLayer(layer, prefix=f"{prefix}.{spec.layers_name}.{index}")
-            for index, layer in enumerate(spec.layers)
-        )
-        add_part(self, spec.layers_name, layers)
-        self.decoder_layers = list(layers)
-        norm = build_norm(spec.norm, spec.hidden_size)
-        add_part(self, spec.norm.name, norm)
+        self.decoder_layers = [
+            DecoderLayer(spec.layers[index], prefix=f"{prefix}.{spec.layers_name}.{index}")
+            for index in range(stage.start, stage.end)
+        ]
+        elsewhere = [
+            torch.nn.Identity() for _ in spec.layers
+        ]  # they keep the numbers of others in their names
+        layers = [*elsewhere[: stage.start], *self.decoder_layers, *elsewhere[stage.end :]]
+        add_part(self, spec.layers_name, ModuleList(layers))
+        norm = None
+        if stage.is_last:
+            norm = build_norm(spec.norm, spec.hidden_size)
+            add_part(self, spec.norm.name, norm)
         outside_the_tree(self, last_norm=norm)
         # Rounded as the model's dtype rounds it, as the embeddings are. A number: what vLLM doesn't find among a
         # model's tensors, it doesn't bring back after a sleep.
         self._multiplier = float(torch.tensor(spec.embedding_multiplier, dtype=torch.get_default_dtype()))
         self._sum = stream_sum()
-        self.graph = GraphPath(self.decoder_layers, norm)
+        self.graph = GraphPath(self.decoder_layers, norm) if norm is not None and stage.is_whole else None
 
     @property
     def token_embedding(self) -> torch.nn.Module:
@@ -79,22 +89,35 @@ class Decoder(Module):
         return self._scaled(x) if self.spec.scales_lookup else x
 
     def forward(self, positions: ms.Tensor, x: ms.Tensor) -> ms.Tensor:
-        """[T], what :meth:`embed` returns [T, hidden] -> hidden states [T, hidden]."""
+        """[T], what :meth:`embed` returns [T, hidden] -> hidden states [T, hidden].
+
+        A stage that isn't the first takes what the one before it returned, and one that isn't the last returns the
+        residual stream.
+        """
+        if self.stage.is_first:
+            x = self._embedded(positions, x)
+        if self.graph is not None:
+            hidden_states = self.graph(positions, x)
+            if hidden_states is not None:
+                return hidden_states
+        residual = None
+        for layer in self.decoder_layers:
+            x, residual = layer(positions, x, residual)
+        norm = self.last_norm
+        if norm is None:
+            return x if residual is None else self._sum(residual, x)
+        if residual is None:
+            return norm(x)
+        return norm(x, residual)[0] if isinstance(norm, RMSNorm) else norm(self._sum(residual, x))
+
+    def _embedded(self, positions: ms.Tensor, x: ms.Tensor) -> ms.Tensor:
+        """Return what the first layer takes: embeddings scaled, with those of positions."""
         if not self.spec.scales_lookup:
             x = self._scaled(x)
         if self.spec.positions is not None:
             rows = to_mindspore(to_torch(positions) + self.spec.positions.offset)
             x = self._sum(x, self.get_submodule(self.spec.positions.name)(rows))
-        hidden_states = self.graph(positions, x)
-        if hidden_states is not None:
-            return hidden_states
-        residual = None
-        for layer in self.decoder_layers:
-            x, residual = layer(positions, x, residual)
-        norm = self.last_norm
-        if residual is None:
-            return norm(x)
-        return norm(x, residual)[0] if isinstance(norm, RMSNorm) else norm(self._sum(residual, x))
+        return x
 
     def _scaled(self, x: ms.Tensor) -> ms.Tensor:
         if self.spec.embedding_multiplier == 1.0:
@@ -128,7 +151,13 @@ class DecoderForCausalLM(CausalLM):
         super().__init__()
         self.config, self.spec = config, spec
         dot = f"{prefix}." if prefix else ""
-        self.build_network(f"{dot}{spec.name}")
+        self.stage = self.build_network(f"{dot}{spec.name}")
+        if self.stage.is_last:
+            self._build_head(dot)
+
+    def _build_head(self, dot: str) -> None:
+        """Add the output projection, and what makes logits."""
+        spec = self.spec
         head = lm_head(
             spec.vocab_size,
             spec.hidden_size,
@@ -148,18 +177,22 @@ class DecoderForCausalLM(CausalLM):
         del config
         return f"{cls.suite}.{cls.__name__}"
 
-    def build_network(self, prefix: str) -> None:
+    def build_network(self, prefix: str) -> Stage:
         """Add what is before the output projection, under the name that :attr:`spec` has for it.
 
         Args:
             prefix: its name, unique in vLLM's process.
 
+        Returns:
+            What part of the decoder it is.
+
         Raises:
             RefusalError: naming what can't be honoured.
         """
-        decoder = Decoder(self.spec, prefix=prefix)
+        decoder = Decoder(self.spec, prefix=prefix, stage=stage_of_this_rank(self.spec))
         add_part(self, self.spec.name, decoder)
         outside_the_tree(self, decoder=decoder)
+        return decoder.stage
 
     @property
     def token_embedding(self) -> Any:
@@ -186,7 +219,7 @@ class DecoderForCausalLM(CausalLM):
     def forward(
         self, input_ids: ms.Tensor | None, positions: ms.Tensor, inputs_embeds: ms.Tensor | None = None
     ) -> ms.Tensor:
-        """See :meth:`mszoo.layers.CausalLM.forward`."""
+        """See :meth:`mszoo.layers.CausalLM.forward`, and of stages :class:`Decoder`."""
         x = self.embed_input_ids(input_ids) if inputs_embeds is None else inputs_embeds
         return self.decoder(positions, x)
 
@@ -197,7 +230,7 @@ class DecoderForCausalLM(CausalLM):
 
     def checkpoint_tensors(self, name: str) -> dict[str, Expected]:
         """See :class:`mszoo.layers.weights.HasOwnTensors`: an output projection whose rows get length one."""
-        if not self.spec.normalizes_lm_head:
+        if not (self.spec.normalizes_lm_head and self.stage.is_last):
             return {}
         weight = f"{name}.{self.spec.lm_head_name}.weight".removeprefix(".")
         shape = (self.spec.vocab_size, self.spec.hidden_size)
@@ -206,7 +239,13 @@ class DecoderForCausalLM(CausalLM):
     def unused_tensors(self) -> tuple[str, ...]:
         """See :meth:`mszoo.layers.model.Model.unused_tensors`."""
         tied = (f"{self.spec.lm_head_name}.weight",) if self.spec.tie_word_embeddings else ()
-        return (*tied, *self._ignored, *self.spec.unserved)
+        return (*tied, *self._ignored, *self.spec.unserved, *self.stage.absent(self.spec))
+
+    def make_empty_intermediate_tensors(
+        self, batch_size: int, dtype: torch.dtype, device: torch.device
+    ) -> dict[str, torch.Tensor]:
+        """Return room for what the stage before hands over, [T, hidden], which is taken in place of embeddings."""
+        return {HANDED_OVER: torch.zeros(batch_size, self.spec.hidden_size, dtype=dtype, device=device)}
 
     @property
     def _ignored(self) -> frozenset[str]:

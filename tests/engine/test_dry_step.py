@@ -122,21 +122,28 @@ from types import SimpleNamespace
 import torch
 from mszoo.adapters.vllm import seam
 from mszoo.adapters.vllm.models import ranks
-rank, place = int(sys.argv[1]), sys.argv[2]
+rank, place, shared = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 torch.distributed.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=2)
-seam.get_tp_group = lambda: SimpleNamespace(cpu_group=torch.distributed.group.WORLD)
-config = SimpleNamespace(parallel_config=SimpleNamespace(tensor_parallel_size=2))
+alone = [torch.distributed.new_group([one]) for one in (0, 1)][rank]
+groups = {"tensor": alone, "pipeline": alone, shared: torch.distributed.group.WORLD}
+seam.get_tp_group = lambda: SimpleNamespace(cpu_group=groups["tensor"])
+seam.get_pp_group = lambda: SimpleNamespace(cpu_group=groups["pipeline"])
+sizes = {f"{name}_parallel_size": 1 for name in groups} | {f"{shared}_parallel_size": 2}
+config = SimpleNamespace(parallel_config=SimpleNamespace(**sizes))
 candidate = SimpleNamespace(qualified_name="zoo.Model")
 for refuses in ((), (0,), (0, 1)):
     print(ranks.other_refusal(candidate, config, refused=rank in refuses))
 """
 
 
-def test_what_one_rank_refuses_is_refused_by_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shared", ["tensor", "pipeline"])
+def test_what_one_rank_refuses_is_refused_by_all(shared: str, tmp_path: Path) -> None:
     """Two processes in a group of torch's; vLLM's own has the same interface."""
     command = [sys.executable, "-c", _RANK]
     ranks = [
-        subprocess.Popen([*command, str(rank), str(tmp_path / "place")], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*command, str(rank), str(tmp_path / "place"), shared], stdout=subprocess.PIPE, text=True
+        )
         for rank in (0, 1)
     ]
     first, second = (run.communicate()[0].splitlines()[-3:] for run in ranks)

@@ -33,7 +33,7 @@ def is_running() -> bool:
 def prove(candidate: Candidate, network: Any, vllm_config: Any, device: str) -> None:
     """Run one step and look at what comes out: hidden states [T, hidden], and logits [T, vocab] of a decoder.
 
-    Every rank of tensor parallelism has to come here.
+    Every rank of tensor parallelism has to come here. A stage of a pipeline gives what its part gives.
 
     Raises:
         RefusalError: the step raised, or gave another shape or dtype.
@@ -91,17 +91,23 @@ def _obstacle_on(device: str, network: Any) -> str | None:
 
 def _step(network: Any, model_config: Any, *, pooling: bool) -> str | None:
     """Return what is wrong about a step's results, or None."""
+    from mszoo.adapters.vllm.seam import get_pp_group
     from mszoo.kernels.exchange import to_mindspore, to_torch
 
     ids, positions = torch.zeros(TOKENS, dtype=torch.int32), torch.arange(TOKENS)
-    given = network(to_mindspore(ids), to_mindspore(positions), None)
+    pipeline = get_pp_group()
+    handed_over = None
+    if not pipeline.is_first_rank:
+        room = network.make_empty_intermediate_tensors(TOKENS, model_config.dtype, ids.device)
+        (handed_over,) = map(to_mindspore, room.values())
+    given = network(to_mindspore(ids), to_mindspore(positions), handed_over)
     hidden_states = to_torch(given)
     width = _width(model_config) if pooling else hidden_states.shape[-1]
     if tuple(hidden_states.shape) != (TOKENS, width):
         return f"hidden states {list(hidden_states.shape)} of {TOKENS} tokens, not [{TOKENS}, {width}]"
     if hidden_states.dtype != model_config.dtype:
         return f"hidden states of {_name(hidden_states.dtype)}, not of {_name(model_config.dtype)}"
-    if pooling:
+    if pooling or not pipeline.is_last_rank:
         return None
     logits = network.compute_logits(given)
     if logits is None:  # a rank that doesn't gather them

@@ -1,4 +1,4 @@
-"""What the ranks of tensor parallelism agree on while a model is built."""
+"""What ranks agree on while a model is built: those of tensor parallelism, and the stages of a pipeline."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ def other_refusal(candidate: Candidate, vllm_config: Any, *, refused: bool) -> R
     Returns:
         The refusal of a rank that had none of its own, where another one refuses; else None.
     """
-    if vllm_config.parallel_config.tensor_parallel_size == 1:
+    parallel = vllm_config.parallel_config
+    if parallel.tensor_parallel_size == parallel.pipeline_parallel_size == 1:
         return None
     # Imported here: half of vLLM comes with it, and registration runs in every process.
-    from mszoo.adapters.vllm.seam import get_tp_group
+    from mszoo.adapters.vllm.seam import get_pp_group, get_tp_group
 
     count = torch.tensor(int(refused), device="cpu")
-    torch.distributed.all_reduce(count, group=get_tp_group().cpu_group)
+    for group in (get_tp_group(), get_pp_group()):  # a sum of sums: that of all
+        torch.distributed.all_reduce(count, group=group.cpu_group)
     if refused or not count.item():
         return None
     return RefusalError(

@@ -32,6 +32,7 @@ class MindSporeModel(torch.nn.Module):
         kernels: the kernel set of each op.
         own_parts: names of the network's parts; what else vLLM adds, as the head for classes, is torch's.
         forwards: steps computed on real tokens in this process.
+        is_last_stage: whether it has the last stage of a pipeline, or all of the model.
     """
 
     catalog: ClassVar[Catalog]
@@ -80,6 +81,7 @@ class MindSporeModel(torch.nn.Module):
         from mszoo.adapters.vllm.models import graphs
         from mszoo.adapters.vllm.models.build import packed_modules_of
         from mszoo.adapters.vllm.models.claims import embedding_modules
+        from mszoo.adapters.vllm.seam import get_pp_group
         from mszoo.layers.model import outside_the_tree
 
         built: Built = self._built
@@ -95,6 +97,7 @@ class MindSporeModel(torch.nn.Module):
         self.embedding_modules = embedding_modules(built.network, vllm_config.lora_config)
         self.config = vllm_config.model_config.hf_config
         self.forwards = 0
+        self.is_last_stage = bool(get_pp_group().is_last_rank)
         if built.files is not None:
             self.allow_patterns_overrides = [built.files]  # vLLM's loader reads it off the model
         log.info(
@@ -125,15 +128,25 @@ class MindSporeModel(torch.nn.Module):
         intermediate_tensors: Any = None,
         inputs_embeds: torch.Tensor | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor:
-        """Return hidden states [T, hidden] of one step of T tokens, computed by the MindSpore model."""
+    ) -> Any:
+        """Return hidden states [T, hidden] of one step of T tokens, computed by the MindSpore model.
+
+        A stage of a pipeline gets what the one before handed over in place of embeddings, and hands over its own.
+        """
+        if intermediate_tensors is not None:
+            (inputs_embeds,) = intermediate_tensors.tensors.values()
         hidden_states = self.network(
             None if input_ids is None else to_mindspore(input_ids),
             to_mindspore(positions),
             None if inputs_embeds is None else to_mindspore(inputs_embeds),
         )
         self._count()
-        return to_torch(hidden_states)
+        if self.is_last_stage:
+            return to_torch(hidden_states)
+        from mszoo.adapters.vllm.seam import IntermediateTensors
+        from mszoo.layers.model import HANDED_OVER
+
+        return IntermediateTensors({HANDED_OVER: to_torch(hidden_states)})
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Load the checkpoint's tensors and return the names of the parameters that got one."""
@@ -223,6 +236,20 @@ class MindSporeCausalLM(MindSporeModel):
         return (2, count // 2, count - 3)
 
 
+class InStages(SupportsPP):
+    """What vLLM's protocol of pipeline parallelism asks for; a model without it isn't asked whether it has it."""
+
+    network: Any
+
+    def make_empty_intermediate_tensors(
+        self, batch_size: int, dtype: torch.dtype, device: torch.device
+    ) -> Any:
+        """Return room for what the stage before hands over."""
+        from mszoo.adapters.vllm.seam import IntermediateTensors
+
+        return IntermediateTensors(self.network.make_empty_intermediate_tensors(batch_size, dtype, device))
+
+
 class MindSporeEncoder(MindSporeModel):
     """A MindSpore encoder (:class:`mszoo.layers.Encoder`) under vLLM's protocol of models that are pooled.
 
@@ -294,7 +321,7 @@ def wrapper_class(catalog: Catalog, decision: Decision, vllm_entry: Any) -> type
         bases += (SupportsLoRA,)
         flags["embedding_modules"] = {}
     if Capability.PIPELINE_PARALLEL in declared or not decision.pinned:
-        bases += (SupportsPP,)
+        bases += (InStages,)
     return type(decision.architecture.replace(".", "_"), bases, flags)
 
 
