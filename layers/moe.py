@@ -195,8 +195,8 @@ class Experts(torch.nn.Module):
         self._context = experts_context(get_current_vllm_config())
         self._size = hidden_size, intermediate_size
         self._names, self._stacked = names, stacked
-        by_vllm = dispatch.current().by_vllm("linear")
-        if get_current_vllm_config().parallel_config.enable_expert_parallel and by_vllm:
+        by_vllm, parallel = dispatch.current().by_vllm("linear"), get_current_vllm_config().parallel_config
+        if parallel.enable_expert_parallel and parallel.tensor_parallel_size > 1 and by_vllm:
             raise RefusalError(
                 "vLLM",
                 "--enable-expert-parallel: a worker with vLLM's kernel for experts on CPU dies of it",
@@ -212,6 +212,7 @@ class Experts(torch.nn.Module):
                 custom_routing_function=routing_function(router.forward),
                 quant_config=quant_config(),
                 prefix=prefix,
+                dp_size=1,  # each has all experts: vLLM 0.32 has no exchange between them on CPU, and dies of it
             )
         except (NotImplementedError, ValueError) as error:
             raise RefusalError(
