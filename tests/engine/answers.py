@@ -45,18 +45,19 @@ def watch_draft(worker: Any) -> None:
     if draft is None:
         return
     seen: list[list[float]] = []
+    compute_logits = draft.compute_logits
 
-    def keep(module: Any, arguments: Any, given: Any) -> None:
+    def keep(hidden_states: Any, *arguments: Any) -> Any:
+        logits = compute_logits(hidden_states, *arguments)
         if len(seen) < 2 * WATCHED:
-            several = isinstance(given, (list, tuple))
-            logits = module.compute_logits(
-                given if isinstance(given, list) else given[0] if several else given
-            )
-            for one in (given[-1] if several else given, logits[-1] if isinstance(logits, list) else logits):
-                last = one[-1].float()
+            for one in (hidden_states, logits):
+                last = (one[-1] if isinstance(one, list) else one)[
+                    -1
+                ].float()  # of Medusa's heads the last one
                 seen.append(torch.where(last.isinf(), 0, last).tolist())
+        return logits
 
-    draft.register_forward_hook(keep)
+    draft.compute_logits = keep
     worker.seen_of_draft = seen
 
 

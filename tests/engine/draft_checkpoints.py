@@ -22,7 +22,7 @@ def make_predictable(source: Path, folder: Path) -> Path:
     """Write a checkpoint again with token embeddings that outweigh what its layers add to them."""
     shutil.copytree(source, folder)
     tensors = load_file(source / "model.safetensors")
-    tensors["model.embed_tokens.weight"] *= 25
+    tensors["model.embed_tokens.weight"] *= 100
     return _save(tensors, folder)
 
 
@@ -108,10 +108,8 @@ def make_predicting(source: Path, folder: Path) -> Path:
         tensors[f"{layer}{name}.weight"] = 1 + draw(hidden)
     tensors[f"{layer}shared_head.head.weight"] = tensors["lm_head.weight"].clone()
     tensors[f"{layer}embed_tokens.weight"] = tensors["model.embed_tokens.weight"].clone()
-    fields = {
-        "num_nextn_predict_layers": 1,
-        "topk_method": "noaux_tc",
-    }  # by which vLLM's own looks for a bias
+    # As published configs say it; vLLM's own looks for a bias and takes sigmoids by these.
+    fields = {"num_nextn_predict_layers": 1, "topk_method": "noaux_tc", "scoring_func": "sigmoid"}
     return _save(tensors, folder, config | fields)
 
 
