@@ -347,7 +347,7 @@ def wrapper_class(catalog: Catalog, decision: Decision, vllm_entry: Any) -> type
     if Capability.LORA in declared:
         bases += (SupportsLoRA,)
         flags["embedding_modules"] = {}
-    if Capability.PIPELINE_PARALLEL in declared or not decision.pinned:
+    if not drafts and (Capability.PIPELINE_PARALLEL in declared or not decision.pinned):
         bases += (InStages,)
     return type(decision.architecture.replace(".", "_"), bases, flags)
 
