@@ -18,6 +18,7 @@ def _head(architecture: str, drafts: str, module: str, config: Mapping[str, Any]
         architecture,
         f"mszoo.models.{module}",
         capabilities=frozenset({Capability.TENSOR_PARALLEL}),
+        devices=("cpu",),  # vllm-ascend's proposers are others, which nobody has tried with them
         packed_modules_mapping=FUSED,
         example_config={**config, "architectures": [architecture]},
         drafts=drafts,
