@@ -93,15 +93,19 @@ class Step:
 
     def __init__(self, context: ForwardContext) -> None:
         self.context = context
-        self._slots: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._slots: dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
         self._batches: dict[int, Batch] = {}
 
-    def slots(self, slot_mapping: torch.Tensor, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return block and offset [T] of each real token's slot."""
+    def slots(
+        self, slot_mapping: torch.Tensor, block_size: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return row, block and offset [T] of each real token's slot."""
         found = self._slots.get(id(slot_mapping))
         if found is None:
-            slots = slot_mapping[slot_mapping >= 0]  # padding is -1
-            found = self._slots[id(slot_mapping)] = slots // block_size, slots % block_size
+            # Padding is -1, and so is a token that a draft model proposed and the target rejected: among others.
+            rows = (slot_mapping >= 0).nonzero().flatten()
+            slots = slot_mapping[rows]
+            found = self._slots[id(slot_mapping)] = rows, slots // block_size, slots % block_size
         return found
 
     def batch(self, metadata: CPUAttentionMetadata) -> Batch:
@@ -135,7 +139,7 @@ def rows_of(kv_cache: torch.Tensor) -> torch.Tensor:
 
 
 def store(step: Step, kv_cache: torch.Tensor, slot_mapping: torch.Tensor, pairs: torch.Tensor) -> None:
-    """Put keys beside values [T, G, 2, D] into their slots; rows behind the step's real tokens are left out."""
+    """Put keys beside values [T, G, 2, D] into their slots; rows without one are left out."""
     cache = pages(kv_cache)
-    block, offset = step.slots(slot_mapping, cache.shape[3])
-    cache[block, :, :, offset] = pairs[: len(block)]
+    row, block, offset = step.slots(slot_mapping, cache.shape[3])
+    cache[block, :, :, offset] = pairs[row]

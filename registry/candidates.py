@@ -78,6 +78,7 @@ def _precedence(adapter: Adapter) -> tuple[object, ...]:
             repr(sorted(adapter.example_config.items(), key=lambda item: item[0])),
             adapter.refused,
             adapter.pooling,
+            adapter.drafts,
         )
     return (*common, adapter.kernel_set if isinstance(adapter, OpAdapter) else "", adapter.subject)
 

@@ -25,6 +25,8 @@ from mszoo.registry.validation import (
 )
 
 DTYPES = ("float32", "bfloat16", "float16")
+#: vLLM's methods of proposing tokens for which there are heads.
+DRAFTS = ("eagle", "eagle3", "medusa", "mtp")
 #: How vLLM makes one vector of a sequence's hidden states.
 POOLING = ("CLS", "LAST", "MEAN")
 
@@ -119,6 +121,10 @@ class ModelAdapter(_Record):
             that can. A refused adapter is shown with its reason and is never chosen: ``model`` then names the
             suite's own class.
 
+        drafts: for a head that proposes tokens to another model from that one's hidden states: by which of vLLM's
+            methods, ``eagle``, ``eagle3``, ``medusa`` or ``mtp``. Empty for a model, which may be another one's
+            draft model too.
+
     Sequences may be given as any iterable of strings; they are stored as tuples and sets, and mappings as
     read-only copies.
 
@@ -137,6 +143,7 @@ class ModelAdapter(_Record):
     example_config: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     refused: str = ""
     pooling: str = ""
+    drafts: str = ""
 
     def __post_init__(self) -> None:
         who = f"ModelAdapter({self.architecture!r})"
@@ -148,6 +155,8 @@ class ModelAdapter(_Record):
         check_text(who, "refused", self.refused)
         check_text(who, "pooling", self.pooling)
         check_members(who, "pooling", [self.pooling] if self.pooling else (), POOLING, may_be_empty=True)
+        check_text(who, "drafts", self.drafts)
+        check_members(who, "drafts", [self.drafts] if self.drafts else (), DRAFTS, may_be_empty=True)
         packed = self.packed_modules_mapping
         if packed is None:
             packed = _PACKED_OF_ENCODERS if self.pooling else _PACKED

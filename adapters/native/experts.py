@@ -14,7 +14,7 @@ _WITH_EXPERTS = frozenset({Capability.LORA, Capability.QUANTIZATION})
 _WITH_EXPERTS_WHOLE = _WITH_EXPERTS | {Capability.TENSOR_PARALLEL}
 _EXPERTS: dict[str, Any] = {"num_experts_per_tok": 3, "moe_intermediate_size": 32}
 #: Routing as DeepSeek-V3 has it.
-_GROUPED: dict[str, Any] = {
+GROUPED: dict[str, Any] = {
     **_EXPERTS,
     "n_routed_experts": 8,
     "n_shared_experts": 2,
@@ -63,7 +63,7 @@ RECORDS = (
         topk_method="group_limited_greedy",
         first_k_dense_replace=1,
         rope_parameters=_YARN,
-        **{**_GROUPED, **LATENT},
+        **{**GROUPED, **LATENT},
     ),
     decoder(
         "DeepseekV3ForCausalLM",
@@ -72,7 +72,7 @@ RECORDS = (
         model_type="deepseek_v3",
         first_k_dense_replace=1,
         rope_parameters=_YARN,
-        **{**_GROUPED, **LATENT},
+        **{**GROUPED, **LATENT},
     ),
     decoder(
         "Dots1ForCausalLM",
@@ -82,7 +82,7 @@ RECORDS = (
         first_k_dense_replace=1,
         sliding_window=16,
         max_window_layers=1,
-        **_GROUPED,
+        **GROUPED,
     ),
     decoder(
         "Ernie4_5_MoeForCausalLM",
@@ -122,14 +122,14 @@ RECORDS = (
         model_type="glm4_moe",
         attention_bias=True,
         use_qk_norm=True,
-        **_GROUPED,
+        **GROUPED,
     ),
     decoder(
         "Glm4MoeLiteForCausalLM",
         "glm_moe",
         lacks=_WITH_EXPERTS,
         model_type="glm4_moe_lite",
-        **{**_GROUPED, **LATENT},
+        **{**GROUPED, **LATENT},
     ),
     decoder(
         "GraniteMoeForCausalLM",
@@ -220,6 +220,6 @@ RECORDS = (
         lacks=_WITH_EXPERTS,
         model_type="solar_open",
         attention_bias=True,
-        **_GROUPED,
+        **GROUPED,
     ),
 )

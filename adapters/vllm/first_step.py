@@ -61,7 +61,8 @@ class _Watch:
             for problem in names.replaced(self._registered):
                 log.warning_once("mszoo: %s", problem, scope="global")
         if is_new:
-            servers.announce(model, self._catalog)
+            # vLLM profiles the target first, and then what drafts for it.
+            servers.announce(model, self._catalog, role="target" if is_first else "draft")
 
         def after(*_: Any) -> None:
             step.remove()

@@ -16,7 +16,7 @@ from mszoo.adapters.vllm.models.own import describe, path_of
 from mszoo.adapters.vllm.seam import AggregateStatLoggerBase, vllm_version
 from mszoo.registry.catalog import Catalog
 
-_LABELS = ("suite", "adapter", "architecture", "kernel_set", "decision", "vllm_version", "rank")
+_LABELS = ("suite", "adapter", "architecture", "kernel_set", "decision", "vllm_version", "rank", "role")
 
 
 class ModelInfo(AggregateStatLoggerBase):
@@ -47,6 +47,7 @@ class ModelInfo(AggregateStatLoggerBase):
                 report.decision,
                 vllm_version(),
                 str(report.rank),
+                report.role,
             ).set(1)
 
     def _of_vllm(self, catalog: Catalog) -> list[reports.Report]:

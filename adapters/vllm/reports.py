@@ -33,6 +33,7 @@ class Report:
         kernel_set: the kernels that it runs; ``vllm`` for a model of vLLM's.
         decision: the digest of the process's decisions.
         rank: the worker's, among all of its engine.
+        role: ``target``, or ``draft`` of a model that proposes tokens to the target (speculative decoding).
     """
 
     architecture: str
@@ -41,6 +42,7 @@ class Report:
     kernel_set: str
     decision: str
     rank: int
+    role: str = "target"
 
 
 def open_folder() -> None:
@@ -57,17 +59,18 @@ def open_folder() -> None:
 
 def write(report: Report) -> None:
     """Tell the front end; where the folder can't be written, it stays untold."""
-    name = os.environ.get(VARIABLE)
-    if not name:
+    named = os.environ.get(VARIABLE)
+    if not named:
         return
     text = json.dumps(asdict(report))
-    folder = Path(name)
+    folder = Path(named)
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         scratch = folder / f"{os.getpid()}.{secrets.token_hex(4)}"
         scratch.write_text(text, encoding="utf-8")
         # Whole or not there: the front end may be reading.
-        scratch.rename(folder / f"{os.getpid()}-{report.rank}-{report.architecture}.json")
+        name = f"{os.getpid()}-{report.rank}-{report.role}-{report.architecture}.json"
+        scratch.rename(folder / name)
     except OSError:
         return
 

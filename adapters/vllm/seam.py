@@ -51,6 +51,7 @@ _LATE = {
     "AggregateStatLoggerBase": "vllm.v1.metrics.loggers",
     "as_embedding_model": "vllm.model_executor.models.adapters",
     "as_seq_cls_model": "vllm.model_executor.models.adapters",
+    "Eagle3LlamaForCausalLM": "vllm.model_executor.models.llama_eagle3",
     "DispatchPooler": "vllm.model_executor.layers.pooler",
     "ColumnParallelLinear": "vllm.model_executor.layers.linear",
     "LinearBase": "vllm.model_executor.layers.linear",

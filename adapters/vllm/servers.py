@@ -19,25 +19,26 @@ def is_whole(module: torch.nn.Module) -> bool:
     )
 
 
-def announce(model: Any, catalog: Catalog) -> None:
+def announce(model: Any, catalog: Catalog, *, role: str) -> None:
     """Say at a model's first step who serves: a MindSpore model said so when it was built, vLLM's own can't.
 
     Args:
         model: as vLLM runs it.
         catalog: the decisions.
+        role: as of :class:`mszoo.adapters.vllm.reports.Report`.
     """
     if getattr(model, "candidate", None) is None:
         architecture = _architecture(model)
         who, reason = describe(type(model)), why_not_ours(architecture, catalog)
         log.info_once("mszoo: %s is served by %s: %s", architecture, who, reason, scope="global")
-        tell(model, catalog)
+        tell(model, catalog, role=role)
 
 
-def tell(model: Any, catalog: Catalog) -> None:
+def tell(model: Any, catalog: Catalog, *, role: str) -> None:
     """Tell the front end who serves in this worker.
 
     Args:
-        model, catalog: as of :func:`announce`.
+        model, catalog, role: as of :func:`announce`.
     """
     candidate = getattr(model, "candidate", None)
     if candidate is not None:
@@ -45,7 +46,7 @@ def tell(model: Any, catalog: Catalog) -> None:
     else:
         suite, name, kernels = "vllm", path_of(type(model)), "vllm"
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-    reports.write(reports.Report(_architecture(model), suite, name, kernels, catalog.digest(), rank))
+    reports.write(reports.Report(_architecture(model), suite, name, kernels, catalog.digest(), rank, role))
 
 
 def why_not_ours(architecture: str, catalog: Catalog) -> str:

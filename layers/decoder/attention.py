@@ -28,15 +28,18 @@ class SelfAttention(Module):
 
     Args:
         spec: what it is.
-        hidden_size: width of its input and output.
+        hidden_size: width of its output, and of its input.
         prefix: its name, unique in the model.
+        input_size: width of its input where that is another one.
 
     Raises:
         RefusalError: as :class:`mszoo.layers.Attention`; or heads can't be shared out to the ranks; or tokens are
             to see later ones where nothing attends so.
     """
 
-    def __init__(self, spec: AttentionSpec, hidden_size: int, *, prefix: str) -> None:
+    def __init__(
+        self, spec: AttentionSpec, hidden_size: int, *, prefix: str, input_size: int | None = None
+    ) -> None:
         super().__init__()
         self.spec = spec
         heads, kv_heads = heads_on_this_rank(spec.num_heads, spec.num_kv_heads)
@@ -48,7 +51,7 @@ class SelfAttention(Module):
             )
         self.num_heads, self.num_kv_heads = heads, kv_heads
         qkv = qkv_linear(
-            hidden_size,
+            input_size or hidden_size,
             spec.head_size,
             spec.num_heads,
             spec.num_kv_heads,
@@ -88,7 +91,7 @@ class SelfAttention(Module):
         return getattr(self, self.spec.q_norm_name), getattr(self, self.spec.k_norm_name)
 
     def forward(self, positions: ms.Tensor, x: ms.Tensor) -> ms.Tensor:
-        """[T], [T, hidden] -> [T, hidden]."""
+        """[T], [T, input] -> [T, hidden]."""
         qkv = apply_linear(self.qkv, x)
         late = self.spec.qk_norm_after_rotary
         if self._norm_heads is not None and not late:

@@ -78,6 +78,8 @@ def unsupported(spec: DecoderLayerSpec) -> str | None:
         return "is_causal=False"
     if spec.attention.qk_norm_weights:
         return "qk_norm_weights"
+    if spec.norm_beside is not None:
+        return "norm_beside"
     if spec.has_experts and spec.parallel_residual:
         return "parallel_residual with experts"
     return None

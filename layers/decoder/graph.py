@@ -95,6 +95,7 @@ def unsupported(spec: DecoderLayerSpec) -> str | None:
         "norm_after_attention": after_attention is not None,
         "norm_before_mlp": before_mlp is None or before_mlp.kind != "rms_norm",
         "norm_after_mlp": after_mlp is not None,
+        "norm_beside": spec.norm_beside is not None,
         "rotary": attention.rotary is None or not attention.rotary.is_neox_style,
         "is_causal": not attention.is_causal,
         "clip_qkv": attention.clip_qkv is not None,

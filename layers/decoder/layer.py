@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from mszoo.kernels.exchange import to_torch
+from mszoo.layers.concatenation import concatenation
 from mszoo.layers.decoder.attention import SelfAttention
 from mszoo.layers.decoder.build import build_norm
 from mszoo.layers.decoder.compiled import CompiledPath
@@ -52,7 +53,12 @@ class DecoderLayer(Module):
         hidden, of_attention, of_mlp = spec.hidden_size, spec.attention, spec.mlp
         attention: SelfAttention | LatentAttention
         if isinstance(of_attention, AttentionSpec):
-            attention = SelfAttention(of_attention, hidden, prefix=f"{prefix}.{of_attention.name}")
+            attention = SelfAttention(
+                of_attention,
+                hidden,
+                prefix=f"{prefix}.{of_attention.name}",
+                input_size=hidden if spec.norm_beside is None else 2 * hidden,
+            )
         else:
             attention = LatentAttention(of_attention, hidden, prefix=f"{prefix}.{of_attention.name}")
         self.add_module(of_attention.name, attention)
@@ -75,32 +81,40 @@ class DecoderLayer(Module):
             if norm is not None and norms[-1] is not None:
                 self.add_module(norm.name, norms[-1])
         outside_the_tree(self, norms=tuple(norms))
+        if spec.norm_beside is not None:
+            self.add_module(spec.norm_beside.name, build_norm(spec.norm_beside, hidden))
+            self._concatenate = concatenation()
         self._sum = stream_sum()
         self.compiled = CompiledPath(self)
         self.tap_before: Tap | None = None
         self.tap_after: Tap | None = None
 
     def forward(
-        self, positions: ms.Tensor, x: ms.Tensor, residual: ms.Tensor | None = None
+        self,
+        positions: ms.Tensor,
+        x: ms.Tensor,
+        residual: ms.Tensor | None = None,
+        beside: ms.Tensor | None = None,
     ) -> tuple[ms.Tensor, ms.Tensor | None]:
         """Compute the layer on the residual stream, which is ``x``, or the sum of ``x`` and ``residual``.
 
         Args:
             positions: [T].
             x, residual: [T, hidden]; both may be overwritten.
+            beside: [T, hidden], what attention reads in front of the stream where the spec says so.
 
         Returns:
             The stream after the layer, in the same form: with a residual where the layer carries it.
         """
         if self.tap_before is not None:
             self.tap_before(x, residual)
-        after = self._run(positions, x, residual)
+        after = self._run(positions, x, residual, beside)
         if self.tap_after is not None:
             self.tap_after(*after)
         return after
 
     def _run(
-        self, positions: ms.Tensor, x: ms.Tensor, residual: ms.Tensor | None
+        self, positions: ms.Tensor, x: ms.Tensor, residual: ms.Tensor | None, beside: ms.Tensor | None
     ) -> tuple[ms.Tensor, ms.Tensor | None]:
         if residual is not None and not self.carries_residual:
             x, residual = self._sum(residual, x), None
@@ -112,6 +126,8 @@ class DecoderLayer(Module):
             normed, stream = x if before_attention is None else before_attention(x), x
         else:
             normed, stream = before_attention(x, residual)
+        if self.spec.norm_beside is not None:
+            normed = self._concatenate(self._modules[self.spec.norm_beside.name](beside), normed)
         y = self.attention(positions, normed)
         if self.spec.parallel_residual:
             z = self.mlp(normed if before_mlp is None else before_mlp(stream))

@@ -232,6 +232,8 @@ class DecoderLayerSpec:
         parallel_residual: both halves see the same stream, normed once, or for the MLP by ``norm_before_mlp``.
         residual_multiplier: of what each half adds to the stream.
         shared_mlp: an MLP beside a mixture of experts that isn't inside it (GraniteMoeShared).
+        norm_beside: attention reads another vector of each token in front of the stream, as wide and by this norm
+            (the embedding, in heads of EAGLE-3); None where it reads the stream alone.
     """
 
     hidden_size: int
@@ -244,6 +246,7 @@ class DecoderLayerSpec:
     parallel_residual: bool = False
     residual_multiplier: float = 1.0
     shared_mlp: MLPSpec | None = None
+    norm_beside: NormSpec | None = None
 
     @property
     def norms(self) -> tuple[NormSpec | None, NormSpec | None, NormSpec | None, NormSpec | None]:
@@ -304,7 +307,7 @@ class DecoderSpec:
         lm_head_name: of the output projection.
         ignored: tensors that old checkpoints carry and nobody reads: names inside each attention, such as GPT-2's
             causal mask.
-        unserved: tensors that predict further tokens, which no model here does; "*" at the end stands for any.
+        unserved: tensors that predict further tokens, of which heads are made; "*" at the end stands for any.
     """
 
     vocab_size: int

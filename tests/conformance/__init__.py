@@ -38,6 +38,7 @@ pytest.register_assert_rewrite(f"{__name__}.device", f"{__name__}.ops", f"{__nam
 from mszoo.conformance.base import engine, numeric, static  # noqa: E402
 from mszoo.conformance.device import DeviceConformance  # noqa: E402
 from mszoo.conformance.encoders import EncoderConformance  # noqa: E402
+from mszoo.conformance.heads import HeadConformance  # noqa: E402
 from mszoo.conformance.layers import LayerConformance  # noqa: E402
 from mszoo.conformance.models import LibraryCopiesError, ModelConformance  # noqa: E402
 from mszoo.conformance.ops import OpConformance  # noqa: E402
@@ -46,6 +47,7 @@ from mszoo.conformance.suites import SuiteConformance  # noqa: E402
 __all__ = [
     "DeviceConformance",
     "EncoderConformance",
+    "HeadConformance",
     "LayerConformance",
     "LibraryCopiesError",
     "ModelConformance",

@@ -11,6 +11,7 @@ from typing import Any
 from mszoo.conformance.base import Conformance
 from mszoo.conformance.device import DeviceConformance
 from mszoo.conformance.encoders import EncoderConformance
+from mszoo.conformance.heads import HeadConformance
 from mszoo.conformance.layers import LayerConformance
 from mszoo.conformance.models import ModelConformance
 from mszoo.conformance.ops import OpConformance
@@ -22,6 +23,7 @@ KINDS: Mapping[str, type[Conformance]] = {
     "suite": SuiteConformance,
     "model": ModelConformance,
     "encoder": EncoderConformance,
+    "head": HeadConformance,
     "layer": LayerConformance,
     "op": OpConformance,
 }

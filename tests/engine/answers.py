@@ -18,6 +18,9 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+#: Steps of a draft model or head that are kept.
+WATCHED = 8
+
 
 def look(model: Any) -> dict[str, Any]:
     """Say who answers; runs inside the worker."""
@@ -32,6 +35,40 @@ def look(model: Any) -> dict[str, Any]:
             module.swap.target: module.swap.calls for module in model.modules() if hasattr(module, "swap")
         },
     }
+
+
+def watch_draft(worker: Any) -> None:
+    """Keep what proposes tokens computes in its first steps; runs inside the worker."""
+    import torch
+
+    draft = _draft_of(worker)
+    if draft is None:
+        return
+    seen: list[list[float]] = []
+    compute_logits = draft.compute_logits
+
+    def keep(hidden_states: Any, *arguments: Any) -> Any:
+        logits = compute_logits(hidden_states, *arguments)
+        if len(seen) < 2 * WATCHED:
+            for one in (hidden_states, logits):
+                last = (one[-1] if isinstance(one, list) else one)[
+                    -1
+                ].float()  # of Medusa's heads the last one
+                seen.append(torch.where(last.isinf(), 0, last).tolist())
+        return logits
+
+    draft.compute_logits = keep
+    worker.seen_of_draft = seen
+
+
+def look_at_draft(worker: Any) -> dict[str, Any] | None:
+    """Say what proposes tokens to the model, or None; runs inside the worker."""
+    draft = _draft_of(worker)
+    return None if draft is None else look(draft) | {"computed": worker.seen_of_draft}
+
+
+def _draft_of(worker: Any) -> Any:
+    return getattr(getattr(worker.model_runner, "drafter", None), "model", None)
 
 
 def reload(worker: Any, folder: str) -> None:
@@ -72,6 +109,7 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
         outputs = llm.embed(prompts, use_tqdm=False)
         result = {"answers": [output.outputs.embedding for output in outputs]}
         return result | {"workers": llm.apply_model(module.look)}
+    llm.collective_rpc(module.watch_draft)
     work = {"prompts": prompts, "sampling_params": sampling, "use_tqdm": False, "lora_request": requests}
     outputs = llm.generate(**work)
     reloaded, woken = [], []
@@ -92,6 +130,7 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
         "metrics": {metric.name: metric.value for metric in statistics if hasattr(metric, "value")},
         # By its module's name: __main__ is another script in spawned processes, and forked ones can't pickle it.
         "workers": llm.apply_model(module.look),
+        "drafts": llm.collective_rpc(module.look_at_draft),
         "answers": tokens_of(outputs),
         "logprobs": [output.outputs[0].cumulative_logprob for output in outputs],
     }

@@ -1,4 +1,4 @@
-"""Checkpoints that need more of vLLM than plain weights: GPTQ, LoRA on the head, drafts, Mistral's format."""
+"""Checkpoints that need more of vLLM than plain weights: GPTQ, LoRA on the head, Mistral's format."""
 
 from __future__ import annotations
 
@@ -111,55 +111,6 @@ def make_whole_lora(
     }
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder
-
-
-def make_eagle3(source: Path, folder: Path) -> Path:
-    """Write a random EAGLE-3 draft model for a checkpoint, which reads before, between and after its layers."""
-    target = json.loads((source / "config.json").read_text())
-    target.pop("layer_types", None)
-    hidden, inner, vocabulary = (target[key] for key in ("hidden_size", "intermediate_size", "vocab_size"))
-    queries = target["num_attention_heads"] * target["head_dim"]
-    keys = target["num_key_value_heads"] * target["head_dim"]
-    shapes = {
-        "fc": (hidden, 3 * hidden),
-        "lm_head": (vocabulary, hidden),
-        "midlayer.self_attn.q_proj": (queries, 2 * hidden),
-        "midlayer.self_attn.k_proj": (keys, 2 * hidden),
-        "midlayer.self_attn.v_proj": (keys, 2 * hidden),
-        "midlayer.self_attn.o_proj": (hidden, queries),
-        "midlayer.mlp.gate_proj": (inner, hidden),
-        "midlayer.mlp.up_proj": (inner, hidden),
-        "midlayer.mlp.down_proj": (hidden, inner),
-    }
-    generator = torch.Generator().manual_seed(5)
-    tensors = {
-        f"{name}.weight": torch.randn(*shape, generator=generator) * 0.08 for name, shape in shapes.items()
-    }
-    norms = ("norm", "midlayer.input_layernorm", "midlayer.post_attention_layernorm", "midlayer.hidden_norm")
-    tensors |= {f"{name}.weight": torch.ones(hidden) for name in norms}
-    folder.mkdir()
-    save_file(tensors, folder / "model.safetensors")
-    config = target | {
-        "architectures": ["LlamaForCausalLMEagle3"],
-        "model_type": "llama",
-        "num_hidden_layers": 1,
-        "draft_vocab_size": vocabulary,
-        "eagle_aux_hidden_state_layer_ids": [0, 1, target["num_hidden_layers"]],
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
-
-
-def make_draft(source: Path, folder: Path, layers: int) -> Path:
-    """Write the first layers of a checkpoint: a draft model that is often right."""
-    shutil.copytree(source, folder)
-    tensors = load_file(source / "model.safetensors")
-    later = tuple(f"model.layers.{index}." for index in range(layers, 100))
-    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(later)}
-    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
-    types = json.loads((source / "config.json").read_text()).get("layer_types")
-    fields = {} if types is None else {"layer_types": types[:layers]}
-    return _with_config(folder, num_hidden_layers=layers, **fields)
 
 
 def make_other_weights(source: Path, folder: Path) -> Path:

@@ -64,7 +64,7 @@ def test_a_network_that_no_draft_model_can_read(method: str, lack: str) -> None:
     network = torch.nn.Module()
     network.config = SimpleNamespace(num_hidden_layers=2)
     config = SimpleNamespace(
-        model_config=SimpleNamespace(hf_config=network.config, quantization=None),
+        model_config=SimpleNamespace(hf_config=network.config, quantization=None, runner_type="generate"),
         speculative_config=SimpleNamespace(method=method, use_eagle=lambda: method == "eagle"),
         parallel_config=SimpleNamespace(tensor_parallel_size=1, pipeline_parallel_size=1),
         lora_config=None,

@@ -42,7 +42,7 @@ REFUSED: dict[str, str] = {
     "OPTForCausalLM-facebook/opt-350m": "do_layer_norm_before",
 }
 
-_RECORDS = {record.architecture: record for record in native.mszoo_model_adapters()}
+_RECORDS = {record.architecture: record for record in native.mszoo_model_adapters() if not record.drafts}
 NEW = sorted(
     _RECORDS.keys() - {name.removeprefix("native.") for name in ADAPTER.values()} - REFERENCES.keys()
 )

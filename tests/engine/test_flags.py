@@ -18,9 +18,8 @@ from mszoo.layers.weights import CheckpointError
 
 from .answers import run_all
 from .conftest import RAW_LOGITS, assert_mindspore, running_engine, worst_logit
+from .draft_checkpoints import make_draft, make_eagle3
 from .odd_checkpoints import (
-    make_draft,
-    make_eagle3,
     make_gptq,
     make_mistral_format,
     make_other_weights,

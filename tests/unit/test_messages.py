@@ -145,7 +145,7 @@ def test_shell_completion():
     assert set(complete("")) == commands
     assert complete("doc") == ["doctor"]
     assert "--imports" in complete("doctor", "--")
-    assert complete("explain", "LlamaFor") == ["LlamaForCausalLM"]
+    assert complete("explain", "LlamaFor") == ["LlamaForCausalLM", "LlamaForCausalLMEagle3"]
     assert complete("check", "native.Qwen3") == ["native.Qwen3ForCausalLM", "native.Qwen3MoeForCausalLM"]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mszoo.adapters.vllm.log import log
-from mszoo.adapters.vllm.models.features import asked
+from mszoo.adapters.vllm.models.features import asked, drafts
 from mszoo.adapters.vllm.seam import (
     ColumnParallelLinear,
     LinearBase,
@@ -56,7 +56,7 @@ def check(candidate: Candidate, network: Any, vllm_config: Any) -> None:
 def unreadable(network: Any, vllm_config: Any) -> str | None:
     """Return what a network lacks to be the target of the draft model that was asked for: a clause after "has"."""
     speculative = vllm_config.speculative_config
-    if speculative is None or vllm_config.model_config.hf_config is not network.config:
+    if speculative is None or drafts(vllm_config):
         return None
     reads_between = speculative.method in ("eagle3", "dflash", "extract_hidden_states")
     if reads_between and len(decoder_layers(network)) != network.config.num_hidden_layers:

@@ -41,6 +41,7 @@ def prove(candidate: Candidate, network: Any, vllm_config: Any, device: str) -> 
     # Imported here: half of vLLM comes with it, and registration runs in every process.
     from mszoo.adapters.vllm.seam import create_forward_context, override_forward_context
     from mszoo.layers import dry
+    from mszoo.layers.draft import DraftHead
 
     who = candidate.qualified_name
     obstacle = _obstacle_on(device, network) or dry.obstacle(network)
@@ -54,9 +55,11 @@ def prove(candidate: Candidate, network: Any, vllm_config: Any, device: str) -> 
             override_forward_context(create_forward_context(None, vllm_config)),
             dry.without_products(network),
         ):
-            wrong = _step(
-                network, vllm_config.model_config, pooling=vllm_config.model_config.runner_type == "pooling"
-            )
+            model_config = vllm_config.model_config
+            if isinstance(network, DraftHead):
+                wrong = _step_of_head(network, model_config)
+            else:
+                wrong = _step(network, model_config, pooling=model_config.runner_type == "pooling")
     except MszooError as error:
         raise RefusalError(who, f"its first step raised {error.who}: {error.what}", error.hint) from error
     except Exception as error:
@@ -117,6 +120,21 @@ def _step(network: Any, model_config: Any, *, pooling: bool) -> str | None:
         return f"logits {list(shape)} of {TOKENS} tokens, not [{TOKENS}, {vocabulary}]"
     dtype = to_torch(logits).dtype
     return None if dtype.is_floating_point else f"logits of {_name(dtype)}"
+
+
+def _step_of_head(network: Any, model_config: Any) -> str | None:
+    """Return what is wrong about a head's step, or None; its output projection may be the target's, to come."""
+    from mszoo.kernels.exchange import to_mindspore, to_torch
+
+    ids, positions = torch.zeros(TOKENS, dtype=torch.int32), torch.arange(TOKENS)
+    hidden_states = to_mindspore(torch.zeros(TOKENS, _width(model_config), dtype=model_config.dtype))
+    arguments = (to_mindspore(ids), to_mindspore(positions)) if network.reads_tokens else ()
+    given = network(*arguments, hidden_states)
+    for one in given if isinstance(given, (tuple, list)) else (given,):
+        found = to_torch(one)
+        if found.shape != (TOKENS, _width(model_config)) or found.dtype != model_config.dtype:
+            return f"hidden states {list(found.shape)} of {_name(found.dtype)} for {TOKENS} tokens"
+    return None
 
 
 def _width(model_config: Any) -> int:

@@ -25,7 +25,7 @@ def refused(adapter: ModelAdapter) -> list[str]:
     """Return what an adapter refuses by its record, as vLLM's options."""
     dtypes = [f"--dtype {dtype}" for dtype in DTYPES if dtype not in adapter.dtypes]
     flags = [flag for capability, flag in FLAGS.items() if capability not in adapter.capabilities]
-    return [*dtypes, *flags, *(["--runner generate"] if adapter.pooling else [])]
+    return [*dtypes, *flags, *(["--runner generate"] if adapter.pooling or adapter.drafts else [])]
 
 
 def check(candidate: Candidate, vllm_config: Any) -> None:
@@ -40,7 +40,9 @@ def check(candidate: Candidate, vllm_config: Any) -> None:
     if dtype not in adapter.dtypes:
         raise _refusal(candidate, f"dtype {dtype}", f"Serve with --dtype {adapter.dtypes[0]}")
     runner = "pooling" if adapter.pooling or model.convert_type in CONVERSIONS else "generate"
-    if model.runner_type != runner:
+    if adapter.drafts and not drafts(vllm_config):
+        raise _refusal(candidate, "serving by itself", "Name it in --speculative-config of another model")
+    if model.runner_type != runner and not (runner == "generate" and drafts(vllm_config)):
         raise _refusal(candidate, f"the {model.runner_type} runner", f"Serve it with --runner {runner}")
     if model.convert_type not in (("none",) if adapter.pooling else ("none", *CONVERSIONS)):
         raise _refusal(candidate, f"--convert {model.convert_type}", "Serve it without")
@@ -58,7 +60,11 @@ def asked(vllm_config: Any) -> dict[Capability, str]:
     model, parallel = vllm_config.model_config, vllm_config.parallel_config
     quantization = model.quantization is not None
     features = {
-        Capability.LORA: (vllm_config.lora_config is not None, FLAGS[Capability.LORA]),
+        # vLLM gives adapters to the model that serves, and none to one that drafts for it.
+        Capability.LORA: (
+            vllm_config.lora_config is not None and not drafts(vllm_config),
+            FLAGS[Capability.LORA],
+        ),
         Capability.TENSOR_PARALLEL: (parallel.tensor_parallel_size > 1, FLAGS[Capability.TENSOR_PARALLEL]),
         Capability.PIPELINE_PARALLEL: (
             parallel.pipeline_parallel_size > 1,
@@ -67,6 +73,16 @@ def asked(vllm_config: Any) -> dict[Capability, str]:
         Capability.QUANTIZATION: (quantization, f"{model.quantization} quantization"),
     }
     return {capability: feature for capability, (on, feature) in features.items() if on}
+
+
+def drafts(vllm_config: Any) -> bool:
+    """Return whether the model proposes tokens to another one (speculative decoding)."""
+    return bool(vllm_config.model_config.runner_type == "draft")
+
+
+def role_of(vllm_config: Any) -> str:
+    """Return a model's role, as :class:`mszoo.adapters.vllm.reports.Report` has it."""
+    return "draft" if drafts(vllm_config) else "target"
 
 
 def has_mistral_names(vllm_config: Any) -> bool:

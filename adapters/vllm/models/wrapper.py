@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -33,6 +34,7 @@ class MindSporeModel(torch.nn.Module):
         own_parts: names of the network's parts; what else vLLM adds, as the head for classes, is torch's.
         forwards: steps computed on real tokens in this process.
         is_last_stage: whether it has the last stage of a pipeline, or all of the model.
+        role: ``target``, or ``draft`` of a model that proposes tokens to another.
     """
 
     catalog: ClassVar[Catalog]
@@ -49,12 +51,15 @@ class MindSporeModel(torch.nn.Module):
         """
         from mszoo.adapters.vllm import servers
         from mszoo.adapters.vllm.models.choice import choose
+        from mszoo.adapters.vllm.models.features import role_of
         from mszoo.adapters.vllm.models.own import describe
         from mszoo.layers.model import outside_the_tree
 
         kernels = Settings.from_environ().kernels
         packed = cls.packed_modules_mapping
-        choice = choose(cls.decision, kernels, cls.catalog, vllm_config, prefix, packed)
+        config = cls.config_of(vllm_config)
+        with cls.building(config):
+            choice = choose(cls.decision, kernels, cls.catalog, config, prefix, packed)
         if choice.error is not None:
             raise choice.error
         if choice.built is not None:
@@ -73,7 +78,7 @@ class MindSporeModel(torch.nn.Module):
             # vLLM did so with the wrapper's class, whose fused layers may be others.
             configure_quant_config(vllm_config.quant_config, own)
         model = own(vllm_config=vllm_config, prefix=prefix)
-        servers.tell(model, cls.catalog)
+        servers.tell(model, cls.catalog, role=role_of(config))
         return model
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
@@ -81,11 +86,13 @@ class MindSporeModel(torch.nn.Module):
         from mszoo.adapters.vllm.models import graphs
         from mszoo.adapters.vllm.models.build import packed_modules_of
         from mszoo.adapters.vllm.models.claims import embedding_modules
+        from mszoo.adapters.vllm.models.features import role_of
         from mszoo.adapters.vllm.seam import get_pp_group
         from mszoo.layers.model import outside_the_tree
 
         built: Built = self._built
-        super().__init__()
+        vllm_config = self.config_of(vllm_config)
+        torch.nn.Module.__init__(self)  # a class of vLLM's behind this one has a constructor of its own
         del self._built
         outside_the_tree(self, network=built.network)
         # One module tree: vLLM replaces layers by name on this module (LoRA), and the network must run what
@@ -96,7 +103,7 @@ class MindSporeModel(torch.nn.Module):
         self.packed_modules_mapping = packed_modules_of(self.candidate)
         self.embedding_modules = embedding_modules(built.network, vllm_config.lora_config)
         self.config = vllm_config.model_config.hf_config
-        self.forwards = 0
+        self.forwards, self.role = 0, role_of(vllm_config)
         self.is_last_stage = bool(get_pp_group().is_last_rank)
         if built.files is not None:
             self.allow_patterns_overrides = [built.files]  # vLLM's loader reads it off the model
@@ -115,7 +122,18 @@ class MindSporeModel(torch.nn.Module):
                 self.candidate.plugin.name,
             )
         graphs.turn_off(self.candidate.qualified_name, vllm_config)
-        servers.tell(self, self.catalog)
+        servers.tell(self, self.catalog, role=self.role)
+
+    @classmethod
+    def config_of(cls, vllm_config: Any) -> Any:
+        """Return vLLM's config with the model that is built here as its model."""
+        return vllm_config
+
+    @classmethod
+    def building(cls, config: Any) -> contextlib.AbstractContextManager[None]:
+        """Return what makes a config vLLM's current one while the network is built; vLLM did so with its own."""
+        del config
+        return contextlib.nullcontext()
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Return the embeddings of token ids: [T] -> [T, hidden]."""
@@ -177,11 +195,15 @@ class MindSporeModel(torch.nn.Module):
             return  # vLLM's memory profiling
         if self.forwards == 0 and not _has_tokens(metadata):
             return  # a step of vLLM's warm-up
+        self._counted()
+
+    def _counted(self) -> None:
         self.forwards += 1
         if self.forwards == 1:
             log.info(
-                "mszoo: %s answers (kernel set %s, decision %s)",
+                "mszoo: %s %s (kernel set %s, decision %s)",
                 self.candidate.qualified_name,
+                "drafts" if self.role == "draft" else "answers",
                 self.kernels.name,
                 self.catalog.digest(),
             )
@@ -303,8 +325,13 @@ def wrapper_class(catalog: Catalog, decision: Decision, vllm_entry: Any) -> type
         vllm_entry: vLLM's own registry entry for this architecture, or None.
     """
     declared = {item for candidate in decision.chain for item in candidate.adapter.capabilities}
-    pooling = decision.chain[0].adapter.pooling  # a candidate of the other kind refuses vLLM's runner
+    # A candidate of another kind refuses vLLM's runner.
+    pooling, drafts = decision.chain[0].adapter.pooling, decision.chain[0].adapter.drafts
     bases: tuple[type, ...] = (MindSporeEncoder if pooling else MindSporeCausalLM,)
+    if drafts:
+        from mszoo.adapters.vllm.models.heads import HEADS  # its classes are subclasses of those here
+
+        bases = (HEADS[drafts],)
     flags: dict[str, Any] = {
         "__module__": __name__,
         "__doc__": f"{decision.architecture}, served by mszoo.",
@@ -320,7 +347,7 @@ def wrapper_class(catalog: Catalog, decision: Decision, vllm_entry: Any) -> type
     if Capability.LORA in declared:
         bases += (SupportsLoRA,)
         flags["embedding_modules"] = {}
-    if Capability.PIPELINE_PARALLEL in declared or not decision.pinned:
+    if not drafts and (Capability.PIPELINE_PARALLEL in declared or not decision.pinned):
         bases += (InStages,)
     return type(decision.architecture.replace(".", "_"), bases, flags)
 

@@ -105,7 +105,7 @@ def select(catalog: Catalog, target: str | None) -> list[Subject]:
         item
         for item in subjects
         if (item.suite or item.name) == target
-        or (item.kind in ("model", "encoder") and target in (item.name, item.name.partition(".")[2]))
+        or (item.kind in ("model", "encoder", "head") and target in (item.name, item.name.partition(".")[2]))
     ]
     if not chosen:
         names = {name for item in subjects for name in (item.suite, item.name, item.name.partition(".")[2])}
@@ -125,7 +125,7 @@ def _all(catalog: Catalog) -> Iterable[Subject]:
     for decision in catalog.decisions().values():
         for verdict in decision.verdicts:
             name, adapter = verdict.candidate.qualified_name, verdict.candidate.adapter
-            kind = "encoder" if adapter.pooling else "model"
+            kind = "encoder" if adapter.pooling else "head" if adapter.drafts else "model"
             yield _subject(kind, name, verdict.candidate, {"architecture": name}, adapter.refused)
     for decision in catalog.layer_decisions().values():
         for verdict in decision.verdicts:
