@@ -39,6 +39,7 @@ class MindSporeModel(torch.nn.Module):
     vllm_entry: ClassVar[Any]  # what vLLM's registry held for this architecture, or None
     packed_modules_mapping: dict[str, list[str]]
     embedding_modules: dict[str, str]
+    _lora_manager: Any = None
 
     def __new__(cls, *, vllm_config: Any, prefix: str = "") -> Any:
         """Build the network, or hand over to vLLM's own model.
@@ -113,6 +114,19 @@ class MindSporeModel(torch.nn.Module):
             )
         graphs.turn_off(self.candidate.qualified_name, vllm_config)
         servers.tell(self, self.catalog)
+
+    @property
+    def lora_manager(self) -> Any:
+        """What manages LoRA adapters; vLLM sets it when the layers for them are in place."""
+        return self._lora_manager
+
+    @lora_manager.setter
+    def lora_manager(self, manager: Any) -> None:
+        from mszoo.adapters.vllm.models import lora
+        from mszoo.layers.model import outside_the_tree
+
+        outside_the_tree(self, _lora_manager=manager)
+        lora.guard(manager, self)
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Return the embeddings of token ids: [T] -> [T, hidden]."""
