@@ -60,6 +60,7 @@ _LATE = {
     "MergedColumnParallelLinear": "vllm.model_executor.layers.linear",
     "QKVParallelLinear": "vllm.model_executor.layers.linear",
     "IrOp": "vllm.ir.op",
+    "HAS_TRITON": "vllm.triton_utils",
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,9 +48,7 @@ def reference_of(model: Path, adapter: Path | None) -> Any:
     """Return Hugging Face's model of a checkpoint that an adapter is merged into."""
     from transformers import AutoModelForCausalLM
 
-    reference = AutoModelForCausalLM.from_pretrained(
-        model, dtype=torch.float32, attn_implementation="eager"
-    )
+    reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager")
     if adapter is not None:
         reference.load_state_dict(merged(model, adapter), strict=False)
     return reference
@@ -134,7 +131,7 @@ BAD: dict[str, tuple[Callable[[Tensors], None], str]] = {
 @pytest.mark.parametrize("kind", BAD)
 def test_what_does_not_fit_is_refused(kind: str, llama: Any, tmp_path: Path) -> None:
     """By the adapter's name, the module's and the shapes; it isn't in vLLM's list, and the next one is served."""
-    llm, model, good = llama
+    llm, _, good = llama
     spoil, message = BAD[kind]
     bad = shutil.copytree(good, tmp_path / "bad")
     tensors = load_file(bad / "adapter_model.safetensors")
@@ -160,3 +157,74 @@ def test_adapters_come_and_go(llama: Any, tmp_path: Path) -> None:
         assert number not in llm.llm_engine.list_loras()
     assert worst_of(PROMPTS, answers(llm, None), reference_of(model, None)) <= TOLERANCE
     assert assert_mindspore(llm, "native.LlamaForCausalLM", "cpu") > 0
+
+
+def test_speculation(llama: Any) -> None:
+    """Tokens that are proposed by their n-grams are accepted or not by the adapter's logits."""
+    from vllm import SamplingParams
+    from vllm.lora.request import LoRARequest
+
+    _, model, adapter = llama
+    reference, request = reference_of(model, adapter), LoRARequest("good", 1, str(adapter))
+    prompt = [5, 17, 99, 201, 5, 17, 99, 201, 5, 17]
+    expected = reference.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=24, eos_token_id=-1)
+    speculative = {
+        "method": "ngram",
+        "num_speculative_tokens": 3,
+        "prompt_lookup_max": 3,
+        "prompt_lookup_min": 1,
+    }
+    options = {"enable_lora": True, "max_lora_rank": 8, "disable_log_stats": False}
+    with running_engine(model, speculative_config=speculative, **options) as llm:
+        sampling = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True, detokenize=False)
+        (output,) = llm.generate(
+            [{"prompt_token_ids": prompt}], sampling, use_tqdm=False, lora_request=request
+        )
+        assert list(output.outputs[0].token_ids) == expected[0, len(prompt) :].tolist()
+        counted = {metric.name: metric.value for metric in llm.get_metrics() if hasattr(metric, "value")}
+        assert counted["vllm:spec_decode_num_accepted_tokens"] > 0
+        assert assert_mindspore(llm, "native.LlamaForCausalLM", "cpu") < 24
+
+
+def test_a_projection_that_the_checkpoint_fused(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    """GPT-BigCode's ``c_attn`` has all queries and the one key and value in one tensor."""
+    fields = {"n_inner": 128, "n_positions": 512, "n_layer": 2, "n_head": 2, "n_embd": 64}
+    model = checkpoint("gpt_bigcode", **fields)
+    adapter = make_whole_lora(model, tmp_path / "lora", ("c_attn", "c_proj", "c_fc"), size=0.1)
+    options = {"enable_lora": True, "max_lora_rank": 8, **RAW_LOGITS}
+    with running_engine(model, **options) as llm:
+        assert worst_of(PROMPTS, answers(llm, adapter), reference_of(model, adapter)) <= TOLERANCE
+        assert assert_mindspore(llm, "native.GPTBigCodeForCausalLM", "cpu") > 0
+
+
+def test_an_adapter_of_the_network_alone(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    """Adapters of embedding models lack the ``model.`` before their modules' names: they load, and count."""
+    from vllm.lora.request import LoRARequest
+
+    model = checkpoint("llama")
+    adapter = make_whole_lora(model, tmp_path / "lora", LINEAR, size=0.1)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    renamed = {name.replace(".model.model.", ".model."): tensor for name, tensor in tensors.items()}
+    save_file(renamed, adapter / "adapter_model.safetensors")
+    options = {"runner": "pooling", "convert": "embed", "enable_lora": True, "max_lora_rank": 8}
+    prompt = [{"prompt_token_ids": PROMPTS[0]}]
+    with running_engine(model, **options) as llm:
+        given = llm.embed(prompt, use_tqdm=False, lora_request=LoRARequest("lora", 1, str(adapter)))
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    with torch.no_grad():
+        states = reference_of(model, adapter).model(torch.tensor([PROMPTS[0]])).last_hidden_state[0, -1]
+    expected = torch.nn.functional.normalize(states, dim=-1)
+    assert torch.tensor(given[0].outputs.embedding).sub(expected).abs().max() <= TOLERANCE
+
+
+def test_models_with_experts_refuse_adapters(tmp_path: Path) -> None:
+    """vLLM alone starts, and its engine dies in the first step."""
+    from .test_quantization import make_experts
+
+    with (
+        pytest.raises(
+            RefusalError, match="it has experts, and vLLM computes LoRA on these by Triton's kernels"
+        ),
+        running_engine(make_experts(tmp_path / "model"), enable_lora=True),
+    ):
+        pass

@@ -71,7 +71,9 @@ class Gate(BaseLayerWithLoRA):  # type: ignore[misc]
         problems = list(misfits(self._manager, self._model, self._manager.get_adapter(adapter)))
         if not problems:
             return
-        self._manager.remove_adapter(adapter)  # vLLM has it in its list by now, and would serve it when asked again
+        self._manager.remove_adapter(
+            adapter
+        )  # vLLM has it in its list by now, and would serve it when asked again
         more = f", and {len(problems) - 1} more of its modules don't fit" if len(problems) > 1 else ""
         raise RefusalError(f"LoRA adapter {_name_of(adapter)}", problems[0] + more, _HINT)
 
@@ -121,8 +123,8 @@ def sizes_of(name: str, layer: BaseLayerWithLoRA, packed: dict[str, list[str]]) 
     if isinstance(base, VocabParallelEmbedding):
         return [Sizes(name, base.org_vocab_size, base.embedding_dim)]
     if not isinstance(base, LinearBase):
-        head = (getattr(layer, "hidden_size", None), getattr(base, "org_vocab_size", None))
-        return [Sizes(name, *head)] if None not in head else []
+        hidden, vocabulary = getattr(layer, "hidden_size", None), getattr(base, "org_vocab_size", None)
+        return [] if hidden is None or vocabulary is None else [Sizes(name, hidden, vocabulary)]
     outputs = [base.output_size]
     if isinstance(base, QKVParallelLinear):  # its own output_size counts heads twice that two ranks have
         heads = (base.total_num_heads, base.total_num_kv_heads, base.total_num_kv_heads)
@@ -143,7 +145,9 @@ def _misfits_of(sizes: list[Sizes], weights: Any, limit: int) -> Iterator[str]:
         pairs = list(zip(weights.lora_a, weights.lora_b, strict=True))
     if len(pairs) != len(sizes):
         return
-    declared: int | None = weights.rank  # of several parts vLLM keeps the first one's, and others may have their own
+    declared: int | None = (
+        weights.rank
+    )  # of several parts vLLM keeps the first one's, and others may have their own
     for part, (a, b) in zip(sizes, pairs, strict=True):
         if a is None and b is None:
             continue

@@ -48,6 +48,7 @@ class MindSporeModel(torch.nn.Module):
         instance is, and vLLM's loader wants an instance.
         """
         from mszoo.adapters.vllm import servers
+        from mszoo.adapters.vllm.models import lacking
         from mszoo.adapters.vllm.models.choice import choose
         from mszoo.adapters.vllm.models.own import describe
         from mszoo.layers.model import outside_the_tree
@@ -72,7 +73,12 @@ class MindSporeModel(torch.nn.Module):
 
             # vLLM did so with the wrapper's class, whose fused layers may be others.
             configure_quant_config(vllm_config.quant_config, own)
-        model = own(vllm_config=vllm_config, prefix=prefix)
+        try:
+            model = own(vllm_config=vllm_config, prefix=prefix)
+        except (NotImplementedError, RuntimeError, ValueError) as error:
+            if vllm_config.quant_config is None:
+                raise
+            raise lacking.refusal_of(cls.decision.architecture, error, choice.reasons) from error
         servers.tell(model, cls.catalog)
         return model
 
