@@ -24,8 +24,8 @@ KINDS = {"dense": "native.LlamaForCausalLM", "experts": "native.Qwen3MoeForCausa
 #: Sizes that kernels of all formats take.
 WIDE: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "head_dim": 64}
 CACHES = {"fp8 KV cache": "fp8", "fp8 KV cache (e5m2)": "fp8_e5m2"}
-#: How far logits are from those of the weights that the integers stand for: bfloat16, and what rounding activations,
-#: keys and values to 8 bits adds. Wrong scales, orders or zeros make it 5 and more.
+#: How far logits are from those of the weights that the integers stand for: bfloat16, and what rounding of
+#: activations, keys and values to 8 bits adds. Wrong scales, orders or zeros make it 5 and more.
 TOLERANCE = {"W8A8": 0.6, "static": 1.8, "fp8": 1.4, "KV": 1.6, "e5m2": 3.0}
 
 
