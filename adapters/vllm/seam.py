@@ -58,7 +58,12 @@ _LATE = {
     "RowParallelLinear": "vllm.model_executor.layers.linear",
     "VocabParallelEmbedding": "vllm.model_executor.layers.vocab_parallel_embedding",
     "VocabParallelEmbeddingWithLoRA": "vllm.lora.layers",
+    "BaseLayerWithLoRA": "vllm.lora.layers",
+    "LoRARequest": "vllm.lora.request",
+    "MergedColumnParallelLinear": "vllm.model_executor.layers.linear",
+    "QKVParallelLinear": "vllm.model_executor.layers.linear",
     "IrOp": "vllm.ir.op",
+    "HAS_TRITON": "vllm.triton_utils",
 }
 
 

@@ -73,5 +73,5 @@ class ArchitectureConformance(AdapterConformance):
 
 def random_tokens(checkpoint: Checkpoint, length: int, seed: int) -> list[int]:
     """Return a prompt of random token ids, without the special ones at the start of the vocabulary."""
-    vocabulary = checkpoint.config["vocab_size"]
+    vocabulary = checkpoint.vocab_size
     return random.Random(seed).choices(range(min(3, vocabulary - 1), vocabulary), k=length)

@@ -28,6 +28,12 @@ class Checkpoint:
     weights: dict[str, Any]
     model: Any
 
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens there are, which ChatGLM's configs call otherwise."""
+        fields = (self.config.get(name) for name in ("vocab_size", "padded_vocab_size"))
+        return int(next(field for field in fields if field is not None))
+
 
 def make_checkpoint(
     config: Mapping[str, Any],
@@ -134,12 +140,10 @@ def projections(checkpoint: Checkpoint) -> list[str]:
         import torch
 
         linear = [name for name, m in checkpoint.model.named_modules() if isinstance(m, torch.nn.Linear)]
-        return [name for name in linear if re.search(r"\.\d+\.", name)]
-    return [
-        name.removesuffix(".weight")
-        for name, value in checkpoint.weights.items()
-        if name.endswith("_proj.weight") and value.dim() == 2
-    ]
+    else:
+        matrices = [name for name, value in checkpoint.weights.items() if value.dim() == 2]
+        linear = [name.removesuffix(".weight") for name in matrices if name.endswith(".weight")]
+    return [name for name in linear if re.search(r"\.\d+\.", name)]
 
 
 def write_lora(checkpoint: Checkpoint, folder: Path, rank: int = 8) -> dict[str, Any]:

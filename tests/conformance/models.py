@@ -300,7 +300,7 @@ class ModelConformance(ArchitectureConformance):
             )
         if widest_dtype() != "float32":
             pytest.skip(f"no attention on {catalog().device} takes float32")
-        write_tokenizer(checkpoint.folder, checkpoint.config["vocab_size"])
+        write_tokenizer(checkpoint.folder, checkpoint.vocab_size)
         prompts = self.prompts(checkpoint)
         given = embed(engines.get(checkpoint.folder, **EMBEDDING), prompts)
         for prompt, got in zip(prompts, given, strict=True):

@@ -80,13 +80,17 @@ def _packed(values: torch.Tensor) -> torch.Tensor:
 
 
 def make_whole_lora(
-    source: Path, folder: Path, modules: Sequence[str] = (*_LINEAR, "lm_head", "embed_tokens"), rank: int = 8
+    source: Path,
+    folder: Path,
+    modules: Sequence[str] = (*_LINEAR, "lm_head", "embed_tokens"),
+    rank: int = 8,
+    size: float = 0.2,
 ) -> Path:
     """Write a LoRA adapter of PEFT's format: on all linear layers, the output projection and the embedding."""
     generator = torch.Generator().manual_seed(1)
 
     def drawn(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator) * 0.2
+        return torch.randn(*shape, generator=generator) * size
 
     tensors = {}
     for name, weight in load_file(source / "model.safetensors").items():
@@ -111,6 +115,19 @@ def make_whole_lora(
     }
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder
+
+
+def merged(source: Path, adapter: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a checkpoint that an adapter on linear layers is merged into, as PEFT merges it."""
+    weights = load_file(source / "model.safetensors")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    parts = load_file(adapter / "adapter_model.safetensors")
+    for name in [name for name in parts if name.endswith(".lora_A.weight")]:
+        module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+        added = parts[name.replace("lora_A", "lora_B")] @ parts[name] * config["lora_alpha"] / config["r"]
+        weight = weights[f"{module}.weight"]
+        weights[f"{module}.weight"] = weight + (added if added.shape == weight.shape else added.t())
+    return weights
 
 
 def make_other_weights(source: Path, folder: Path) -> Path:

@@ -122,21 +122,35 @@ def test_lora(kernels: str, checkpoint, own: Own, adapters: list[str], tmp_path:
     assert all(answer != other for answer, other in zip(ours["answers"], without, strict=True))
 
 
+def test_lora_on_two_ranks(checkpoint, own: Own, tmp_path: Path) -> None:
+    """Each rank has a part of the adapters' matrices; one key/value head is on both."""
+    one, other = (str(make_lora(tmp_path / str(seed), seed, kv_heads=1)) for seed in (1, 2))
+    job = {
+        "model": str(checkpoint("llama", num_key_value_heads=1)),
+        "prompts": PROMPTS,
+        "options": {"enable_lora": True, "max_lora_rank": 8, "max_loras": 2},
+        "lora": [one, other, one],
+    }
+    ranks = job | {"options": job["options"] | {"tensor_parallel_size": 2}}
+    ours = run(ranks, tmp_path / "ours.json", VLLM_CPU_OMP_THREADS_BIND="0|1")
+    compare(ours, own(job), workers=2)
+
+
 def test_quantized_checkpoint(checkpoint, own: Own, tmp_path: Path) -> None:
     """compressed-tensors W8A8: int8 weights per channel, int8 activations per token."""
     job = {"model": str(make_w8a8(checkpoint("llama"), tmp_path / "w8a8")), "prompts": PROMPTS}
     compare(run(job, tmp_path / "ours.json"), own(job))
 
 
-def make_lora(folder: Path, seed: int) -> Path:
+def make_lora(folder: Path, seed: int, kv_heads: int = 2) -> Path:
     """Write a rank 8 LoRA adapter of the tiny Llama on all its linear layers, in the format of PEFT."""
     from safetensors.torch import save_file
 
     generator = torch.Generator().manual_seed(seed)
     shapes = {  # out, in
         "self_attn.q_proj": (128, 64),
-        "self_attn.k_proj": (64, 64),
-        "self_attn.v_proj": (64, 64),
+        "self_attn.k_proj": (32 * kv_heads, 64),
+        "self_attn.v_proj": (32 * kv_heads, 64),
         "self_attn.o_proj": (64, 128),
         "mlp.gate_proj": (128, 64),
         "mlp.up_proj": (128, 64),

@@ -17,6 +17,7 @@ from mszoo.adapters.native.references import REFERENCES
 from tests.published import corpus
 
 from .conftest import RAW_LOGITS, assert_mindspore, running_engine, worst_of
+from .odd_checkpoints import make_whole_lora, merged
 from .test_families import layers_that_run_compiled, run_op_by_op
 
 TOLERANCE = 2e-5
@@ -104,3 +105,27 @@ def test_logits_equal_the_reference(case: str, checkpoint) -> None:
             assert worst <= TOLERANCE, f"logits differ by {worst:.2e}"
             llm.apply_model(run_op_by_op)
         assert assert_mindspore(llm, f"native.{CASES[case]['architectures'][0]}", "cpu") > 0
+
+
+@pytest.mark.parametrize("name", ["BaichuanForCausalLM", "ChatGLMModel"])
+def test_lora_on_projections_that_the_checkpoint_fused(name: str, checkpoint, tmp_path: Path) -> None:
+    """An adapter on all linear layers gives the logits of merged weights."""
+    from vllm import SamplingParams
+    from vllm.lora.request import LoRARequest
+
+    case = f"{name}-example"
+    folder, _ = checkpoint(case)
+    modules = ("W_pack", "o_proj", "gate_proj", "up_proj", "down_proj")
+    if name == "ChatGLMModel":
+        modules = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
+    adapter = make_whole_lora(folder, tmp_path / "lora", modules, size=0.1)
+    sampling = SamplingParams(
+        temperature=0, max_tokens=4, ignore_eos=True, detokenize=False, logprobs=-1, prompt_logprobs=-1
+    )
+    prompts = [{"prompt_token_ids": prompt} for prompt in PROMPTS]
+    with running_engine(folder, **options(case, enable_lora=True, max_lora_rank=8), **RAW_LOGITS) as llm:
+        request = LoRARequest("lora", 1, str(adapter))
+        outputs = llm.generate(prompts, sampling, use_tqdm=False, lora_request=request)
+        worst = worst_of(PROMPTS, outputs, Reference(CASES[case], merged(folder, adapter)))
+        assert worst <= TOLERANCE, f"logits differ by {worst:.2e}"
+        assert assert_mindspore(llm, f"native.{name}", "cpu") > 0

@@ -8,7 +8,7 @@ from typing import Any
 
 from mszoo.adapters.vllm.device import start_mindspore
 from mszoo.adapters.vllm.log import log
-from mszoo.adapters.vllm.models import dry_step, features, ranks
+from mszoo.adapters.vllm.models import dry_step, features, lacking, ranks
 from mszoo.adapters.vllm.models.checkpoint import Reader
 from mszoo.adapters.vllm.ops.kernels import choose_loadable_kernels
 from mszoo.registry.catalog import Catalog
@@ -127,6 +127,7 @@ def _build(
     checkpoint: Reader,
 ) -> Built:
     features.check(candidate, vllm_config)
+    lacking.check(candidate.qualified_name, vllm_config, catalog.device)
     from mszoo.kernels import dispatch
 
     start_mindspore(catalog.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from mszoo.adapters.vllm.models import lacking
 from mszoo.adapters.vllm.models.build import Built, build
 from mszoo.adapters.vllm.models.checkpoint import is_broken
 from mszoo.adapters.vllm.models.own import own_class
@@ -70,6 +71,7 @@ def _without_us(
         return None, next(item for item in refusals if isinstance(item, BrokenCheckpointError))
     own = None if decision.pinned else own_class(vllm_config)
     if own is not None:
+        lacking.check(architecture, vllm_config, catalog.device)
         return own, None
     if len(refusals) == 1:
         return None, refusals[0]

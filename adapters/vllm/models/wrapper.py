@@ -42,6 +42,7 @@ class MindSporeModel(torch.nn.Module):
     vllm_entry: ClassVar[Any]  # what vLLM's registry held for this architecture, or None
     packed_modules_mapping: dict[str, list[str]]
     embedding_modules: dict[str, str]
+    _lora_manager: Any = None
 
     def __new__(cls, *, vllm_config: Any, prefix: str = "") -> Any:
         """Build the network, or hand over to vLLM's own model.
@@ -50,6 +51,7 @@ class MindSporeModel(torch.nn.Module):
         instance is, and vLLM's loader wants an instance.
         """
         from mszoo.adapters.vllm import servers
+        from mszoo.adapters.vllm.models import lacking
         from mszoo.adapters.vllm.models.choice import choose
         from mszoo.adapters.vllm.models.features import role_of
         from mszoo.adapters.vllm.models.own import describe
@@ -77,7 +79,12 @@ class MindSporeModel(torch.nn.Module):
 
             # vLLM did so with the wrapper's class, whose fused layers may be others.
             configure_quant_config(vllm_config.quant_config, own)
-        model = own(vllm_config=vllm_config, prefix=prefix)
+        try:
+            model = own(vllm_config=vllm_config, prefix=prefix)
+        except (NotImplementedError, RuntimeError, ValueError) as error:
+            if vllm_config.quant_config is None:
+                raise
+            raise lacking.refusal_of(cls.decision.architecture, error, choice.reasons) from error
         servers.tell(model, cls.catalog, role=role_of(config))
         return model
 
@@ -134,6 +141,19 @@ class MindSporeModel(torch.nn.Module):
         """Return what makes a config vLLM's current one while the network is built; vLLM did so with its own."""
         del config
         return contextlib.nullcontext()
+
+    @property
+    def lora_manager(self) -> Any:
+        """What manages LoRA adapters; vLLM sets it when the layers for them are in place."""
+        return self._lora_manager
+
+    @lora_manager.setter
+    def lora_manager(self, manager: Any) -> None:
+        from mszoo.adapters.vllm.models import lora
+        from mszoo.layers.model import outside_the_tree
+
+        outside_the_tree(self, _lora_manager=manager)
+        lora.guard(manager, self)
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Return the embeddings of token ids: [T] -> [T, hidden]."""

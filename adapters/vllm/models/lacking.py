@@ -1,0 +1,77 @@
+"""What vLLM's CPU backend has no kernels for, whoever's model it is: found before weights are read.
+
+vLLM itself finds out when the weights are there, or in the first step, in which its engine dies.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mszoo.registry.errors import RefusalError
+
+#: What is known to be served on a CPU with AVX-512: tests/engine/test_quantization.py holds it true.
+TAKEN = (
+    "On a CPU with AVX-512 dense models take compressed-tensors W8A8, W4A16 and fp8 with a scale for each row, AWQ "
+    "and 4-bit GPTQ; models with experts take plain weights"
+)
+_WITHOUT = "Merge the adapter into the weights, and serve these without --enable-lora"
+
+
+def check(who: str, vllm_config: Any, device: str) -> None:
+    """Refuse what vLLM's kernels for a CPU can't compute.
+
+    Args:
+        who: would serve.
+        vllm_config: vLLM's.
+        device: mszoo's name of it.
+
+    Raises:
+        RefusalError: LoRA was asked for, and the model has experts; or the weights are fp8 with one scale for a
+            tensor.
+    """
+    if device != "cpu":
+        return
+    from mszoo.adapters.vllm.seam import HAS_TRITON
+
+    if vllm_config.lora_config is not None and _experts(vllm_config.model_config) and not HAS_TRITON:
+        what = "it has experts, and vLLM computes LoRA on these by Triton's kernels alone, which a CPU lacks"
+        raise RefusalError(who, what, _WITHOUT)
+    if _one_scale_each(vllm_config.quant_config) and not _rounds_to_fp8():
+        what = "the weights are fp8 with one scale for a tensor, and vLLM's CPU backend has no op that rounds to it"
+        raise RefusalError(who, what, TAKEN)
+
+
+def refusal_of(who: str, error: Exception, reasons: str) -> RefusalError:
+    """Return what a quantized checkpoint is refused with that no model takes, vLLM's own included.
+
+    Args:
+        who: the architecture.
+        error: what vLLM's own model raised.
+        reasons: why mszoo's candidates refused.
+    """
+    said = " ".join(str(error).split())
+    return RefusalError(
+        who, f"no implementation takes these weights: {reasons}; vLLM's own model: {said}", TAKEN
+    )
+
+
+def _experts(model_config: Any) -> bool:
+    return bool(model_config.get_num_experts())
+
+
+def _one_scale_each(quantization: Any) -> bool:
+    if quantization is None:
+        return False
+    if quantization.get_name() == "fp8":
+        return quantization.weight_block_size is None
+    schemes = getattr(quantization, "target_scheme_map", {}).values()  # compressed-tensors
+    weights = (scheme.get("weights") for scheme in schemes if scheme)
+    return any(item is not None and (item.type, item.strategy) == ("float", "tensor") for item in weights)
+
+
+def _rounds_to_fp8() -> bool:
+    """Say whether vLLM's library has the op: on a CPU it has the name, and nothing behind it."""
+    op = getattr(torch.ops._C, "static_scaled_fp8_quant", None)
+    return op is not None and bool(op.default._schema.arguments)

@@ -1,0 +1,106 @@
+"""Quantized checkpoints, by kind of model and format: what adapters/native/README.md says is what happens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import pytest
+
+from mszoo.registry.errors import RefusalError
+
+from .conftest import RAW_LOGITS, assert_mindspore, make_checkpoint, running_engine, worst_logit
+from .quantized import FORMATS, write
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.skipif(
+    not torch.cpu._is_avx512_supported(), reason="vLLM's kernels of quantized weights on CPU need AVX-512"
+)
+KINDS = {"dense": "native.LlamaForCausalLM", "experts": "native.Qwen3MoeForCausalLM"}
+#: Sizes that kernels of all formats take.
+WIDE: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "head_dim": 64}
+CACHES = {"fp8 KV cache": "fp8", "fp8 KV cache (e5m2)": "fp8_e5m2"}
+#: How far logits are from those of the weights that the integers stand for: bfloat16, and what rounding of
+#: activations, keys and values to 8 bits adds. Wrong scales, orders or zeros make it 5 and more.
+TOLERANCE = {"W8A8": 0.6, "static": 1.8, "fp8": 1.4, "KV": 1.6, "e5m2": 3.0}
+
+
+def make_experts(folder: Path) -> Path:
+    """Write a random Qwen3 with experts."""
+    return make_checkpoint(
+        folder,
+        "qwen3_moe",
+        moe_intermediate_size=256,
+        num_experts=4,
+        num_experts_per_tok=2,
+        **WIDE,
+    )
+
+
+def table() -> dict[str, dict[str, str]]:
+    """Return the README's table: "yes" or "no" by format and kind."""
+    text = (ROOT / "adapters/native/README.md").read_text("utf-8")
+    rows = re.findall(r"^\| ([\w() -]+?)(?: \(`[^|]+`\))? \| (yes|no) \| (yes|no) \|$", text, re.MULTILINE)
+    return {name: {"dense": dense, "experts": experts} for name, dense, experts in rows}
+
+
+def test_the_table_has_each_format() -> None:
+    assert list(table()) == [*FORMATS, *CACHES]
+
+
+@pytest.fixture(scope="module")
+def sources(checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {
+        "dense": checkpoint("llama", **WIDE),
+        "experts": make_experts(tmp_path_factory.mktemp("experts") / "model"),
+    }
+
+
+@pytest.fixture
+def groups_of_its_own() -> Iterator[None]:
+    """vLLM makes groups of ranks once in a process, and those for experts only with a model that has some."""
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    cleanup_dist_env_and_memory()
+    yield
+    cleanup_dist_env_and_memory()
+
+
+@pytest.mark.usefixtures("groups_of_its_own")
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights(kind: str, sources: dict[str, Path], tmp_path: Path) -> None:
+    """What is taken gives the logits of the weights that it stands for; what isn't is refused by name."""
+    for name in FORMATS:
+        folder, plain = tmp_path / name, tmp_path / f"{name} plain"
+        write(sources[kind], folder, plain, name)
+        if table()[name][kind] == "no":
+            with pytest.raises(RefusalError) as refusal, running_engine(folder, dtype="bfloat16"):
+                pass
+            assert KINDS[kind] in str(refusal.value) or "one scale for a tensor" in str(refusal.value)
+            assert "dense models take compressed-tensors W8A8" in str(refusal.value)
+            continue
+        with running_engine(folder, dtype="bfloat16", **RAW_LOGITS) as llm:
+            worst = worst_logit(llm, plain)
+            assert worst <= tolerance(name), f"{name}: logits differ by {worst:.2f}"
+            assert assert_mindspore(llm, KINDS[kind], "cpu") > 0
+
+
+@pytest.mark.usefixtures("groups_of_its_own")
+@pytest.mark.parametrize("kind", KINDS)
+def test_caches(kind: str, sources: dict[str, Path]) -> None:
+    for name, dtype in CACHES.items():
+        assert table()[name][kind] == "yes"
+        with running_engine(sources[kind], kv_cache_dtype=dtype, **RAW_LOGITS) as llm:
+            worst = worst_logit(llm, sources[kind])
+            assert worst <= tolerance(name), f"{name}: logits differ by {worst:.2f}"
+            assert worst > 1e-3, "the cache isn't quantized"
+            assert assert_mindspore(llm, KINDS[kind], "cpu") > 0
+
+
+def tolerance(name: str) -> float:
+    """Return how far a format may be off."""
+    return max([0.25, *(value for part, value in TOLERANCE.items() if part in name)])
