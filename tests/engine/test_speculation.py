@@ -55,7 +55,7 @@ JOBS: dict[str, tuple[str | None, str | None, float]] = {
     "own-draft": (LLAMA, None, 0.3),
     "own-target": (None, LLAMA, 0.3),
     "eagle": (LLAMA, "native.EagleLlamaForCausalLM", 0.3),
-    "eagle3": (LLAMA, "native.LlamaForCausalLMEagle3", 0.1),
+    "eagle3": (LLAMA, "native.LlamaForCausalLMEagle3", 0.05),
     "refused": (LLAMA, None, 0.1),
     "medusa": (LLAMA, "native.MedusaModel", 0.1),
     "glm": ("native.Glm4MoeForCausalLM", "native.Glm4MoeMTPModel", 0.1),
@@ -150,25 +150,67 @@ def test_speculation(name: str, own: dict[str, dict[str, Any]], ours: dict[str, 
     counts = [found["metrics"][count] for count in (_PROPOSED, _ACCEPTED)]
     assert counts[1] >= share * counts[0] > 0
     same = own.get(SAME.get(name, name))
-    if same is not None:
+    if same is not None and name != "deepseek":  # whose answers by vLLM's own model speculation changes
         assert same["answers"] == plain["answers"]
         assert counts == [same["metrics"][count] for count in (_PROPOSED, _ACCEPTED)]
 
 
-@pytest.mark.parametrize("name", [name for name, (_, draft, _) in JOBS.items() if draft])
+@pytest.mark.parametrize("name", ["draft", "own-target", "eagle", "eagle3", "medusa", "glm"])
 def test_what_a_head_computes(
     name: str, own: dict[str, dict[str, Any]], ours: dict[str, dict[str, Any]]
 ) -> None:
     """Hidden states and logits are those of vLLM's own draft model or head."""
-    if SAME.get(name) == "":
-        pytest.skip("nothing to compare it with")
     (found,), (expected,) = ours[name]["drafts"], own[SAME.get(name, name)]["drafts"]
     assert found["forwards"] > 0
     assert len(found["computed"]) == len(expected["computed"]) == 2 * WATCHED
-    difference = torch.tensor(0.0)
     for one, other in zip(found["computed"], expected["computed"], strict=True):
-        difference = max(difference, (torch.tensor(one) - torch.tensor(other)).abs().max())
-    assert difference < 1e-4  # hidden states are up to 20
+        torch.testing.assert_close(torch.tensor(one), torch.tensor(other), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["glm", "deepseek"])
+def test_a_further_token_by_hugging_face(
+    name: str, jobs: dict[str, dict[str, Any]], ours: dict[str, dict[str, Any]]
+) -> None:
+    """The layer that predicts one gives what Hugging Face's layer does in its place."""
+    expected = predict_by_hugging_face(Path(jobs[name]["model"]), PROMPTS[-1])
+    found = torch.tensor(ours[name]["drafts"][0]["computed"][0])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def predict_by_hugging_face(folder: Path, prompt: list[int]) -> torch.Tensor:
+    """Return the hidden state [hidden] of the layer behind the others, at the prompt's last token."""
+    from safetensors.torch import load_file
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder)
+    index, epsilon = config.num_hidden_layers, config.rms_norm_eps
+    config.num_hidden_layers += 1  # the checkpoint's names of its parts are those of one more layer
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, config=config, dtype=torch.float32, attn_implementation="eager"
+    ).model
+    weights = load_file(folder / "model.safetensors")
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        return torch.nn.functional.rms_norm(x, x.shape[-1:], weights[name], epsilon)
+
+    def run(x: torch.Tensor, *layers: Any) -> torch.Tensor:
+        positions = torch.arange(x.shape[1])[None]
+        hidden = torch.full((x.shape[1], x.shape[1]), float("-inf")).triu(1)[None, None]
+        turned = model.rotary_emb(x, positions)
+        for layer in layers:
+            x = layer(x, attention_mask=hidden, position_ids=positions, position_embeddings=turned)
+        return x
+
+    with torch.no_grad():
+        states = norm(
+            run(model.embed_tokens(torch.tensor([prompt])), *model.layers[:index]), "model.norm.weight"
+        )
+        following = int((states[0, -1] @ weights["lm_head.weight"].t()).argmax())
+        embeddings = model.embed_tokens(torch.tensor([[*prompt[1:], following]]))
+        embeddings[:, 0] = 0  # as vLLM has it
+        name = f"model.layers.{index}"
+        both = torch.cat((norm(embeddings, f"{name}.enorm.weight"), norm(states, f"{name}.hnorm.weight")), -1)
+        return run(both @ weights[f"{name}.eh_proj.weight"].t(), model.layers[index])[0, -1]
 
 
 def test_the_log_says_who_drafts(ours: dict[str, dict[str, Any]]) -> None:
