@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from mszoo.registry.text import printable
+
+_LONGEST = 8000
 
 
 def sentence(who: str, what: str, hint: str) -> str:
-    """Return ``"{who}: {what}. {hint}"`` on one line, without doubled periods."""
+    """Return ``"{who}: {what}. {hint}"`` on one printable line, without doubled periods."""
     what = what.rstrip(". \n")
-    return " ".join(f"{who}: {what}. {hint}".split())
+    return " ".join(printable(f"{who}: {what}. {hint}", _LONGEST).split())
 
 
 class MszooError(Exception):
@@ -73,3 +79,20 @@ class Problem:
 
     def __str__(self) -> str:
         return sentence(self.who, self.what, self.hint)
+
+
+def at_most_each(problems: Iterable[Problem], most: int = 20) -> list[Problem]:
+    """Return problems, and of those of one plugin that has more than ``most`` how many there are."""
+    found: list[Problem] = []
+    further: dict[str, list[Problem]] = {}
+    counts: Counter[str | None] = Counter()
+    for item in problems:
+        counts[item.plugin] += 1
+        if item.plugin is None or counts[item.plugin] <= most:
+            found.append(item)
+        else:
+            further.setdefault(item.plugin, []).append(item)
+    for plugin, items in further.items():
+        what = f"has {len(items)} further problems like: {items[0].what}"
+        found.append(Problem(items[0].who, what, items[0].hint, plugin))
+    return found

@@ -33,8 +33,8 @@ from mszoo.adapters.vllm.seam import CustomOp, get_current_vllm_config, get_forw
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.decisions import Candidate
 from mszoo.registry.errors import MszooError, RefusalError
-from mszoo.registry.hookcalls import describe
 from mszoo.registry.objects import load_object
+from mszoo.registry.text import describe
 
 _CONFIG_KEY = "mszoo_layers"
 

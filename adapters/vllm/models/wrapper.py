@@ -12,9 +12,10 @@ from mszoo.adapters.vllm.log import log
 from mszoo.adapters.vllm.seam import SupportsLoRA, SupportsPP
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.decisions import Decision
-from mszoo.registry.hookcalls import call_hook, describe
+from mszoo.registry.hookcalls import call_hook
 from mszoo.registry.records import Capability
 from mszoo.registry.settings import Settings
+from mszoo.registry.text import describe
 
 # Imported where a model is built: registration runs in every process.
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from mszoo.kernels.spec import SPECS
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.decisions import Candidate
 from mszoo.registry.errors import PluginError
-from mszoo.registry.hookcalls import describe
+from mszoo.registry.text import describe
 
 
 def install_ops(catalog: Catalog) -> None:

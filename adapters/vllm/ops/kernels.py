@@ -7,7 +7,7 @@ from mszoo.kernels.dispatch import Implementation, Kernels
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.entry_points import Plugin
 from mszoo.registry.errors import PluginError
-from mszoo.registry.hookcalls import describe
+from mszoo.registry.text import describe
 
 
 def choose_kernels(catalog: Catalog, requested: str, dtype: str) -> Kernels:
