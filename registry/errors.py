@@ -11,6 +11,10 @@ from mszoo.registry.text import printable
 _LONGEST = 8000
 
 
+def _safe(text: str) -> str:
+    return printable(text, _LONGEST) if isinstance(text, str) else text
+
+
 def sentence(who: str, what: str, hint: str) -> str:
     """Return ``"{who}: {what}. {hint}"`` on one printable line, without doubled periods."""
     what = what.rstrip(". \n")
@@ -28,9 +32,7 @@ class MszooError(Exception):
 
     def __init__(self, who: str, what: str, hint: str) -> None:
         super().__init__(who, what, hint)
-        self.who = who
-        self.what = what
-        self.hint = hint
+        self.who, self.what, self.hint = _safe(who), _safe(what), _safe(hint)
 
     def __str__(self) -> str:
         return sentence(self.who, self.what, self.hint)
@@ -76,6 +78,10 @@ class Problem:
     what: str
     hint: str
     plugin: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("who", "what", "hint"):
+            object.__setattr__(self, name, _safe(getattr(self, name)))
 
     def __str__(self) -> str:
         return sentence(self.who, self.what, self.hint)

@@ -57,14 +57,19 @@ def shown(value: Any) -> str:
         return kind(value)
 
 
-def describe(error: BaseException) -> str:
-    """Return an error as ``ValueError: text (file.py:12)``, without the place if that is our own code."""
+def describe(error: BaseException, *, place: bool = True) -> str:
+    """Return an error as ``ValueError: text (file.py:12)``, without the place if that is our own code.
+
+    Args:
+        error: of any class, and with any text.
+        place: False leaves out where it was raised.
+    """
     text = f"{type_name(error)}: {_error_text(error)}".rstrip(": .")
     # Not traceback.extract_tb, which reads the source of whatever file a frame names.
     frames = list(traceback.walk_tb(BaseException.__dict__["__traceback__"].__get__(error)))
     places = [(Path(frame.f_code.co_filename), line) for frame, line in frames]
     places = [(path, line) for path, line in places if path.name[:1] != "<" and "importlib" not in path.parts]
-    if not places or places[-1][0].parent == Path(__file__).parent:
+    if not place or not places or places[-1][0].parent == Path(__file__).parent:
         return text
     return f"{text} ({printable(places[-1][0].name, _LONGEST_NAME)}:{places[-1][1]})"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mszoo.adapters.vllm.stages import stage
 from mszoo.kernels import dispatch
 from mszoo.kernels.dispatch import Implementation, Kernels
 from mszoo.registry.catalog import Catalog
@@ -61,9 +62,7 @@ def _from_suites(catalog: Catalog, dtype: str) -> dict[str, dict[Implementation,
     return offers
 
 
-def _load_error(item: Implementation) -> Exception | None:
-    try:
+def _load_error(item: Implementation) -> BaseException | None:
+    with stage(item.who, f"{item.path} was imported") as failure:
         dispatch.load(item.path)
-    except Exception as error:
-        return error
-    return None
+    return failure.error
