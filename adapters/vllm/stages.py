@@ -1,4 +1,4 @@
-"""Runs code of a plugin's where a model is built or served: one that fails or misbehaves is told, and ends nothing."""
+"""Runs a plugin's code where a model is built: what fails or misbehaves is told, and ends nothing."""
 
 from __future__ import annotations
 

@@ -220,7 +220,7 @@ def test_what_vllm_does_not_read_as_safetensors_is_not_checked(tmp_path: Path) -
         (
             "model.safetensors.index.json",
             '{"weight_map": {"b": "../outside.safetensors"}}',
-            "is not an index of safetensors files (it lists '../outside.safetensors', which is not a file beside it).",
+            "is not an index of safetensors files (it lists '../outside.safetensors', which is not a",
         ),
         (
             "model.safetensors.index.json",

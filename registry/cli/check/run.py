@@ -144,8 +144,7 @@ def _follow(process: subprocess.Popen[bytes], log: Path) -> tuple[list[dict[str,
                     collected = entry["collected"]
                     bar.update(task, total=len(collected))
                     continue
-                entry = {name: _safe(value) for name, value in entry.items()}
-                results.append(Result(**entry))
+                results.append(Result(**{name: _safe(value) for name, value in entry.items()}))
                 where = f"{entry['adapter']} {entry['tier']}"
                 bar.update(task, advance=1, description=where)
                 if not err.is_terminal and where != shown:
