@@ -179,6 +179,10 @@ def _no_index(index: Path, why: str) -> BrokenCheckpointError:
 def _header(file: Path) -> dict[str, tuple[int, ...]]:
     from safetensors import SafetensorError, safe_open
 
+    if not file.is_file():  # a pipe would never end
+        raise BrokenCheckpointError(
+            str(file), "is truncated or not a safetensors file (it is no file)", _AGAIN
+        )
     try:
         # Opening checks the header against the file's size.
         with safe_open(file, framework="pt") as tensors:
