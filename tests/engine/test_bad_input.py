@@ -481,11 +481,10 @@ PLUGINS = {
     ),
     "late": (
         HEADER + "def mszoo_model_adapters():\n"
-        "    return [ModelAdapter('LlamaForCausalLM', 'late_plugin.model:Llama', priority=8)]\n\n"
-        "__path__ = []\n"
+        "    return [ModelAdapter('LlamaForCausalLM', 'late_plugin:Llama', priority=8)]\n\n"
         "def __getattr__(name):\n"
-        "    raise SystemExit(name) if name == 'model' else AttributeError(name)",
-        ON_WARNING.replace("WHAT", "building the model failed (SystemExit: model)"),
+        "    raise SystemExit(name) if name == 'Llama' else AttributeError(name)",
+        ON_WARNING.replace("WHAT", "building the model failed (SystemExit: Llama)"),
     ),
 }
 

@@ -19,19 +19,7 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=10,
 )
-FIELDS = (
-    "format",
-    "version",
-    "mszoo",
-    "device",
-    "digest",
-    "settings",
-    "requires",
-    "plugins",
-    "models",
-    "layers",
-    "ops",
-)
+FIELDS = ("mszoo", "device", "digest", "settings", "requires", "plugins", "models", "layers", "ops")
 locks = st.fixed_dictionaries(
     {"format": st.just("mszoo-lock"), "version": st.just(1)}, optional=dict.fromkeys(FIELDS, values)
 )
