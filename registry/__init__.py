@@ -3,7 +3,9 @@
 The ground floor: it imports nothing of vLLM, torch, MindSpore or mszoo's other packages. By what it is about:
 
 * hooks and records: hookspecs, records, validation, devices (the table of devices), errors
-* finding plugins: entry_points, plugins, discovery, hookcalls, containment
+* finding plugins: entry_points, plugins, discovery, hookcalls
+* what plugins' code can't do: containment, process_state, streams, intake
+* what comes from outside and goes out: text, json_text, files
 * from candidates to decisions: candidates, availability, ranking, decisions, catalog
 * the lock: lock (its file), lock_plugins, lock_check, fingerprints
 * settings, and load, where all of it comes together; objects (``module:object``); versions

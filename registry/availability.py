@@ -7,15 +7,17 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping
 
 from mszoo.registry.records import Adapter, ModelAdapter, Suite
+from mszoo.registry.text import printable
 from mszoo.registry.validation import parse_requirement
 
 
 def installed_version(distribution: str) -> str | None:
     """Return the version of an installed distribution, or None."""
     try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
+        version = importlib.metadata.version(distribution)
+    except Exception:  # none, or its metadata is damaged: the error depends on the Python version
         return None
+    return printable(version) if isinstance(version, str) else None
 
 
 class Availability:

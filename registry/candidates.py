@@ -9,7 +9,7 @@ from mszoo.registry.decisions import Candidate
 from mszoo.registry.discovery import Contribution
 from mszoo.registry.entry_points import Plugin
 from mszoo.registry.errors import Problem
-from mszoo.registry.known_ops import known_ops
+from mszoo.registry.known_ops import known_ops, ops_problems
 from mszoo.registry.records import Adapter, ModelAdapter, OpAdapter, Suite
 
 
@@ -30,6 +30,8 @@ def collect(
             found.setdefault(adapter.subject, []).append(Candidate(adapter, suite, plugin))
             if isinstance(adapter, OpAdapter):
                 problems += _dead_op(plugin, adapter)
+    if kind == "ops" and found:
+        problems += ops_problems()
     return dict(sorted(found.items()))
 
 
@@ -37,9 +39,10 @@ def _without_duplicates(
     plugin: Plugin, suite: Suite, adapters: tuple[Adapter, ...], problems: list[Problem]
 ) -> list[Adapter]:
     """Keep one adapter per subject and place where it runs."""
-    kept: dict[str, list[Adapter]] = {}
+    kept: dict[tuple[str, str], list[Adapter]] = {}
     for adapter in sorted(adapters, key=_precedence):
-        same = kept.setdefault(adapter.subject, [])
+        kernel_set = adapter.kernel_set if isinstance(adapter, OpAdapter) else ""
+        same = kept.setdefault((adapter.subject, kernel_set), [])
         rival = next((item for item in same if _overlap(item, adapter)), None)
         if rival is None:
             same.append(adapter)
@@ -57,7 +60,7 @@ def _overlap(one: Adapter, other: Adapter) -> bool:
     if not set(one.devices) & set(other.devices):
         return False
     if isinstance(one, OpAdapter) and isinstance(other, OpAdapter):
-        return one.kernel_set == other.kernel_set and bool(set(one.dtypes) & set(other.dtypes))
+        return bool(set(one.dtypes) & set(other.dtypes))
     return True  # a qualified name must mean one model, and a layer one class, whatever the dtype
 
 

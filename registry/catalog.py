@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+import shlex
 from collections.abc import Callable, Iterable
 
 from mszoo.registry.availability import Availability, installed_version
 from mszoo.registry.candidates import collect
+from mszoo.registry.containment import caught
 from mszoo.registry.decisions import Candidate, Decision, Verdict
 from mszoo.registry.discovery import Discovery
-from mszoo.registry.errors import Problem
-from mszoo.registry.hookcalls import call_hook, describe
+from mszoo.registry.errors import Problem, at_most_each
+from mszoo.registry.hookcalls import Outcome, call_hook
+from mszoo.registry.intake import take_record
 from mszoo.registry.ranking import OWN_SUITE, Key, Ranking
 from mszoo.registry.records import ModelAdapter, Suite
 from mszoo.registry.settings import Settings
+from mszoo.registry.text import describe, kind
 
 
 def network_of(architecture: str) -> str:
@@ -51,6 +56,8 @@ class Catalog:
         self._ranking = Ranking(settings.prefer, device)
         self._problems = [*discovery.problems, *self._unknown_preferences()]
         self._cache: dict[str, Decision] = {}
+        # By plugin and what is wrong with its mszoo_select: how to mend it, and the architectures.
+        self._bad_selects: dict[tuple[str, str], tuple[str, list[str]]] = {}
         self.candidates = self._collect("models")
         self._layers, self._ops = self._collect("layers"), self._collect("ops")
 
@@ -63,7 +70,7 @@ class Catalog:
     def problems(self) -> tuple[Problem, ...]:
         """All problems: of discovery, the catalog, each decision's mszoo_select, and the lock in force."""
         self.decisions()
-        return (*self._problems, *self.differences)
+        return (*at_most_each(self._problems), *self._select_problems(), *self.differences)
 
     def decisions(self) -> dict[str, Decision]:
         """Return the decisions about all architectures, by plain name."""
@@ -201,25 +208,38 @@ class Catalog:
         """Let plugins move one candidate to the front; returns the new order and the plugin that chose."""
         if not chain:
             return chain, None
-        arguments = {"architecture": architecture, "candidates": [item.adapter for item in chain]}
+        # Copies: a plugin has ways around a frozen record, and these are everybody's.
+        given = [copy.copy(item.adapter) for item in chain]
+        chosen: tuple[Candidate, str] | None = None
+        arguments = {"architecture": architecture, "candidates": list(given)}
         for outcome in call_hook(self.discovery.manager, "mszoo_select", arguments):
-            if outcome.error is not None:
-                what = f"raised {describe(outcome.error)}"
-            elif outcome.value is None:
+            for trace in outcome.traces:
+                self._note_select(outcome.plugin, f"{trace.what}, when mszoo_select was called", trace.hint)
+            if chosen is not None:
                 continue
-            elif isinstance(outcome.value, ModelAdapter):
-                equal = [item for item in chain if item.adapter == outcome.value]
-                if equal:
-                    # Two suites may hold equal records: the very object is meant then.
-                    chosen = next((item for item in equal if item.adapter is outcome.value), equal[0])
-                    return [chosen, *(item for item in chain if item is not chosen)], outcome.plugin
-                what = f"returned {outcome.value.model}, which is not a candidate"
-            else:
-                what = f"returned a {type(outcome.value).__name__} instead of a candidate or None"
-            what = f"mszoo_select {what}, for {architecture}; it is ignored"
-            hint = f"Return one of the candidates or None, or set MSZOO_DISABLE={outcome.plugin}."
-            self._problems.append(Problem(f"plugin {outcome.plugin!r}", what, hint, outcome.plugin))
-        return chain, None
+            found, wrong = _answer(outcome, chain, given)
+            if found is not None:
+                chosen = found, outcome.plugin
+            elif wrong:
+                hint = f"Return one of the candidates or None, or set MSZOO_DISABLE={shlex.quote(outcome.plugin)}."
+                self._note_select(outcome.plugin, f"mszoo_select {wrong}", hint, architecture)
+        if chosen is None:
+            return chain, None
+        first, plugin = chosen
+        return [first, *(item for item in chain if item is not first)], plugin
+
+    def _note_select(self, plugin: str, what: str, hint: str, architecture: str = "") -> None:
+        _, names = self._bad_selects.setdefault((plugin, what), (hint, []))
+        names += [architecture] if architecture else []
+
+    def _select_problems(self) -> list[Problem]:
+        """Return what is wrong with plugins' mszoo_select: one problem for all architectures that have it."""
+        found = []
+        for (plugin, what), (hint, names) in self._bad_selects.items():
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            told = f"{what}, for {names[0]}{more}; it is ignored" if names else what
+            found.append(Problem(f"plugin {plugin!r}", told, hint, plugin))
+        return at_most_each(found)
 
     def _key(self, candidate: Candidate) -> Key:
         return self._ranking.key(candidate.suite.name, candidate.adapter.priority)
@@ -243,3 +263,24 @@ class Catalog:
         return [
             Problem("MSZOO_PREFER", f"names {name!r}, which is not a suite here", hint) for name in unknown
         ]
+
+
+def _answer(
+    outcome: Outcome, chain: list[Candidate], given: list[ModelAdapter]
+) -> tuple[Candidate | None, str]:
+    """Return the candidate that an mszoo_select chose, or what is wrong with its answer, or neither."""
+    value = outcome.value
+    if outcome.error is not None:
+        return None, f"raised {describe(outcome.error)}"
+    if value is not None and type(value) is not ModelAdapter:
+        return None, f"returned {kind(value)} instead of a candidate or None"
+    # Two suites may hold equal records: the very object is meant then.
+    found = next((item for item, record in zip(chain, given, strict=True) if record is value), None)
+    wrong = ""
+    if value is not None and found is None:
+        with caught() as failure:
+            record = take_record(ModelAdapter, value)
+            found = next((item for item in chain if item.adapter == record), None)
+            wrong = "" if found else f"returned {record.model}, which is not a candidate"
+        wrong = wrong if failure.error is None else f"returned a bad record ({describe(failure.error)})"
+    return found, wrong

@@ -1,27 +1,25 @@
-"""Watches a plugin's code at work: what it does to the process is undone where possible, and told."""
+"""Watches a plugin's code at work: what it raises is caught, what it does to the process is undone, and told."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
+
+from mszoo.registry.process_state import KEPT, Trace
+from mszoo.registry.streams import Streams
 
 _HEAVY = ("mindspore", "torch", "vllm")
-_OPERATORS_OWN = ("MSZOO_", "VLLM_")
 _contained: ContextVar[bool] = ContextVar("mszoo_contained", default=False)
 _forks = [0]
-
-
-@dataclass(frozen=True)
-class Trace:
-    """Something that a plugin's code did to the process: a clause in the past tense, and how to mend it."""
-
-    what: str
-    hint: str
+_processes: list[int] = []  # of the containments that are running, the innermost last
+_interrupts = [0]
 
 
 def plugin_is_running() -> bool:
@@ -29,83 +27,82 @@ def plugin_is_running() -> bool:
     return _contained.get()
 
 
+@dataclass
+class Failure:
+    """What a plugin's code raised; None if it came to its end."""
+
+    error: BaseException | None = None
+
+
 @contextmanager
-def contained() -> Iterator[list[Trace]]:
+def caught() -> Iterator[Failure]:
+    """Run a plugin's code inside :func:`contained`; whatever it raises is kept, and goes no further.
+
+    SystemExit too: a plugin must not end the server. A KeyboardInterrupt goes on if somebody interrupted the
+    process, and not if the plugin raised it. A child that the plugin forked and that returns here ends here.
+    """
+    failure = Failure()
+    interrupts = _interrupts[0]
+    try:
+        yield failure
+    except BaseException as error:
+        if issubclass(type(error), KeyboardInterrupt) and _interrupts[0] != interrupts:
+            raise
+        failure.error = error
+    finally:
+        if _processes and os.getpid() != _processes[-1]:
+            os._exit(1)
+
+
+@contextmanager
+def contained(*, heavy: bool = False, prints: bool = False) -> Iterator[list[Trace]]:
     """Run a plugin's code; gives a list that holds its traces afterwards.
 
-    The working directory, the operator's VLLM_* and MSZOO_* variables and sys.stderr are put back. A child that
-    the plugin forked and that returns here ends here: two servers would go on otherwise.
+    What :data:`mszoo.registry.process_state.KEPT` names is put back, and so are the streams. A child that the
+    plugin forked and that returns here ends here: two servers would go on otherwise.
+
+    Args:
+        heavy: large libraries may be imported, and threads started.
+        prints: what it prints may go to stdout; else it goes to stderr.
     """
     traces: list[Trace] = []
     _count_forks()
-    before, pid = _State(), os.getpid()
-    token = _contained.set(True)
+    known, threads, forks = _heavy(), set(threading.enumerate()), _forks[0]
+    kept = [(item, item.read()) for item in KEPT if not (heavy and item.libraries)]
+    streams = Streams(lend=not prints)
+    token = _contained.set(not heavy)
+    _processes.append(os.getpid())
+    interrupt = _watch_interrupts()
     try:
         yield traces
     finally:
-        if os.getpid() != pid:
+        if os.getpid() != _processes.pop():
             os._exit(1)
+        _forget_interrupts(interrupt)
         _contained.reset(token)
-        traces += before.compare()
-
-
-class _State:
-    """What plugins must leave alone."""
-
-    def __init__(self) -> None:
-        self.folder = _working_directory()
-        self.environ = _operators_own()
-        self.stderr = sys.stderr
-        self.heavy = _heavy()
-        self.threads = set(threading.enumerate())
-        self.forks = _forks[0]
-
-    def compare(self) -> list[Trace]:
-        """Put back what can be put back, and say what was changed."""
-        traces = []
-        if self.folder is not None and _working_directory() != self.folder:
-            os.chdir(self.folder)
-            traces.append(Trace("changed the working directory, which was undone", "Remove the os.chdir()."))
-        environ = _operators_own()
-        changed = sorted(
-            name for name in self.environ.keys() | environ if self.environ.get(name) != environ.get(name)
-        )
-        for name in changed:
-            if name in self.environ:
-                os.environ[name] = self.environ[name]
-            else:
-                del os.environ[name]
-        if changed:
-            what = f"changed {', '.join(changed)}, which was undone"
-            traces.append(Trace(what, "Leave vLLM's and mszoo's variables to the operator."))
-        if sys.stderr is not self.stderr:
-            sys.stderr = self.stderr
-            traces.append(Trace("replaced sys.stderr, which was undone", "Leave it as it is."))
-        heavy = [name for name in _heavy() if name not in self.heavy]
-        if heavy:
-            what = f"imported {', '.join(heavy)}, which every vLLM process then pays for"
-            traces.append(Trace(what, "Import it in the modules that the records name, not in the plugin."))
-        # The heavy packages start threads of their own.
-        elif set(threading.enumerate()) - self.threads:
-            hint = (
-                "Start it where the model is built: vLLM may fork, and a forked process has no such thread."
-            )
-            traces.append(Trace("started a thread", hint))
-        if _forks[0] != self.forks:
+        traces += streams.restore()
+        imported = [name for name in _heavy() if name not in known]
+        for item, before in kept:
+            # A large library brings its own, and needs it.
+            if not (imported and item.libraries):
+                trace = item.undo(before)
+                traces += [] if trace is None else [trace]
+        if not heavy:
+            traces += _started(imported, started=bool(set(threading.enumerate()) - threads))
+        if not heavy and _forks[0] != forks:
             hint = "Use subprocess, where the model is built: mszoo ends forked children that go on with its work."
             traces.append(Trace("forked the process", hint))
-        return traces
 
 
-def _working_directory() -> str | None:
-    try:
-        return os.getcwd()
-    except OSError:  # it was removed
-        return None
-
-
-def _operators_own() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name.startswith(_OPERATORS_OWN)}
+def _started(imported: list[str], *, started: bool) -> list[Trace]:
+    if imported:
+        what = f"imported {', '.join(imported)}, which every vLLM process then pays for"
+        return [Trace(what, "Import it in the modules that the records name, not in the plugin.")]
+    # The heavy packages start threads of their own.
+    if started:
+        hint = "Start it where the model is built: vLLM may fork, and a forked process has no such thread."
+        return [Trace("started a thread", hint)]
+    return []
 
 
 def _heavy() -> list[str]:
@@ -121,3 +118,30 @@ def _count_forks() -> None:
 
 def _count_fork() -> None:
     _forks[0] += 1
+
+
+class _Watch:
+    """Notes that somebody interrupted the process, and does what was to be done then."""
+
+    def __init__(self, handler: Any) -> None:
+        self.handler = handler
+
+    def __call__(self, *arguments: Any) -> Any:
+        _interrupts[0] += 1
+        return self.handler(*arguments)
+
+
+def _watch_interrupts() -> _Watch | None:
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        return None
+    watch = _Watch(handler)
+    signal.signal(signal.SIGINT, watch)
+    return watch
+
+
+def _forget_interrupts(watch: _Watch | None) -> None:
+    found: Any = signal.getsignal(signal.SIGINT)
+    # A handler that the plugin set instead is found by the comparison.
+    if watch is not None and found is watch:
+        signal.signal(signal.SIGINT, watch.handler)

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import pluggy
 
 from mszoo.registry import hookspecs
-from mszoo.registry.containment import contained, plugin_is_running
+from mszoo.registry.containment import caught, contained, plugin_is_running
 from mszoo.registry.entry_points import Plugin
-from mszoo.registry.errors import MszooError, PluginError, Problem, RecordError, RefusalError, SettingsError
-from mszoo.registry.hookcalls import call_hook, describe, stdout_guarded
+from mszoo.registry.errors import PluginError, Problem
+from mszoo.registry.hookcalls import Outcome, call, implementations
+from mszoo.registry.intake import R, said, take_record, take_records
 from mszoo.registry.plugins import load_plugins, trace_problems
 from mszoo.registry.records import LayerAdapter, ModelAdapter, OpAdapter, Suite
 from mszoo.registry.settings import Settings
+from mszoo.registry.text import kind
 
 # A lock is rare.
 if TYPE_CHECKING:
     from mszoo.registry.lock import Lock
-
-_MOST_RECORDS = 10_000  # of one hook; an endless generator would stop everything
-_OUR_ERRORS = (MszooError, PluginError, RecordError, RefusalError, SettingsError)
-
-_R = TypeVar("_R", Suite, ModelAdapter, LayerAdapter, OpAdapter)
 
 
 @dataclass(frozen=True)
@@ -123,7 +120,7 @@ def _collect(collector: _Collector, others: Mapping[str, Contribution]) -> Contr
 
 
 class _Collector:
-    """Calls one plugin's hooks and keeps the good records; the rest becomes Problems."""
+    """Calls one plugin's hooks, contained, and keeps the good records; the rest becomes Problems."""
 
     def __init__(self, manager: pluggy.PluginManager, plugin: Plugin, problems: list[Problem]) -> None:
         self._manager = manager
@@ -132,102 +129,50 @@ class _Collector:
 
     def report(self, what: str, hint: str) -> None:
         """Add a problem of this plugin."""
-        self._problems.append(Problem(str(self.plugin), what, hint, self.plugin.name))
+        self._problems.append(Problem(str(self.plugin), what, hint or self.plugin.cure, self.plugin.name))
 
     def suite(self) -> Suite | None:
         """Return the plugin's suite, by default one of the plugin's name; None if its mszoo_suite is bad.
 
         Without its suite the adapters can't be kept: the suite says what they require.
         """
-        try:
-            values = list(self._values("mszoo_suite"))
-            suite = values[0] if values else self._default_suite()
-            if type(suite) is not Suite:
-                what = f"mszoo_suite returned {_kind(suite)} instead of a Suite"
-                raise PluginError(str(self.plugin), what, "Return one mszoo.registry.Suite.")
-            suite = _checked(suite)
-        except MszooError as error:
-            self.report(f"{error.what}; all its adapters are skipped", error.hint)
-            return None
+        suite: Suite | None = None
+        what, hint = (
+            "has no mszoo_suite, and its own name can't be that of a suite",
+            "Add an mszoo_suite hook.",
+        )
+        with caught() as failure:
+            outcomes = list(self._call("mszoo_suite"))
+            if not outcomes:
+                suite = Suite(self.plugin.name)
+            elif outcomes[0].error is not None:
+                what, hint = said("mszoo_suite raised", outcomes[0].error)
+            elif type(outcomes[0].value) is not Suite:
+                what = f"mszoo_suite returned {kind(outcomes[0].value)} instead of a Suite"
+                hint = "Return one mszoo.registry.Suite."
+            else:
+                what, hint = "mszoo_suite returned a bad Suite", ""
+                suite = take_record(Suite, outcomes[0].value)
+        if suite is None:
+            if failure.error is not None and outcomes:
+                what, hint = said(f"{what}:", failure.error)
+            self.report(f"{what}; all its adapters are skipped", hint)
         return suite
 
-    def _default_suite(self) -> Suite:
-        try:
-            return Suite(self.plugin.name)
-        except MszooError as error:
-            what = "has no mszoo_suite, and its own name can't be that of a suite"
-            raise PluginError(str(self.plugin), what, "Add an mszoo_suite hook.") from error
-
-    def records(self, hook: str, record_type: type[_R]) -> tuple[_R, ...]:
-        """Return the records of one hook that are of the right type."""
-        records: list[_R] = []
-        try:
-            for value in self._values(hook):
-                # A record is accepted for what it is; a string or mapping would be taken apart.
-                if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
-                    what = f"{hook} returned {_kind(value)} instead of an iterable"
-                    self.report(what, f"Return a list of {record_type.__name__} records.")
-                else:
-                    self._add(hook, record_type, value, records)
-        except MszooError as error:
-            self.report(error.what, error.hint)
+    def records(self, hook: str, record_type: type[R]) -> tuple[R, ...]:
+        """Return the good records of one hook."""
+        records: list[R] = []
+        for outcome in self._call(hook):
+            if outcome.error is not None:
+                self.report(*said(f"{hook} raised", outcome.error))
+                continue
+            taken = take_records(hook, record_type, outcome.value)
+            records += taken.records
+            if taken.fault:
+                self.report(taken.fault, taken.hint)
         return tuple(records)
 
-    def _add(self, hook: str, record_type: type[_R], values: Iterable[object], records: list[_R]) -> None:
-        index = 0
-        try:
-            # A generator runs the plugin's code here.
-            with stdout_guarded():
-                for value in values:
-                    if index == _MOST_RECORDS:
-                        records.clear()
-                        what = f"{hook} gives more than {_MOST_RECORDS} records; all are ignored"
-                        self.report(what, "Give one record per model, layer or op.")
-                        return
-                    if type(value) is record_type:
-                        records.append(_checked(value))
-                    else:
-                        what = f"item {index} of {hook} is {_kind(value)} instead of a {record_type.__name__}"
-                        self.report(f"{what}; it is skipped", f"Return {record_type.__name__} records only.")
-                    index += 1
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            what = f"{hook} raised after {index} items" if index else f"{hook} raised"
-            raise self._failure(what, error) from error
-
-    def _values(self, hook: str) -> Iterator[object]:
-        for outcome in call_hook(self._manager, hook, plugin=self.plugin.name):
-            if outcome.error is not None:
-                raise self._failure(f"{hook} raised", outcome.error) from outcome.error
-            yield outcome.value
-
-    def _failure(self, what: str, error: BaseException) -> PluginError:
-        who = str(self.plugin)
-        if type(error) in _OUR_ERRORS:
-            assert isinstance(error, MszooError)
-            # Our own error, such as RecordError, knows better what to do.
-            return PluginError(who, f"{what} {type(error).__name__}: {error.who}: {error.what}", error.hint)
-        return PluginError(who, f"{what} {describe(error)}", self.plugin.cure)
-
-
-def _checked(record: _R) -> _R:
-    """Return a record as its constructor makes it.
-
-    Raises:
-        RecordError: it lacks fields, or holds values that its constructor refuses.
-    """
-    if record.is_as_made():
-        return record
-    try:
-        values = {item.name: getattr(record, item.name) for item in fields(record)}
-    except AttributeError as error:
-        hint = f"Call {type(record).__name__}() with all its arguments."
-        raise RecordError(f"a {type(record).__name__}", f"lacks a field ({describe(error)})", hint) from error
-    checked = type(record)(**values)
-    # The same object where nothing is wrong: mszoo_select tells equal records apart by identity.
-    return record if checked == record else checked
-
-
-def _kind(value: object) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
+    def _call(self, hook: str) -> Iterator[Outcome]:
+        for plugin, implementation in implementations(self._manager, hook):
+            if plugin == self.plugin.name:
+                yield call(plugin, implementation)

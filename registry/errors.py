@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from mszoo.registry.text import printable
+
+_LONGEST = 8000
+
+
+def _safe(text: str) -> str:
+    return printable(text, _LONGEST) if isinstance(text, str) else text
 
 
 def sentence(who: str, what: str, hint: str) -> str:
-    """Return ``"{who}: {what}. {hint}"`` on one line, without doubled periods."""
+    """Return ``"{who}: {what}. {hint}"`` on one printable line, without doubled periods."""
     what = what.rstrip(". \n")
-    return " ".join(f"{who}: {what}. {hint}".split())
+    return " ".join(printable(f"{who}: {what}. {hint}", _LONGEST).split())
 
 
 class MszooError(Exception):
@@ -22,9 +32,7 @@ class MszooError(Exception):
 
     def __init__(self, who: str, what: str, hint: str) -> None:
         super().__init__(who, what, hint)
-        self.who = who
-        self.what = what
-        self.hint = hint
+        self.who, self.what, self.hint = _safe(who), _safe(what), _safe(hint)
 
     def __str__(self) -> str:
         return sentence(self.who, self.what, self.hint)
@@ -71,5 +79,26 @@ class Problem:
     hint: str
     plugin: str | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("who", "what", "hint"):
+            object.__setattr__(self, name, _safe(getattr(self, name)))
+
     def __str__(self) -> str:
         return sentence(self.who, self.what, self.hint)
+
+
+def at_most_each(problems: Iterable[Problem], most: int = 20) -> list[Problem]:
+    """Return problems, and of those of one plugin that has more than ``most`` how many there are."""
+    found: list[Problem] = []
+    further: dict[str, list[Problem]] = {}
+    counts: Counter[str | None] = Counter()
+    for item in problems:
+        counts[item.plugin] += 1
+        if item.plugin is None or counts[item.plugin] <= most:
+            found.append(item)
+        else:
+            further.setdefault(item.plugin, []).append(item)
+    for plugin, items in further.items():
+        what = f"has {len(items)} further problems like: {items[0].what}"
+        found.append(Problem(items[0].who, what, items[0].hint, plugin))
+    return found

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mszoo.registry.errors import sentence
+from mszoo.registry.text import printable
 
 Level = Literal["problem", "warning", "info"]
+_LONGEST = 8000
 LEVELS: tuple[Level, ...] = ("problem", "warning", "info")
 
 
@@ -27,6 +29,10 @@ class Finding:
     who: str
     what: str
     hint: str
+
+    def __post_init__(self) -> None:
+        for name in ("who", "what", "hint"):
+            object.__setattr__(self, name, printable(getattr(self, name), _LONGEST))
 
     def __str__(self) -> str:
         return sentence(self.who, self.what, self.hint)

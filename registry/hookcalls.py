@@ -2,87 +2,51 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pluggy
 
-logger = logging.getLogger(__name__)
-_LONGEST_TEXT = 500
+from mszoo.registry.containment import caught, contained
+from mszoo.registry.process_state import Trace
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one plugin's implementation of a hook gave: a value, or the error that it raised."""
+    """What one plugin's implementation of a hook gave: a value, or the error that it raised; and its traces."""
 
     plugin: str
     value: Any = None
     error: BaseException | None = None
+    traces: tuple[Trace, ...] = ()
 
 
 def call_hook(
-    manager: pluggy.PluginManager,
-    hook: str,
-    arguments: Mapping[str, Any] | None = None,
-    plugin: str | None = None,
+    manager: pluggy.PluginManager, hook: str, arguments: Mapping[str, Any] | None = None
 ) -> Iterator[Outcome]:
-    """Call a hook's implementations one by one in pluggy's order (last registered first); never raises.
+    """Call a hook's implementations one by one in pluggy's order (last registered first), contained; never raises.
 
     Args:
         manager: the plugin manager of a Discovery.
         hook: the hook's name.
         arguments: the hook's arguments; an implementation gets those it names.
-        plugin: call this plugin's implementations only.
     """
-    for implementation in reversed(getattr(manager.hook, hook).get_hookimpls()):
-        name = implementation.plugin_name
-        if plugin not in (None, name):
-            continue
-        values = [(arguments or {})[argument] for argument in implementation.argnames]
-        try:
-            with stdout_guarded():
-                value = implementation.function(*values)
-        except KeyboardInterrupt:
-            raise
-        # A plugin that calls sys.exit() must not end the server either.
-        except BaseException as error:
-            logger.debug("%s of plugin %s raised", hook, name, exc_info=error)
-            yield Outcome(name, error=error)
-        else:
-            yield Outcome(name, value)
+    for plugin, implementation in implementations(manager, hook):
+        with contained() as traces:
+            outcome = call(plugin, implementation, arguments)
+        yield Outcome(plugin, outcome.value, outcome.error, tuple(traces))
 
 
-@contextmanager
-def stdout_guarded() -> Iterator[None]:
-    """Send what a plugin prints to stderr: our stdout may be JSON that a program reads."""
-    with redirect_stdout(sys.stderr):
-        yield
+def implementations(manager: pluggy.PluginManager, hook: str) -> list[tuple[str, pluggy.HookImpl]]:
+    """Return the plugins that implement a hook, and their implementations, in pluggy's order."""
+    found = getattr(manager.hook, hook).get_hookimpls()
+    return [(item.plugin_name, item) for item in reversed(found)]
 
 
-def describe(error: BaseException) -> str:
-    """Return an error as ``ValueError: text (file.py:12)``, without the place if that is our own code."""
-    text = f"{type(error).__name__}: {_text(error)}".rstrip(": .")
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith("<") and "importlib" not in Path(frame.filename).parts
-    ]
-    if not frames or Path(frames[-1].filename).parent == Path(__file__).parent:
-        return text
-    return f"{text} ({Path(frames[-1].filename).name}:{frames[-1].lineno})"
-
-
-def _text(error: BaseException) -> str:
-    """Return an error's text, whatever its class does to it: short, and without control characters."""
-    try:
-        text = str(error)
-    except Exception as failure:
-        return f"no text, its __str__ raised {type(failure).__name__}"
-    text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}..."
+def call(plugin: str, implementation: pluggy.HookImpl, arguments: Mapping[str, Any] | None = None) -> Outcome:
+    """Call one implementation of a hook; what contains it is the caller's."""
+    value = None
+    with caught() as failure:
+        value = implementation.function(*[(arguments or {})[name] for name in implementation.argnames])
+    return Outcome(plugin, value, failure.error)

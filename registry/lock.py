@@ -32,17 +32,18 @@ the winner, then its fallbacks.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
-import tempfile
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mszoo.registry.errors import LockError
+from mszoo.registry.files import write_whole
+from mszoo.registry.json_text import LARGEST_INDEX, NotJsonError, parse_json
+from mszoo.registry.text import shown
 
 FORMAT = "mszoo-lock"
 VERSION = 1
@@ -108,25 +109,7 @@ class Lock:
         Raises:
             LockError: it can't be written.
         """
-        try:
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        except OSError as error:
-            raise _unwritable(path, error) from error
-        try:
-            with open(handle, "w", encoding="ascii") as file:
-                file.write(self.dumps())
-                file.flush()
-                os.fsync(file.fileno())
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(name, 0o666 & ~mask)  # as open() would have made it; mkstemp's is private
-            os.replace(name, path)
-        except BaseException as error:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            if isinstance(error, OSError):
-                raise _unwritable(path, error) from error
-            raise
+        write_whole(path, self.dumps(), LockError)
 
 
 def read_lock(path: Path) -> Lock:
@@ -136,14 +119,17 @@ def read_lock(path: Path) -> Lock:
         LockError: it is missing, unreadable, damaged, or no lock file of this version.
     """
     try:
+        if path.stat().st_size > LARGEST_INDEX:
+            raise LockError(
+                str(path), f"has more than {LARGEST_INDEX >> 20} MiB, so it is no lock file", _FOREIGN
+            )
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise LockError(str(path), "is not text, so it is no lock file", _FOREIGN) from error
-    except OSError as error:
-        what = (
-            "doesn't exist" if isinstance(error, FileNotFoundError) else f"can't be read ({error.strerror})"
-        )
-        raise LockError(str(path), what, f"Write one with `mszoo lock {path}`.") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        what = "doesn't exist" if isinstance(error, FileNotFoundError) else f"can't be read ({why})"
+        raise LockError(str(path), what, f"Write one with `mszoo lock {shlex.quote(str(path))}`.") from error
     return parse_lock(text, str(path))
 
 
@@ -158,13 +144,13 @@ def parse_lock(text: str, who: str) -> Lock:
         LockError: it is damaged, or no lock file of this version.
     """
     try:
-        content = json.loads(text, object_pairs_hook=_no_repeats)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(text, _no_repeats)
+    except NotJsonError as error:
         raise LockError(who, f"is damaged: it is not valid JSON ({error})", _rewrite(who)) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise LockError(who, "is not a lock file of mszoo", _FOREIGN)
     if content.get("version") != VERSION:
-        what = f"has version {content.get('version')!r}, and this mszoo reads version {VERSION}"
+        what = f"has version {shown(content.get('version'))}, and this mszoo reads version {VERSION}"
         raise LockError(who, what, _rewrite(who))
     try:
         return _lock(content)
@@ -253,15 +239,9 @@ def _texts(value: object, where: str) -> dict[str, str | None]:
 
 def _text(value: object, where: str) -> str:
     if not isinstance(value, str):
-        raise _Malformed(f"{where} is {value!r} instead of a string")
+        raise _Malformed(f"{where} is {shown(value)} instead of a string")
     return value
 
 
 def _rewrite(who: str) -> str:
-    return f"Write it again with `mszoo lock {who}`."
-
-
-def _unwritable(path: Path, error: OSError) -> LockError:
-    return LockError(
-        str(path), f"can't be written ({error.strerror})", "Give another place, or mend this one."
-    )
+    return f"Write it again with `mszoo lock {shlex.quote(who)}`."

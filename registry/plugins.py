@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING
 import pluggy
 
 from mszoo.registry import hookspecs
-from mszoo.registry.containment import Trace, contained
+from mszoo.registry.containment import caught, contained
 from mszoo.registry.entry_points import Plugin, ordered, readable
 from mszoo.registry.errors import PluginError, Problem
-from mszoo.registry.hookcalls import describe, stdout_guarded
+from mszoo.registry.process_state import Trace
 from mszoo.registry.settings import Settings
+from mszoo.registry.text import class_name, describe, printable
 
 # A lock is rare.
 if TYPE_CHECKING:
     from mszoo.registry.lock import Lock
 
 GROUP = "mszoo"
+_LONGEST_NAME = 80
 _ENTRY_POINT_VALUE = re.compile(r"[\w.]+(\s*:\s*[\w.]+)?(\s*\[.*\])?")
 
 
@@ -67,6 +69,7 @@ def load_plugins(
     if entry_points is None:
         entry_points, loaded.problems = readable(GROUP)
     owners: dict[str, Plugin] = {}
+    targets: list[tuple[str, object]] = []
     for plugin, entry_point in ordered(entry_points):
         if lock is not None and not lock.lists(plugin.name, plugin.distribution):
             loaded.unlisted.append(plugin)
@@ -83,7 +86,7 @@ def load_plugins(
         else:
             with contained() as traces:
                 try:
-                    loaded.problems += _load(manager, plugin, entry_point)
+                    loaded.problems += _load(manager, plugin, entry_point, targets)
                     loaded.plugins.append(plugin)
                     loaded.entry_points[plugin] = entry_point
                 except PluginError as error:
@@ -107,8 +110,27 @@ def trace_problems(plugin: Plugin, when: str, traces: Iterable[Trace]) -> list[P
     return [Problem(str(plugin), f"{item.what}, when {when}", item.hint, plugin.name) for item in traces]
 
 
-def _load(manager: pluggy.PluginManager, plugin: Plugin, entry_point: EntryPoint) -> list[Problem]:
-    """Import a plugin and register it; returns its lesser faults, raises PluginError for the others."""
+class _Implementations:
+    """What pluggy gets in place of a plugin's object, which it would compare with others: the hooks alone."""
+
+    def __init__(self, hooks: dict[str, object]) -> None:
+        vars(self).update(hooks)
+
+
+def _load(
+    manager: pluggy.PluginManager,
+    plugin: Plugin,
+    entry_point: EntryPoint,
+    targets: list[tuple[str, object]],
+) -> list[Problem]:
+    """Import a plugin and register it; returns its lesser faults, raises PluginError for the others.
+
+    Args:
+        manager: gets the hooks.
+        plugin: which one.
+        entry_point: loads it.
+        targets: the objects of the plugins before it, and their names; gets this one's.
+    """
     if _ENTRY_POINT_VALUE.fullmatch(plugin.value) is None:
         hint = "Write 'module' or 'module:object'."
         raise PluginError(str(plugin), f"its entry point is {plugin.value!r}", hint)
@@ -117,69 +139,71 @@ def _load(manager: pluggy.PluginManager, plugin: Plugin, entry_point: EntryPoint
         what = f"its module {package} has the name of a module of Python's standard library"
         hint = "Rename the module: whichever comes first on the path hides the other."
         raise PluginError(str(plugin), what, hint)
-    try:
-        with stdout_guarded():
-            target = _import(plugin, entry_point)
-            _check_hooks(manager, plugin, target)
+    problems: list[Problem] = []
+    refusal: PluginError | None = None
+    with caught() as failure:
+        try:
+            target = entry_point.load()
+            hooks = _hooks(manager, plugin, target, targets)
             problems = _unmarked(manager, plugin, target)
-            manager.register(target, plugin.name)
-            return problems
-    except (KeyboardInterrupt, PluginError):
-        raise
-    except BaseException as error:  # looking at a plugin's names may run its code
-        raise _unloadable(plugin, error) from error
+            manager.register(_Implementations(hooks), plugin.name)
+            targets.append((plugin.name, target))
+        except PluginError as error:
+            # One of our own says what to do; one that the plugin raised is a failure like others.
+            if error.who != str(plugin):
+                raise
+            refusal = error
+    if refusal is not None:
+        raise refusal
+    if failure.error is not None:
+        what = f"can't be loaded ({describe(failure.error)})"
+        raise PluginError(str(plugin), what, plugin.cure) from failure.error
+    return problems
 
 
-def _import(plugin: Plugin, entry_point: EntryPoint) -> object:
-    try:
-        return entry_point.load()
-    except KeyboardInterrupt:
-        raise
-    # SystemExit at import too: a plugin must not end the server.
-    except BaseException as error:
-        raise _unloadable(plugin, error) from error
-
-
-def _unloadable(plugin: Plugin, error: BaseException) -> PluginError:
-    return PluginError(str(plugin), f"can't be loaded ({describe(error)})", plugin.cure)
-
-
-def _hook_arguments(manager: pluggy.PluginManager) -> dict[str, tuple[str, ...]]:
+def _arguments(manager: pluggy.PluginManager) -> dict[str, tuple[str, ...]]:
     names = [name for name in vars(hookspecs) if name.startswith("mszoo_")]
     return {name: tuple(getattr(manager.hook, name).spec.argnames) for name in names}
 
 
-def _check_hooks(manager: pluggy.PluginManager, plugin: Plugin, target: object) -> None:
-    """Refuse what pluggy would accept in silence, or refuse without a cure."""
+def _hooks(
+    manager: pluggy.PluginManager, plugin: Plugin, target: object, targets: list[tuple[str, object]]
+) -> dict[str, object]:
+    """Return a plugin's hooks by name; refuse what pluggy would accept in silence, or refuse without a cure."""
     who = str(plugin)
-    if inspect.isclass(target):
-        hint = "Let the entry point name a module or an instance."
-        raise PluginError(who, f"its entry point names the class {target.__name__}, not an object", hint)
-    other = manager.get_name(target)
+    if isinstance(target, type):
+        what = f"its entry point names the class {class_name(target)}, not an object"
+        raise PluginError(who, what, "Let the entry point name a module or an instance.")
+    other = next((name for name, item in targets if item is target), None)
     if other is not None:
         what = f"its entry point names the same object as plugin {other!r}"
         raise PluginError(who, what, "Remove one of the two entry points.")
-    known = _hook_arguments(manager)
-    marked = {name: manager.parse_hookimpl_opts(target, name) for name in dir(target)}
-    hooks = {name: options for name, options in marked.items() if options is not None}
-    if not hooks:
-        hint = "Did you forget @hookimpl? Import it from mszoo.registry and put it on each hook."
-        raise PluginError(who, "has no hook implementation", hint)
-    for name, options in hooks.items():
+    known = _arguments(manager)
+    hooks: dict[str, object] = {}
+    for name in dir(target):
+        options = manager.parse_hookimpl_opts(target, name)
+        if options is None:
+            continue
         hook = options.get("specname") or name
         if hook not in known:
             nearest = difflib.get_close_matches(hook, known, n=1, cutoff=0.5)
             hint = f"Did you mean {nearest[0]}? " if nearest else ""
-            raise PluginError(who, f"{hook} is not a hook", f"{hint}The hooks are {', '.join(known)}.")
+            what = f"{printable(hook, _LONGEST_NAME)} is not a hook"
+            raise PluginError(who, what, f"{hint}The hooks are {', '.join(known)}.")
         if options.get("wrapper") or options.get("hookwrapper"):
             raise PluginError(who, f"{name} is a hook wrapper", "Use plain @hookimpl.")
-        parameters = inspect.signature(getattr(target, name)).parameters.values()
+        hooks[name] = getattr(target, name)
+        parameters = inspect.signature(hooks[name]).parameters.values()  # type: ignore[arg-type]
         needed = [item for item in parameters if item.default is item.empty]
         positional = [item.name for item in needed if item.kind < item.VAR_POSITIONAL]
         unknown = [argument for argument in positional if argument not in known[hook]]
         if unknown:
             hint = f"Define it as {hook}({', '.join(known[hook])})."
             raise PluginError(who, f"{name} has an unknown argument {unknown[0]!r}", hint)
+    if not hooks:
+        hint = "Did you forget @hookimpl? Import it from mszoo.registry and put it on each hook."
+        raise PluginError(who, "has no hook implementation", hint)
+    return hooks
 
 
 def _unmarked(manager: pluggy.PluginManager, plugin: Plugin, target: object) -> list[Problem]:
@@ -187,6 +211,6 @@ def _unmarked(manager: pluggy.PluginManager, plugin: Plugin, target: object) -> 
     what = "is not marked as a hook, so it is ignored"
     return [
         Problem(str(plugin), f"{name} {what}", "Put @hookimpl on it.", plugin.name)
-        for name in _hook_arguments(manager)
+        for name in _arguments(manager)
         if callable(getattr(target, name, None)) and manager.parse_hookimpl_opts(target, name) is None
     ]

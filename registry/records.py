@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mszoo.registry.devices import DEVICES
+from mszoo.registry.text import shown
 from mszoo.registry.validation import (
     LAYER_TARGET,
     NAME,
@@ -49,21 +50,12 @@ class _Record:
     """What all records share: field normalisation, and pickling in spite of their read-only mappings."""
 
     def _set(self, **values: Any) -> None:
-        """Store normalised values, and remember all: the last thing that a constructor does."""
+        """Store normalised values."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "_made", self._values())
 
     def _values(self) -> tuple[Any, ...]:
         return tuple(getattr(self, item.name) for item in fields(self))  # type: ignore[arg-type]
-
-    def is_as_made(self) -> bool:
-        """Return whether the fields are the constructor's: Python has ways around a frozen dataclass."""
-        try:
-            pairs = zip(self._values(), vars(self)["_made"], strict=True)
-            return all(value is made for value, made in pairs)
-        except (AttributeError, KeyError, ValueError, TypeError):
-            return False
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         values = (dict(value) if isinstance(value, Mapping) else value for value in self._values())
@@ -91,12 +83,14 @@ class Suite(_Record):
     install: str = ""
 
     def __post_init__(self) -> None:
-        who = f"Suite({self.name!r})"
+        who = f"Suite({shown(self.name)})"
         form = "letters, digits, '_' and '-', such as 'mindone' ('vllm' is taken: it names vLLM's own layers)"
-        check_pattern(who, "name", self.name, SUITE_NAME, form)
-        check_text(who, "description", self.description)
-        check_text(who, "install", self.install)
-        self._set(requires=check_requirements(who, "requires", self.requires))
+        self._set(
+            name=check_pattern(who, "name", self.name, SUITE_NAME, form),
+            description=check_text(who, "description", self.description),
+            install=check_text(who, "install", self.install),
+            requires=check_requirements(who, "requires", self.requires),
+        )
 
 
 @dataclass(frozen=True)
@@ -146,21 +140,28 @@ class ModelAdapter(_Record):
     drafts: str = ""
 
     def __post_init__(self) -> None:
-        who = f"ModelAdapter({self.architecture!r})"
-        check_pattern(who, "architecture", self.architecture, NAME, "a class name such as 'LlamaForCausalLM'")
-        check_pattern(who, "model", self.model, OBJECT_PATH, "'module:Class'")
+        who = f"ModelAdapter({shown(self.architecture)})"
+        form = "a class name such as 'LlamaForCausalLM'"
+        architecture = check_pattern(who, "architecture", self.architecture, NAME, form)
+        model = check_pattern(who, "model", self.model, OBJECT_PATH, "'module:Class'")
         values = tuple(item.value for item in Capability)
         capabilities = check_members(who, "capabilities", self.capabilities, values, may_be_empty=True)
-        check_integer(who, "priority", self.priority)
-        check_text(who, "refused", self.refused)
-        check_text(who, "pooling", self.pooling)
-        check_members(who, "pooling", [self.pooling] if self.pooling else (), POOLING, may_be_empty=True)
-        check_text(who, "drafts", self.drafts)
-        check_members(who, "drafts", [self.drafts] if self.drafts else (), DRAFTS, may_be_empty=True)
+        priority = check_integer(who, "priority", self.priority)
+        refused = check_text(who, "refused", self.refused)
+        pooling = check_text(who, "pooling", self.pooling)
+        check_members(who, "pooling", [pooling] if pooling else (), POOLING, may_be_empty=True)
+        drafts = check_text(who, "drafts", self.drafts)
+        check_members(who, "drafts", [drafts] if drafts else (), DRAFTS, may_be_empty=True)
         packed = self.packed_modules_mapping
         if packed is None:
-            packed = _PACKED_OF_ENCODERS if self.pooling else _PACKED
+            packed = _PACKED_OF_ENCODERS if pooling else _PACKED
         self._set(
+            architecture=architecture,
+            model=model,
+            priority=priority,
+            refused=refused,
+            pooling=pooling,
+            drafts=drafts,
             capabilities=frozenset(Capability(item) for item in capabilities),
             requires=check_requirements(who, "requires", self.requires),
             devices=check_members(who, "devices", self.devices, DEVICES),
@@ -202,13 +203,14 @@ class LayerAdapter(_Record):
     priority: int = 0
 
     def __post_init__(self) -> None:
-        who = f"LayerAdapter({self.target!r})"
-        check_pattern(
-            who, "target", self.target, LAYER_TARGET, "'vllm:<LayerClass>' or '<suite>:<module>:<Class>'"
-        )
-        check_pattern(who, "implementation", self.implementation, OBJECT_PATH, "'module:Class'")
-        check_integer(who, "priority", self.priority)
+        who = f"LayerAdapter({shown(self.target)})"
+        form = "'vllm:<LayerClass>' or '<suite>:<module>:<Class>'"
         self._set(
+            target=check_pattern(who, "target", self.target, LAYER_TARGET, form),
+            implementation=check_pattern(
+                who, "implementation", self.implementation, OBJECT_PATH, "'module:Class'"
+            ),
+            priority=check_integer(who, "priority", self.priority),
             requires=check_requirements(who, "requires", self.requires),
             devices=check_members(who, "devices", self.devices, DEVICES),
             dtypes=check_members(who, "dtypes", self.dtypes, DTYPES),
@@ -248,12 +250,17 @@ class OpAdapter(_Record):
     priority: int = 0
 
     def __post_init__(self) -> None:
-        who = f"OpAdapter({self.op!r})"
-        check_pattern(who, "op", self.op, OP_NAME, "the name of an op or primitive, such as 'rms_norm'")
-        check_pattern(who, "implementation", self.implementation, OBJECT_PATH, "'module:function'")
-        check_pattern(who, "kernel_set", self.kernel_set, NAME, "a kernel set such as 'mindspore' or 'cpu'")
-        check_integer(who, "priority", self.priority)
+        who = f"OpAdapter({shown(self.op)})"
+        form = "the name of an op or primitive, such as 'rms_norm'"
         self._set(
+            op=check_pattern(who, "op", self.op, OP_NAME, form),
+            implementation=check_pattern(
+                who, "implementation", self.implementation, OBJECT_PATH, "'module:function'"
+            ),
+            kernel_set=check_pattern(
+                who, "kernel_set", self.kernel_set, NAME, "a kernel set such as 'mindspore' or 'cpu'"
+            ),
+            priority=check_integer(who, "priority", self.priority),
             requires=check_requirements(who, "requires", self.requires),
             devices=check_members(who, "devices", self.devices, DEVICES),
             dtypes=check_members(who, "dtypes", self.dtypes, DTYPES),

@@ -4,51 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
 
-HEADER = (
-    "from mszoo.registry import Capability, LayerAdapter, ModelAdapter, OpAdapter, Suite, hookimpl\n"
-    "from mszoo.registry.load import load_catalog\n"
-)
-
-
-def hook(body: str, name: str = "mszoo_model_adapters()") -> str:
-    return f"@hookimpl\ndef {name}:\n    {body}\n"
-
-
-def models(*architectures: str, **fields: str) -> str:
-    """Source of a hook that gives good adapters; `fields` are further arguments as source."""
-    extra = "".join(f", {name}={value}" for name, value in fields.items())
-    items = ", ".join(f"ModelAdapter('{name}', 'good_model:Model'{extra})" for name in architectures)
-    return hook(f"return [{items}]")
-
-
-@dataclass(frozen=True)
-class Bad:
-    """A bad plugin.
-
-    Args:
-        source: of its module, after HEADER; bytes are written as they are; None for no module.
-        problem: what its one problem begins with, after its name; None if discovery has nothing against it.
-        finding: what the doctor's one finding about it begins with, where discovery finds none.
-        keeps: architectures that it serves all the same.
-        value: its entry point's value; None for the name of its module.
-        files: further files, by path.
-    """
-
-    source: str | bytes | None
-    problem: str | None = None
-    finding: tuple[str, str] | None = None
-    keeps: tuple[str, ...] = ()
-    value: str | None = None
-    files: dict[str, str] = field(default_factory=dict)
-
-
-def twisted(line: str) -> str:
-    """Source of a module that does something at import and is good otherwise."""
-    return f"import os, sys, threading\n{line}\n"
-
+from .hostile_plugins import HOSTILE
+from .plugin_sources import HEADER, Bad, hook, models, twisted
 
 BAD: dict[str, Bad] = {
     # It can't be imported.
@@ -69,7 +29,7 @@ BAD: dict[str, Bad] = {
         "can't be loaded (E: no text, its __str__ raised ValueError",
     ),
     "long_text": Bad(
-        r"raise ValueError('\x1b[31m' + 'x' * 9999)", "can't be loaded (ValueError: [31m" + 400 * "x"
+        r"raise ValueError('\x1b[31m' + 'x' * 9999)", r"can't be loaded (ValueError: \x1b[31m" + 400 * "x"
     ),
     "asks_for_the_catalog": Bad(
         "load_catalog()",
@@ -174,8 +134,8 @@ BAD: dict[str, Bad] = {
     ),
     "bad_config": Bad(
         models("X", example_config="{'f': print}"),
-        "mszoo_model_adapters raised RecordError: ModelAdapter('X'): example_config isn't JSON (Object of type "
-        "builtin_function_or_method is not JSON serializable). Give it what a config.json may hold.",
+        "mszoo_model_adapters raised RecordError: ModelAdapter('X'): example_config isn't JSON (it holds a "
+        "builtin_function_or_method). Give it what a config.json may hold.",
     ),
     "loose_subclass": Bad(
         "class Loose(ModelAdapter):\n    def __post_init__(self):\n        pass\n"
@@ -184,11 +144,12 @@ BAD: dict[str, Bad] = {
     ),
     "forged": Bad(
         hook("return [ModelAdapter.__new__(ModelAdapter)]"),
-        "mszoo_model_adapters raised RecordError: a ModelAdapter: lacks a field (AttributeError: ",
+        "item 0 of mszoo_model_adapters is refused: RecordError: a ModelAdapter: lacks its field 'architecture'",
     ),
     "changed_later": Bad(
         hook("a = ModelAdapter('X', 'a:A')\n    object.__setattr__(a, 'devices', 5)\n    return [a]"),
-        "mszoo_model_adapters raised RecordError: ModelAdapter('X'): devices is 5. Set it to a tuple of strings.",
+        "item 0 of mszoo_model_adapters is refused: RecordError: ModelAdapter('X'): devices is 5; it is skipped. "
+        "Set it to a tuple of strings.",
     ),
     "same_twice": Bad(
         hook("return [ModelAdapter('TwiceModel', f'good_model:{name}') for name in ('Model', 'Other')]"),
@@ -235,7 +196,7 @@ BAD: dict[str, Bad] = {
     ),
     "replaces_stderr": Bad(
         twisted("sys.stdout = sys.stderr = open(os.devnull, 'w')") + models("MutedModel"),
-        "replaced sys.stderr, which was undone, when it was loaded. Leave it as it is.",
+        "replaced sys.stdout, sys.stderr, which was undone, when it was loaded. Leave it as it is.",
         keeps=("MutedModel",),
     ),
     "starts_a_thread": Bad(
@@ -275,16 +236,22 @@ BAD: dict[str, Bad] = {
         finding=("problem", "names good_model:Absent, and module good_model defines no Absent"),
         keeps=("NamelessModel",),
     ),
+    **HOSTILE,
 }
 
 
-def install_bad_plugins(folder: Path) -> dict[str, str]:
-    """Install all of BAD, a good plugin and some torn distributions; returns the environment that sees them."""
+#: Takes seconds to import.
+HEAVY = "imports_mindspore"
+LIGHT = tuple(name for name in BAD if name != HEAVY)
+
+
+def install_bad_plugins(folder: Path, names: Iterable[str] = LIGHT) -> dict[str, str]:
+    """Install bad plugins, a good one and some odd distributions; returns the environment that sees them."""
     site, boot = folder / "site", folder / "boot"
     site.mkdir()
     boot.mkdir()
-    for name, bad in BAD.items():
-        module = f"bad_{name}"
+    for name in names:
+        bad, module = BAD[name], f"bad_{name}"
         if bad.source is not None:
             source = bad.source if isinstance(bad.source, bytes) else (HEADER + bad.source).encode()
             (site / f"{module}.py").write_bytes(source)
@@ -302,6 +269,16 @@ def install_bad_plugins(folder: Path) -> dict[str, str]:
     (site / "bare.py").write_text(HEADER + models("BareModel"))
     install(site, "binary-dist", "binary = binary", metadata=b"Name: \xff\xfe\n")
     (site / "binary.py").write_text(HEADER + models("BinaryModel"))
+    (site / "escaped.py").write_text(
+        HEADER + hook("return Suite('escaped')", "mszoo_suite()") + models("EscapedModel")
+    )
+    odd = "Metadata-Version: 2.1\nName: escaped-\x1b[31mdist\nVersion: 1\u202e0\n".encode()
+    install(site, "escaped-dist", "\x1b]0;red\x07 $(touch owned) = escaped", odd)
+    install(site, "long-dist", f"{'long' * 100_000} = long_plugin")
+    install(site, "flood-dist", "\n".join(f"flood{number} = good_plugin" for number in range(200)))
+    install(site, "ops-dist", "bad_ops = bad_ops", group="mszoo.ops")
+    (site / "bad_ops.py").write_text("raise SystemExit('no ops')")
+    install(site, "command-dist", "bad-command = bad_ops:command", group="mszoo.commands")
     # Appended as site-packages is: what is installed never hides the standard library.
     (boot / "sitecustomize.py").write_text(f"import sys\nsys.path.append({str(site)!r})\n")
     inherited = {
@@ -315,11 +292,17 @@ def install_bad_plugins(folder: Path) -> dict[str, str]:
     }
 
 
-def install(site: Path, distribution: str, entry_points: str, metadata: bytes | None = b"") -> None:
+def install(
+    site: Path,
+    distribution: str,
+    entry_points: str,
+    metadata: bytes | None = b"",
+    group: str = "mszoo",
+) -> None:
     """Install a distribution's metadata; b"" for the usual, None for no METADATA at all."""
     info = site / f"{distribution.replace('-', '_')}-1.0.dist-info"
     info.mkdir()
-    (info / "entry_points.txt").write_text(f"[mszoo]\n{entry_points}\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n{entry_points}\n")
     usual = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n".encode()
     if metadata is not None:
         (info / "METADATA").write_bytes(metadata or usual)

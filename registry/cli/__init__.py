@@ -6,6 +6,7 @@ and mindspore, so that the command starts fast and runs without them.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Annotated, TextIO
@@ -13,6 +14,7 @@ from typing import Annotated, TextIO
 import typer
 
 from mszoo.registry.cli.commands import Commands
+from mszoo.registry.errors import sentence
 
 __all__ = ["build", "main"]
 
@@ -45,7 +47,22 @@ def main() -> None:
     """Run the command; the entry point of the ``mszoo`` script."""
     if sys.stdout is not None and sys.stdout is sys.__stdout__:
         sys.stdout = _own_stdout()
-    build()()
+    try:
+        try:
+            build()()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # What Python still holds for a full disk, or a reader that went away, is lost; it would say so at its end.
+        with open(os.devnull, "wb") as sink:
+            os.dup2(sink.fileno(), sys.stdout.fileno())
+        if error.errno != errno.EPIPE:
+            what = f"the report can't be written ({error.strerror})"
+            typer.echo(sentence("mszoo", what, "Send it to another place."), err=True)
+        raise SystemExit(1) from None
 
 
 def _own_stdout() -> TextIO:

@@ -15,10 +15,11 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from mszoo.registry.containment import caught, contained
 from mszoo.registry.entry_points import ordered, readable
 from mszoo.registry.errors import MszooError, sentence
-from mszoo.registry.hookcalls import describe, stdout_guarded
 from mszoo.registry.objects import load_object
+from mszoo.registry.text import describe
 
 GROUP = "mszoo.commands"
 _OWN = {
@@ -80,17 +81,16 @@ class Commands(TyperGroup):
 def _load(name: str, source: str, load: Callable[[], Any]) -> Any:
     who, distribution = f"command {name!r} of {source}", source.partition(" ")[0]
     start = time.process_time()
-    try:
-        with stdout_guarded():
-            found = load()
-            app = found if isinstance(found, typer.Typer) else typer.Typer(add_completion=False)
-            if app is not found:
-                app.command(name)(found)
-            command = typer.main.get_command(app)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # a package that calls sys.exit() must not end the other commands
-        what = f"can't be loaded ({describe(error)}); the others work"
+    with contained(heavy=True) as traces, caught() as failure:
+        found = load()
+        app = found if isinstance(found, typer.Typer) else typer.Typer(add_completion=False)
+        if app is not found:
+            app.command(name)(found)
+        command = typer.main.get_command(app)
+    for trace in traces:
+        typer.echo(sentence(who, trace.what, trace.hint), err=True)
+    if failure.error is not None:
+        what = f"can't be loaded ({describe(failure.error)}); the others work"
         typer.echo(sentence(who, what, _FIX.format(distribution)), err=True)
         return None
     seconds = time.process_time() - start

@@ -471,6 +471,21 @@ PLUGINS = {
         "        raise KeyError('boom')",
         ON_WARNING.replace("WHAT", "building the model failed (KeyError: 'boom')"),
     ),
+    "leaver": (
+        HEADER + "def mszoo_model_adapters():\n"
+        "    return [ModelAdapter('LlamaForCausalLM', 'leaver_plugin:Llama', priority=9)]\n\n"
+        "class Llama:\n"
+        "    def __init__(self, config, *, prefix=''):\n"
+        "        raise SystemExit(0)",
+        ON_WARNING.replace("WHAT", "building the model failed (SystemExit: 0)"),
+    ),
+    "late": (
+        HEADER + "def mszoo_model_adapters():\n"
+        "    return [ModelAdapter('LlamaForCausalLM', 'late_plugin:Llama', priority=8)]\n\n"
+        "def __getattr__(name):\n"
+        "    raise SystemExit(name) if name == 'Llama' else AttributeError(name)",
+        ON_WARNING.replace("WHAT", "building the model failed (SystemExit: Llama)"),
+    ),
 }
 
 

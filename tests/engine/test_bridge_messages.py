@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 
 import pytest
 
-from mszoo.adapters.vllm import install
+from mszoo.adapters.vllm import install, stages
 from mszoo.adapters.vllm.layers import install as layers
 from mszoo.adapters.vllm.layers import vllm_layers
 from mszoo.adapters.vllm.models import choice, claims, wrapper
@@ -21,7 +22,7 @@ from mszoo.registry import LayerAdapter, ModelAdapter, OpAdapter, Suite
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.discovery import Contribution, Discovery, discover
 from mszoo.registry.entry_points import Plugin
-from mszoo.registry.errors import LockError, RefusalError
+from mszoo.registry.errors import LockError, PluginError, RefusalError
 from mszoo.registry.settings import Settings
 
 NAMES = ("one", "two")
@@ -190,3 +191,32 @@ def test_a_layer_that_the_lock_leaves_to_nobody() -> None:
         made(8)
     assert "no implementation that MSZOO_LOCK names can compute this layer: plugin 'one'" in str(raised.value)
     assert "Follow one of these hints, or unset MSZOO_LOCK" in str(raised.value)
+
+
+def test_a_step_that_exits_doesnt_end_the_worker() -> None:
+    class Network:
+        def __call__(self, *_: Any) -> Any:
+            raise SystemExit(3)
+
+    (candidate,) = make_catalog("models", ModelAdapter("A", "nowhere:A")).decide("A").chain
+    model = object.__new__(wrapper.MindSporeCausalLM)
+    vars(model).update(network=Network(), candidate=candidate)
+    with pytest.raises(PluginError) as raised:
+        model.forward(None, torch.arange(3))
+    assert str(raised.value).startswith("one.A of ")
+    assert ": a step raised SystemExit: 3 (test_bridge_messages.py:" in str(raised.value)
+
+
+def test_what_a_candidate_did_to_the_process_is_told_once(monkeypatch: Any, tmp_path: Path) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(stages.log, "warning_once", lambda text, *values: lines.append(text % values))
+    monkeypatch.chdir(tmp_path)
+    with stages.stage("one.A of dist 1", "its model was built") as failure:
+        os.chdir("/")
+        raise SystemExit(0)
+    assert Path.cwd() == tmp_path
+    assert type(failure.error) is SystemExit
+    assert lines == [
+        "mszoo: one.A of dist 1: changed the working directory, which was undone, when its model was built. "
+        "Remove the os.chdir()."
+    ]

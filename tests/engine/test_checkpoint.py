@@ -212,7 +212,41 @@ def test_what_vllm_does_not_read_as_safetensors_is_not_checked(tmp_path: Path) -
             "{",
             "is not an index of safetensors files (Expecting property name",
         ),
-        ("model.safetensors.index.json", "{}", "is not an index of safetensors files ('weight_map'). Copy"),
+        (
+            "model.safetensors.index.json",
+            "{}",
+            "is not an index of safetensors files (it has no weight_map). Copy",
+        ),
+        (
+            "model.safetensors.index.json",
+            '{"weight_map": {"b": "../outside.safetensors"}}',
+            "is not an index of safetensors files (it lists '../outside.safetensors', which is not a",
+        ),
+        (
+            "model.safetensors.index.json",
+            '{"weight_map": {"b": "/etc/passwd"}}',
+            "is not an index of safetensors files (it lists '/etc/passwd', which is not a file beside it).",
+        ),
+        (
+            "model.safetensors.index.json",
+            "[" * 100_000,
+            "is not an index of safetensors files (it is nested too",
+        ),
+        (
+            "model.safetensors.index.json",
+            "9" * 5000,
+            "is not an index of safetensors files (Exceeds the limit",
+        ),
+        (
+            "model.safetensors.index.json",
+            "null",
+            "is not an index of safetensors files (it has no weight_map)",
+        ),
+        (
+            "model.safetensors.index.json",
+            '{"weight_map": {"b": "' + "x" * 5000 + '"}}',
+            "is not an index of safetensors files (it lists 'xxx",
+        ),
         ("model.safetensors.index.json", '{"weight_map": {"b": []}}', "is not an index of safetensors files"),
         ("one.safetensors", "", "is truncated or not a safetensors file ("),
         (

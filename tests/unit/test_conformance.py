@@ -466,5 +466,5 @@ def test_a_report_that_cannot_be_read_or_written(tmp_path: Path) -> None:
     with pytest.raises(MszooError) as raised:
         write_markdown(document, page)
     assert str(raised.value) == (
-        f"{page}: can't be written (No such file or directory). Name a file in a folder that you may write to."
+        f"{page}: can't be written (No such file or directory). Give another place, or mend this one."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -293,17 +294,22 @@ def test_what_a_plugin_prints_goes_to_stderr(make_plugin, capsys):
     assert (out, err) == ("", "at import\nin hook\n")
 
 
+INTERRUPTED = "import signal; signal.raise_signal(signal.SIGINT)"
+
+
 @pytest.mark.parametrize(
     "source",
     [
-        "raise KeyboardInterrupt",
-        hook("raise KeyboardInterrupt"),
-        hook("yield ModelAdapter('A', 'a:A')\n    raise KeyboardInterrupt"),
+        INTERRUPTED,
+        hook(INTERRUPTED),
+        hook(f"yield ModelAdapter('A', 'a:A')\n    {INTERRUPTED}"),
     ],
 )
-def test_keyboard_interrupt_is_not_swallowed(make_plugin, source):
+def test_an_interrupt_from_outside_is_not_swallowed(make_plugin, source):
+    handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         discover(Settings(), [make_plugin(source)])
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 DIST_INFO = """

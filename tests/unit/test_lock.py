@@ -330,7 +330,7 @@ def test_a_lock_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mszoo.registry.lock.os.fsync", full)
+    monkeypatch.setattr("mszoo.registry.files.os.fsync", full)
     with pytest.raises(LockError) as caught:
         Lock("x", "y", "z").write(path)
     assert str(caught.value) == (

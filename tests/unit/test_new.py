@@ -111,6 +111,25 @@ def test_a_place_that_cannot_be_written(tmp_path):
     assert str(caught.value).startswith(f"{tmp_path}/file/x: can't be written (Not a directory: ")
 
 
+def test_a_failure_leaves_nothing_and_can_be_retried(tmp_path, monkeypatch):
+    folder, names = tmp_path / "deep" / "acme", names_of("acme-llm")
+    opened, real = [], Path.open
+
+    def full(path, mode="r", **options):
+        if mode == "x":
+            opened.append(path)
+            if len(opened) == 4:
+                raise OSError(28, "No space left on device", str(path))
+        return real(path, mode, **options)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(MszooError, match="No space left on device"):
+        write(names, folder)
+    assert list(tmp_path.iterdir()) == []
+    write(names, folder)
+    assert (folder / "pyproject.toml").is_file()
+
+
 WORD = "Choose a name that begins with a letter and is no word of Python's, such as mszoo-example."
 LETTERS = "Use letters, digits, '-', '_' and '.', such as mszoo-example."
 

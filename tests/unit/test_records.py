@@ -99,7 +99,16 @@ BAD_MODELS = [
     ({"refused": True}, "refused is True", "Set it to a string of one line."),
     ({"refused": "a\nb"}, "refused is 'a\\nb'", "Set it to a string of one line."),
     ({"example_config": [1]}, "example_config is [1]", "Set it to a mapping with string keys."),
-    ({"example_config": {1: 2}}, "example_config is {1: 2}", "Set it to a mapping with string keys."),
+    (
+        {"example_config": {1: 2}},
+        "example_config isn't JSON (one of its keys is an int)",
+        "Give it what a config.json may hold.",
+    ),
+    (
+        {"packed_modules_mapping": {1: "q"}},
+        "packed_modules_mapping is {1: 'q'}",
+        "Set it to a mapping with string keys.",
+    ),
     ({"packed_modules_mapping": {"qkv": "q"}}, "packed_modules_mapping['qkv'] is 'q'", NOT_STRINGS),
 ]
 

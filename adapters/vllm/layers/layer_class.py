@@ -30,11 +30,12 @@ import torch
 from mszoo.adapters.vllm.device import start_mindspore
 from mszoo.adapters.vllm.log import log
 from mszoo.adapters.vllm.seam import CustomOp, get_current_vllm_config, get_forward_context
+from mszoo.adapters.vllm.stages import stage
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.decisions import Candidate
 from mszoo.registry.errors import MszooError, RefusalError
-from mszoo.registry.hookcalls import describe
 from mszoo.registry.objects import load_object
+from mszoo.registry.text import describe
 
 _CONFIG_KEY = "mszoo_layers"
 
@@ -77,12 +78,13 @@ class Swap:
         decision = self._catalog.layer_decisions(dtype)[self.target]
         reasons = []
         for candidate in decision.chain:
-            try:
+            with stage(str(candidate.plugin), f"{candidate.adapter.implementation} was built") as failure:
                 computation = self._build(candidate, layer)
-            except RefusalError as refusal:
-                reasons.append(f"{candidate.suite.name}: {refusal}")
-            except Exception as error:
-                log.debug("mszoo: %s failed", candidate.qualified_name, exc_info=True)
+            error = failure.error
+            if type(error) is RefusalError:
+                reasons.append(f"{candidate.suite.name}: {error}")
+            elif error is not None:
+                log.debug("mszoo: %s failed", candidate.qualified_name, exc_info=error)
                 what = f"{candidate.adapter.implementation} can't be used ({describe(error)})"
                 reasons.append(f"{candidate.plugin}: {what}. {candidate.plugin.cure}")
             else:

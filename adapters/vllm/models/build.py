@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import shlex
 import traceback
 from dataclasses import dataclass
 from typing import Any
 
 from mszoo.adapters.vllm.device import start_mindspore
 from mszoo.adapters.vllm.log import log
-from mszoo.adapters.vllm.models import dry_step, features, lacking, ranks
+from mszoo.adapters.vllm.models import dry_step, features, lacking, ranks, sizes
 from mszoo.adapters.vllm.models.checkpoint import Reader
 from mszoo.adapters.vllm.ops.kernels import choose_loadable_kernels
+from mszoo.adapters.vllm.stages import stage
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.decisions import Candidate, Decision
-from mszoo.registry.errors import CheckpointError, MszooError, PluginError, RefusalError
+from mszoo.registry.errors import (
+    BrokenCheckpointError,
+    CheckpointError,
+    MszooError,
+    PluginError,
+    RefusalError,
+)
 from mszoo.registry.objects import load_object
+from mszoo.registry.text import describe
 
 
 @dataclass(frozen=True)
@@ -82,24 +91,25 @@ def _try(
     """
     built: Built | None = None
     refusal: MszooError | None = None
-    try:
+    with stage(_who(candidate), "its model was built") as failure:
         built = _build(candidate, requested_kernels, catalog, vllm_config, prefix, checkpoint)
-    except Exception as error:
-        refusal = _refusal_of(candidate, error)
+    if failure.error is not None:
+        refusal = _refusal_of(candidate, failure.error)
     # Agreed on before the step, whose collective operations need every rank.
     refusal = refusal or ranks.other_refusal(candidate, vllm_config, refused=refusal is not None)
     if refusal is not None or built is None:
         return None, refusal
-    try:
+    with stage(_who(candidate), "its first step was tried") as failure:
         dry_step.prove(candidate, built.network, vllm_config, catalog.device)
-    except Exception as error:
-        refusal = _refusal_of(candidate, error)
+    if failure.error is not None:
+        refusal = _refusal_of(candidate, failure.error)
     return built, refusal or ranks.other_refusal(candidate, vllm_config, refused=refusal is not None)
 
 
-def _refusal_of(candidate: Candidate, error: Exception) -> MszooError:
-    if isinstance(error, (RefusalError, CheckpointError)):
-        refusal: MszooError = error
+def _refusal_of(candidate: Candidate, error: BaseException) -> MszooError:
+    # By the type itself: a class of the plugin's may do anything when it is asked for its text.
+    if type(error) in (RefusalError, CheckpointError, BrokenCheckpointError):
+        refusal: MszooError = error  # type: ignore[assignment]
     else:
         refusal = _failure(candidate, error)
         refusal.__cause__ = error  # an author needs the traceback
@@ -128,6 +138,8 @@ def _build(
 ) -> Built:
     features.check(candidate, vllm_config)
     lacking.check(candidate.qualified_name, vllm_config, catalog.device)
+    if not candidate.adapter.drafts:  # a draft's config may be its target's, and its checkpoint lack embeddings
+        sizes.check(vllm_config, checkpoint.found())
     from mszoo.kernels import dispatch
 
     start_mindspore(catalog.device)
@@ -161,10 +173,16 @@ def _build(
     return Built(network, candidate, kernels, checkpoint.check(network))
 
 
-def _failure(candidate: Candidate, error: Exception) -> PluginError:
-    who = f"{candidate.qualified_name} of {candidate.plugin.source}"
+def _who(candidate: Candidate) -> str:
+    return f"{candidate.qualified_name} of {candidate.plugin.source}"
+
+
+def _failure(candidate: Candidate, error: BaseException) -> PluginError:
+    who = _who(candidate)
     if isinstance(error, (ImportError, AttributeError)):
-        what = f"{candidate.adapter.model} can't be loaded ({type(error).__name__}: {error})"
+        what = f"{candidate.adapter.model} can't be loaded ({describe(error, place=False)})"
     else:
-        what = f"building the model failed ({type(error).__name__}: {error})"
-    return PluginError(who, what, f"Mend the plugin, or set MSZOO_DISABLE={candidate.plugin.name}")
+        what = f"building the model failed ({describe(error, place=False)})"
+    return PluginError(
+        who, what, f"Mend the plugin, or set MSZOO_DISABLE={shlex.quote(candidate.plugin.name)}"
+    )

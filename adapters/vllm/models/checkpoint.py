@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,11 @@ from typing import Any
 import torch
 
 from mszoo.registry.errors import BrokenCheckpointError, CheckpointError
+from mszoo.registry.json_text import LARGEST_INDEX, read_json
+from mszoo.registry.text import shown
 
+_LONGEST_NAME = 255
+_SHOWN = 20
 _AGAIN = "Copy the file again"
 #: Mistral's own files, which vLLM's loader prefers, and Hugging Face's beside them.
 _CONSOLIDATED, _SHARDS = "consolidated*.safetensors", "model*.safetensors"
@@ -90,6 +93,10 @@ class Reader:
         self._config = vllm_config
         self._read = functools.cache(lambda: read(vllm_config))
 
+    def found(self) -> Checkpoint | None:
+        """Return what the files hold, as :func:`read` does; raises what it raises."""
+        return self._read()
+
     def check(self, network: Any) -> str | None:
         """Compare the checkpoint with what a network expects.
 
@@ -102,7 +109,7 @@ class Reader:
         # Asked for in any case: a model whose weights come later is to remember its tensors as it was built, before
         # vLLM puts LoRA layers in place of its own.
         expected = network.expected_tensors()
-        found = self._read()
+        found = self.found()
         if found is None:
             return None
         # Imported here: a refusal without it needs no MindSpore.
@@ -137,24 +144,45 @@ def _files(folder: Path, index_name: str, patterns: Iterable[str]) -> list[Path]
     names = _indexed(index)
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise BrokenCheckpointError(
-            str(folder), f"lacks {', '.join(missing)}, which {index.name} lists", "Copy the missing files"
-        )
+        more = f" and {len(missing) - _SHOWN} more" if missing[_SHOWN:] else ""
+        what = f"lacks {', '.join(missing[:_SHOWN])}{more}, which {index.name} lists"
+        raise BrokenCheckpointError(str(folder), what, "Copy the missing files")
     return [folder / name for name in names]
 
 
 def _indexed(index: Path) -> list[str]:
+    """Return the names of the files that an index lists.
+
+    They lie beside it: a name that leads elsewhere is refused, and nothing of it is looked at.
+    """
     try:
-        return sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError, OSError) as error:
-        raise BrokenCheckpointError(
-            str(index), f"is not an index of safetensors files ({error})", _AGAIN
-        ) from error
+        content = read_json(index, LARGEST_INDEX)
+    except (OSError, ValueError) as error:
+        raise _no_index(index, str(error)) from error
+    files = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(files, dict) or not files:
+        raise _no_index(index, "it has no weight_map")
+    names: dict[str, None] = {}
+    for name in files.values():
+        if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
+            raise _no_index(index, f"it lists {shown(name)} as a file")
+        if name in (".", "..") or "/" in name or "\\" in name or not name.isprintable():
+            raise _no_index(index, f"it lists {shown(name)}, which is not a file beside it")
+        names[name] = None
+    return sorted(names)
+
+
+def _no_index(index: Path, why: str) -> BrokenCheckpointError:
+    return BrokenCheckpointError(str(index), f"is not an index of safetensors files ({why})", _AGAIN)
 
 
 def _header(file: Path) -> dict[str, tuple[int, ...]]:
     from safetensors import SafetensorError, safe_open
 
+    if not file.is_file():  # a pipe would never end
+        raise BrokenCheckpointError(
+            str(file), "is truncated or not a safetensors file (it is no file)", _AGAIN
+        )
     try:
         # Opening checks the header against the file's size.
         with safe_open(file, framework="pt") as tensors:

@@ -62,7 +62,7 @@ def prove(candidate: Candidate, network: Any, vllm_config: Any, device: str) -> 
                 wrong = _step(network, model_config, pooling=model_config.runner_type == "pooling")
     except MszooError as error:
         raise RefusalError(who, f"its first step raised {error.who}: {error.what}", error.hint) from error
-    except Exception as error:
+    except (Exception, SystemExit, GeneratorExit) as error:
         what = f"its first step raised {type(error).__name__}: {_first_line(error)}"
         raise RefusalError(who, what, _HINT) from error
     if wrong is not None:
@@ -145,6 +145,6 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip(" -")]
     return lines[0] if lines else "(no message)"

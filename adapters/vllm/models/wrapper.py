@@ -12,9 +12,11 @@ from mszoo.adapters.vllm.log import log
 from mszoo.adapters.vllm.seam import SupportsLoRA, SupportsPP
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.decisions import Decision
-from mszoo.registry.hookcalls import call_hook, describe
+from mszoo.registry.errors import PluginError
+from mszoo.registry.hookcalls import call_hook
 from mszoo.registry.records import Capability
 from mszoo.registry.settings import Settings
+from mszoo.registry.text import describe
 
 # Imported where a model is built: registration runs in every process.
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ class MindSporeModel(torch.nn.Module):
         from mszoo.adapters.vllm.models import lacking
         from mszoo.adapters.vllm.models.choice import choose
         from mszoo.adapters.vllm.models.features import role_of
-        from mszoo.adapters.vllm.models.own import describe
+        from mszoo.adapters.vllm.models.own import describe as describe_own
         from mszoo.layers.model import outside_the_tree
 
         kernels = Settings.from_environ().kernels
@@ -72,7 +74,7 @@ class MindSporeModel(torch.nn.Module):
             return self
         own = choice.own
         log.warning(
-            "mszoo: %s falls back to %s: %s", cls.decision.architecture, describe(own), choice.reasons
+            "mszoo: %s falls back to %s: %s", cls.decision.architecture, describe_own(own), choice.reasons
         )
         if vllm_config.quant_config is not None:
             from mszoo.adapters.vllm.seam import configure_quant_config
@@ -173,11 +175,16 @@ class MindSporeModel(torch.nn.Module):
         """
         if intermediate_tensors is not None:
             (inputs_embeds,) = intermediate_tensors.tensors.values()
-        hidden_states = self.network(
-            None if input_ids is None else to_mindspore(input_ids),
-            to_mindspore(positions),
-            None if inputs_embeds is None else to_mindspore(inputs_embeds),
-        )
+        try:
+            hidden_states = self.network(
+                None if input_ids is None else to_mindspore(input_ids),
+                to_mindspore(positions),
+                None if inputs_embeds is None else to_mindspore(inputs_embeds),
+            )
+        except (SystemExit, GeneratorExit) as error:  # the worker would end in silence
+            who = f"{self.candidate.qualified_name} of {self.candidate.plugin.source}"
+            what = f"a step raised {describe(error)}"
+            raise PluginError(who, what, self.candidate.plugin.cure) from error
         self._count()
         if self.is_last_stage:
             return to_torch(hidden_states)
@@ -197,10 +204,11 @@ class MindSporeModel(torch.nn.Module):
         loaded: set[str] = self.network.load_weights(_without(added, weights, of_vllm))
         arguments = {"decision": self.decision, "model": self}
         for outcome in call_hook(self.catalog.discovery.manager, "mszoo_model_loaded", arguments):
+            faults = [f"{trace.what}, when mszoo_model_loaded was called" for trace in outcome.traces]
             if outcome.error is not None:
-                log.warning(
-                    "mszoo: plugin %r: mszoo_model_loaded raised %s", outcome.plugin, describe(outcome.error)
-                )
+                faults.append(f"mszoo_model_loaded raised {describe(outcome.error)}")
+            for fault in faults:
+                log.warning("mszoo: plugin %r: %s", outcome.plugin, fault)
         return loaded | of_vllm  # one that no tensor came for is vLLM's to tell
 
     def _count(self) -> None:

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from mszoo.adapters.vllm.device import start_mindspore
 from mszoo.adapters.vllm.log import log
+from mszoo.adapters.vllm.stages import stage
 from mszoo.kernels import dispatch, torch_ops
 from mszoo.kernels.spec import SPECS
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.decisions import Candidate
 from mszoo.registry.errors import PluginError
-from mszoo.registry.hookcalls import describe
+from mszoo.registry.text import describe
 
 
 def install_ops(catalog: Catalog) -> None:
@@ -97,9 +98,10 @@ class _Function:
         plugin, path = self._candidate.plugin, self._candidate.adapter.implementation
         who = f"{self._op} of {self._candidate.suite.name} ({plugin.source})"
         start_mindspore(self._device)
-        try:
+        with stage(who, f"{path} was imported") as failure:
             function = dispatch.load(path)
-        except Exception as error:
+        if failure.error is not None:
+            error = failure.error
             hint = f"Mend the plugin, or leave {provider_name(self._candidate.suite.name)} out"
             raise PluginError(who, f"{path} can't be loaded ({describe(error)})", hint) from error
         log.info("mszoo: %s runs inside torch: %s", who, path)

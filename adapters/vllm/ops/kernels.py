@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from mszoo.adapters.vllm.stages import stage
 from mszoo.kernels import dispatch
 from mszoo.kernels.dispatch import Implementation, Kernels
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.entry_points import Plugin
 from mszoo.registry.errors import PluginError
-from mszoo.registry.hookcalls import describe
+from mszoo.registry.text import describe
 
 
 def choose_kernels(catalog: Catalog, requested: str, dtype: str) -> Kernels:
@@ -61,9 +62,7 @@ def _from_suites(catalog: Catalog, dtype: str) -> dict[str, dict[Implementation,
     return offers
 
 
-def _load_error(item: Implementation) -> Exception | None:
-    try:
+def _load_error(item: Implementation) -> BaseException | None:
+    with stage(item.who, f"{item.path} was imported") as failure:
         dispatch.load(item.path)
-    except Exception as error:
-        return error
-    return None
+    return failure.error

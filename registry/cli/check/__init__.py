@@ -24,6 +24,7 @@ from mszoo.registry.cli.report import (
 )
 from mszoo.registry.decisions import Candidate
 from mszoo.registry.errors import MszooError
+from mszoo.registry.files import check_writable
 from mszoo.registry.load import load_catalog
 
 _EXTRA = "pip install 'mszoo[conformance]'"
@@ -65,7 +66,9 @@ def check(
     """
     _require(tier)
     if report is not None:
-        read_page(report)  # a page that can't take the matrix is refused before the tests run
+        # A page that can't take the matrix is refused before the tests run.
+        read_page(report)
+        check_writable(report)
     catalog = load_catalog(device=_this_machines(device))
     subjects = select(catalog, target)
     results = run(subjects, tier)

@@ -15,6 +15,7 @@ from mszoo.registry.cli.check.anonymous import anonymous
 from mszoo.registry.cli.check.run import TIERS, Result, Subject, versions
 from mszoo.registry.cli.report import console, grouped, heading, print_problems, problems_json, table
 from mszoo.registry.errors import MszooError, Problem
+from mszoo.registry.files import write_whole
 
 BEGIN, END = "<!-- mszoo check: begin -->", "<!-- mszoo check: end -->"
 _BAD = ("failed", "error")
@@ -178,11 +179,7 @@ def write_markdown(document: Mapping[str, Any], path: Path) -> None:
         MszooError: as read_page, or the file can't be written.
     """
     before, after = read_page(path)
-    try:
-        path.write_text(before + anonymous(markdown(document)) + (after or "\n"), encoding="utf-8")
-    except OSError as error:
-        hint = "Name a file in a folder that you may write to."
-        raise MszooError(str(path), f"can't be written ({error.strerror})", hint) from error
+    write_whole(path, before + anonymous(markdown(document)) + (after or "\n"))
 
 
 def _rows(adapters: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

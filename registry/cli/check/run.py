@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from mszoo.registry.availability import installed_version
+from mszoo.registry.text import printable
 
 TIERS = ("static", "numeric", "engine")
 _POLL = 0.2
@@ -143,7 +144,7 @@ def _follow(process: subprocess.Popen[bytes], log: Path) -> tuple[list[dict[str,
                     collected = entry["collected"]
                     bar.update(task, total=len(collected))
                     continue
-                results.append(Result(**entry))
+                results.append(Result(**{name: _safe(value) for name, value in entry.items()}))
                 where = f"{entry['adapter']} {entry['tier']}"
                 bar.update(task, advance=1, description=where)
                 if not err.is_terminal and where != shown:
@@ -152,6 +153,13 @@ def _follow(process: subprocess.Popen[bytes], log: Path) -> tuple[list[dict[str,
             if ended:
                 return collected, results
             time.sleep(_POLL)
+
+
+def _safe(value: Any) -> Any:
+    """Return what a test says, line by line, as any terminal shows it."""
+    if not isinstance(value, str):
+        return value
+    return "\n".join(printable(line, 2000) for line in value.splitlines())
 
 
 def _entries(lines: Any) -> Iterator[dict[str, Any]]:
@@ -173,7 +181,7 @@ def _owed(
     said: str,
 ) -> Iterator[Result]:
     """Give an error for each test that was to run and didn't, or for each subject if none was collected."""
-    tail = "\n".join(said.splitlines()[-12:])
+    tail = "\n".join(printable(line, 2000) for line in said.splitlines()[-12:])
     if not collected:
         for item in subjects:
             reason = f"pytest ended with status {status} and ran nothing:\n{tail}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 
 from mszoo.registry.availability import installed_version
@@ -21,7 +22,7 @@ def check_plugins(catalog: Catalog) -> Iterator[Finding]:
         if problem.plugin is not None:
             without = ",".join(sorted({*disabled, problem.plugin}))
             hint = hint.partition(", or set MSZOO_DISABLE=")[0].rstrip(".")
-            hint = f"{hint}. Or go on without the plugin: export MSZOO_DISABLE={without}"
+            hint = f"{hint}. Or go on without the plugin: export MSZOO_DISABLE={shlex.quote(without)}"
         elif problem.who.startswith("MSZOO_"):
             hint = f"{hint} Or: unset {problem.who}"
         yield Finding("problem", problem.who, problem.what, hint)
@@ -67,7 +68,7 @@ def check_classes(catalog: Catalog) -> Iterator[Finding]:
             why = missing_object(candidate.adapter.model)
             if why is not None:
                 plugin = candidate.plugin
-                without = ",".join(sorted({*catalog.settings.disabled, plugin.name}))
+                without = shlex.quote(",".join(sorted({*catalog.settings.disabled, plugin.name})))
                 yield Finding(
                     "problem",
                     f"{candidate.qualified_name} of {plugin.source}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,8 @@ from mszoo.registry.cli.report import (
     print_problems,
     problems_json,
 )
-from mszoo.registry.errors import MszooError
+from mszoo.registry.errors import LockError, MszooError
+from mszoo.registry.files import check_writable
 from mszoo.registry.load import load_catalog
 from mszoo.registry.lock import Lock
 from mszoo.registry.lock_check import make_lock
@@ -46,6 +48,7 @@ def lock(
     """
     path = _path(file)
     if not check:
+        check_writable(path, LockError)
         # A lock in force must not stand in the way of the next one.
         environ = {name: value for name, value in os.environ.items() if name != "MSZOO_LOCK"}
         catalog = load_catalog(environ, chosen_device(device))
@@ -79,7 +82,9 @@ def lock_json(catalog: Catalog, path: Path, made: Lock | None) -> dict[str, Any]
 def _path(file: Path | None) -> Path:
     path = Path(file or os.environ.get("MSZOO_LOCK", "").strip() or _DEFAULT).expanduser().absolute()
     if path.is_dir():
-        raise MszooError(str(path), "is a folder", f"Name a file in it: mszoo lock {path / _DEFAULT}.")
+        raise MszooError(
+            str(path), "is a folder", f"Name a file in it: mszoo lock {shlex.quote(str(path / _DEFAULT))}."
+        )
     return path
 
 
@@ -97,7 +102,7 @@ def _report(catalog: Catalog, path: Path, made: Lock | None, as_json: bool) -> N
         }
         text = ", ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items() if count)
         out.print(f"{path}: locked {text or 'nothing'}")
-        out.print(f"Enforce it with MSZOO_LOCK={path}")
+        out.print(f"Enforce it with MSZOO_LOCK={shlex.quote(str(path))}", soft_wrap=True)
     elif not catalog.differences:
         out.print(f"{path}: all is as locked")
     else:

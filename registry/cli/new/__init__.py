@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.resources
 import keyword
 import re
+import shlex
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -85,7 +87,7 @@ def new(
         return
     for file in files:
         typer.echo(str(folder / file))
-    typer.echo(f"\nTry it: pip install -e {folder} && mszoo check {names.suite}")
+    typer.echo(f"\nTry it: pip install -e {shlex.quote(str(folder))} && mszoo check {names.suite}")
 
 
 def names_of(distribution: str) -> Names:
@@ -143,12 +145,22 @@ def write(names: Names, folder: Path) -> list[str]:
     if existing:
         hint = "Give another --directory; nothing was written."
         raise MszooError(str(folder), f"holds {', '.join(existing)} already", hint)
+    made: list[Path] = []
     try:
         for name, content in contents.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            with (folder / name).open("x", encoding="utf-8") as file:
+            path = folder / name
+            missing = [item for item in (path.parent, *path.parent.parents) if not item.exists()]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            made += [*reversed(missing), path]
+            with path.open("x", encoding="utf-8") as file:
                 file.write(content)
-    except OSError as error:
-        what = f"can't be written ({error.strerror}: {error.filename})"
-        raise MszooError(str(folder), what, "Give another --directory.") from error
+    except BaseException as error:
+        # Nothing half is left, so that it can be tried again.
+        for path in reversed(made):
+            with contextlib.suppress(OSError):
+                path.rmdir() if path.is_dir() else path.unlink()
+        if not isinstance(error, (OSError, ValueError)):
+            raise
+        why = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
+        raise MszooError(str(folder), f"can't be written ({why})", "Give another --directory.") from error
     return sorted(contents)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import tempfile
@@ -21,9 +22,11 @@ from mszoo.adapters.vllm.cli.bench.runs import TITLES, Plan, measure, rehearse
 from mszoo.adapters.vllm.cli.explain.folder import read_architectures
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.cli.report import JsonOption, choice, chosen_device, console, print_json
+from mszoo.registry.files import make_folder
 from mszoo.registry.load import load_catalog
 from mszoo.registry.records import DTYPES
 from mszoo.registry.settings import Settings
+from mszoo.registry.text import printable
 
 
 def bench(
@@ -70,7 +73,7 @@ def bench(
         plan, results, reference = _run(workload, runs, kernels, log)
     except BenchError as error:
         for line in error.lines:
-            typer.echo(line, err=True)
+            typer.echo(printable(line, 2000), err=True)
         typer.echo(f"mszoo: {error}", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
@@ -90,7 +93,7 @@ def _run(
 ) -> tuple[Plan, dict[str, list[Result]], Outputs | None]:
     """Run both sides with a progress bar; logs that nobody asked for stay only where a run failed."""
     if log is not None:
-        log.mkdir(parents=True, exist_ok=True)
+        make_folder(log, BenchError)
     plan = Plan(workload, runs, kernels, log or Path(tempfile.mkdtemp(prefix="mszoo-bench-log-")))
     failed = False
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -121,7 +124,7 @@ def _require_adapter(directory: Path, architectures: list[str]) -> Catalog:
     catalog = load_catalog(device=chosen_device(None))
     if not any(catalog.decide(name).winner for name in architectures):
         what = f"no MindSpore model serves {', '.join(architectures)}"
-        raise BenchError(str(directory), what, f"See why: mszoo explain {directory}")
+        raise BenchError(str(directory), what, f"See why: mszoo explain {shlex.quote(str(directory))}")
     return catalog
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mszoo.adapters.vllm.cli.bench.report import Row
 from mszoo.registry.errors import MszooError
+from mszoo.registry.files import check_writable, writing
 
 _COLOURS = {"better": "#2a9d5c", "worse": "#c8503c", "same": "#8a8f98"}
 
@@ -23,6 +24,7 @@ def check_can_plot(path: Path) -> None:
         raise MszooError("--plot", f"{path.name} has no suffix of an image format", hint)
     if not path.absolute().parent.is_dir():
         raise MszooError("--plot", f"{path.absolute().parent} is not a folder", "Create it first")
+    check_writable(path)
 
 
 def plot(rows: list[Row], title: str, path: Path) -> None:
@@ -47,7 +49,8 @@ def plot(rows: list[Row], title: str, path: Path) -> None:
     axes.margins(x=0.1)
     axes.set_xlabel("MindSpore against vLLM's own model (1 = the same, more is better)")
     axes.set_title(title, fontsize=10)
-    figure.savefig(path)
+    with writing(path) as scratch:
+        figure.savefig(scratch, format=path.suffix.lstrip(".").lower())
 
 
 def _gain(row: Row, ratio: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -33,7 +34,7 @@ def demo_model(
         typer.echo("mszoo: interrupted, nothing was written", err=True)
         raise typer.Exit(130) from None
     typer.echo(f"{NAME} is in {directory}" if written else f"{NAME} was already in {directory}")
-    typer.echo(f"Serve it: vllm serve {directory} --dtype float32 --max-model-len 2048")
+    typer.echo(f"Serve it: vllm serve {shlex.quote(str(directory))} --dtype float32 --max-model-len 2048")
 
 
 def make_with_progress(directory: Path, *, force: bool = False) -> bool:

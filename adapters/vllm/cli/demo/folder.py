@@ -74,8 +74,8 @@ def _inspect(target: Path) -> dict[str, Any] | None:
         return None
     try:
         marker = json.loads((target / MARKER).read_text(encoding="utf-8"))
-        own = {MARKER, *marker["files"]} if marker["made_by"] == _MAKER else set()
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        own = {MARKER, *marker["files"].keys()} if marker["made_by"] == _MAKER else set()
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         own = set()
     strange = sorted(name for name in names if name not in own or (target / name).is_dir())
     if strange:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 from typing import Any
 
 from mszoo.registry.errors import MszooError
+from mszoo.registry.json_text import NotJsonError, read_json
+from mszoo.registry.text import printable
+
+_LONGEST, _MOST = 200, 100
 
 
 def read_architectures(folder: Path) -> list[str]:
@@ -16,30 +20,34 @@ def read_architectures(folder: Path) -> list[str]:
         MszooError: the folder or its config.json is missing or unreadable, or names no architecture.
     """
     path = folder / "config.json"
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "doesn't exist"
+    if not os.path.isdir(folder):
+        what = "is not a folder" if os.path.exists(folder) else "doesn't exist"
         raise MszooError(
             str(folder), what, "Give a model folder, or an architecture such as LlamaForCausalLM."
         )
     hint = "Give the folder of a Hugging Face model."
-    if not path.is_file():
+    if not os.path.exists(path):
         raise MszooError(str(folder), "has no config.json", hint)
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MszooError(str(path), f"can't be read ({error.strerror})", "Check its permissions.") from error
-    except (ValueError, RecursionError) as error:
-        raise MszooError(str(path), f"is not valid JSON ({error})", "Download the model again.") from error
+    config = _read(path)
     names = config.get("architectures") if isinstance(config, dict) else None
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
         hint = 'Add "architectures", such as ["LlamaForCausalLM"].'
         raise MszooError(str(path), "names no architectures", hint)
-    return names
+    return [printable(name, _LONGEST) for name in names[:_MOST]]
+
+
+def _read(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except OSError as error:
+        raise MszooError(str(path), f"can't be read ({error.strerror})", "Check its permissions.") from error
+    except NotJsonError as error:
+        raise MszooError(str(path), f"is not valid JSON ({error})", "Download the model again.") from error
 
 
 def config_fields(folder: Path) -> dict[str, Any]:
     """Return the fields of a folder's config.json, which has been read before."""
-    fields: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    fields: dict[str, Any] = _read(folder / "config.json")
     return fields
 
 
