@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mszoo.adapters.vllm.log import log
 from mszoo.registry.containment import Failure, caught, contained
 from mszoo.registry.errors import sentence
 
@@ -22,5 +21,9 @@ def stage(who: str, when: str) -> Iterator[Failure]:
     """
     with contained(heavy=True, prints=True) as traces, caught() as failure:
         yield failure
+    if not traces:
+        return
+    from mszoo.adapters.vllm.log import log  # the command runs without vLLM, and loads this
+
     for trace in traces:
         log.warning_once("mszoo: %s", sentence(who, f"{trace.what}, when {when}", trace.hint))

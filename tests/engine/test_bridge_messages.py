@@ -14,7 +14,7 @@ import pytest
 from mszoo.adapters.vllm import install, stages
 from mszoo.adapters.vllm.layers import install as layers
 from mszoo.adapters.vllm.layers import vllm_layers
-from mszoo.adapters.vllm.models import choice, claims, wrapper
+from mszoo.adapters.vllm.models import choice, claims, classes, wrapper
 from mszoo.adapters.vllm.models import names as model_names
 from mszoo.adapters.vllm.ops import install as ops
 from mszoo.adapters.vllm.ops import kernels
@@ -145,7 +145,7 @@ def test_a_model_that_another_plugin_registered_later() -> None:
     from vllm.model_executor.models.registry import ModelRegistry
 
     catalog = make_catalog("models", ModelAdapter("LateForCausalLM", "somewhere:Late"))
-    ours = wrapper.wrapper_class(catalog, catalog.decide("LateForCausalLM"), None)
+    ours = classes.wrapper_class(catalog, catalog.decide("LateForCausalLM"), None)
     ModelRegistry.register_model("LateForCausalLM", "other_plugin.models:Late")
     try:
         (problem,) = model_names.replaced({"LateForCausalLM": ours})
@@ -161,7 +161,7 @@ def test_a_model_that_nobody_can_serve(lock: str | None, monkeypatch: pytest.Mon
     """Two candidates that don't load, and no model of vLLM's own."""
     adapters = [ModelAdapter("NobodyForCausalLM", f"nowhere_{name}:Model") for name in NAMES]
     catalog = make_catalog("models", *adapters, settings=Settings(lock=Path(lock) if lock else None))
-    model = wrapper.wrapper_class(catalog, catalog.decide("NobodyForCausalLM"), None)
+    model = classes.wrapper_class(catalog, catalog.decide("NobodyForCausalLM"), None)
     from vllm.config import VllmConfig, set_current_vllm_config
 
     monkeypatch.setattr(choice, "own_class", lambda _: None)

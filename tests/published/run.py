@@ -248,7 +248,8 @@ def _listed(suite: str) -> set[str]:
     import importlib
 
     module = importlib.import_module(f"mszoo.adapters.{suite}")
-    return {adapter.architecture for adapter in module.mszoo_model_adapters() if not adapter.refused}
+    adapters = module.mszoo_model_adapters()
+    return {adapter.architecture for adapter in adapters if not (adapter.refused or adapter.drafts)}
 
 
 def _write_tokenizer(folder: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from mszoo.adapters.vllm.models.classes import wrapper_class
 from mszoo.adapters.vllm.models.names import overridden
-from mszoo.adapters.vllm.models.wrapper import wrapper_class
 from mszoo.adapters.vllm.seam import ModelRegistry
 from mszoo.registry.catalog import Catalog, network_of
 from mszoo.registry.errors import Problem

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from mszoo.adapters.vllm.log import log
-from mszoo.adapters.vllm.seam import SupportsLoRA, SupportsPP
+from mszoo.adapters.vllm.seam import SupportsPP
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.decisions import Decision
 from mszoo.registry.errors import PluginError
 from mszoo.registry.hookcalls import call_hook
-from mszoo.registry.records import Capability
 from mszoo.registry.settings import Settings
 from mszoo.registry.text import describe
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 class MindSporeModel(torch.nn.Module):
     """A MindSpore model under vLLM's model protocol.
 
-    vLLM constructs a subclass that :func:`wrapper_class` made. If every candidate refuses the model, an
+    vLLM constructs a subclass that :func:`mszoo.adapters.vllm.models.classes.wrapper_class` made. If every candidate refuses the model, an
     instance of vLLM's own class is returned in its place, so one bad adapter never stops serving.
 
     Attributes:
@@ -342,53 +341,3 @@ def _has_tokens(metadata: Any) -> bool:
         metadata = next(iter(metadata.values()), None)
     slots = getattr(metadata, "slot_mapping", None)
     return slots is None or bool((slots >= 0).any())
-
-
-def wrapper_class(catalog: Catalog, decision: Decision, vllm_entry: Any) -> type[MindSporeModel]:
-    """Make the class that vLLM's registry gets for one architecture, with the flags that vLLM reads off it.
-
-    Args:
-        catalog: where the decision comes from.
-        decision: the candidates; at least one.
-        vllm_entry: vLLM's own registry entry for this architecture, or None.
-    """
-    declared = {item for candidate in decision.chain for item in candidate.adapter.capabilities}
-    # A candidate of another kind refuses vLLM's runner.
-    pooling, drafts = decision.chain[0].adapter.pooling, decision.chain[0].adapter.drafts
-    bases: tuple[type, ...] = (MindSporeEncoder if pooling else MindSporeCausalLM,)
-    if drafts:
-        from mszoo.adapters.vllm.models.heads import HEADS  # its classes are subclasses of those here
-
-        bases = (HEADS[drafts],)
-    flags: dict[str, Any] = {
-        "__module__": __name__,
-        "__doc__": f"{decision.architecture}, served by mszoo.",
-        "catalog": catalog,
-        "decision": decision,
-        "vllm_entry": vllm_entry,
-        "packed_modules_mapping": {},  # filled when it is known who serves
-    }
-    if pooling:
-        flags["default_seq_pooling_type"] = pooling
-    # vLLM asks before anything is built, and the one that serves may be a fallback. A candidate that lacks a
-    # feature refuses it.
-    if Capability.LORA in declared:
-        bases += (SupportsLoRA,)
-        flags["embedding_modules"] = {}
-    if not drafts and (Capability.PIPELINE_PARALLEL in declared or not decision.pinned):
-        bases += (InStages,)
-    return type(decision.architecture.replace(".", "_"), bases, flags)
-
-
-def to_mindspore(tensor: torch.Tensor) -> Any:
-    """See :func:`mszoo.kernels.exchange.to_mindspore`; imported late, since MindSpore comes with it."""
-    from mszoo.kernels.exchange import to_mindspore as convert
-
-    return convert(tensor)
-
-
-def to_torch(tensor: Any) -> torch.Tensor:
-    """See :func:`mszoo.kernels.exchange.to_torch`."""
-    from mszoo.kernels.exchange import to_torch as convert
-
-    return convert(tensor)

@@ -1,0 +1,60 @@
+"""The class that vLLM's registry gets for an architecture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mszoo.adapters.vllm.models.heads import HEADS
+from mszoo.adapters.vllm.models.wrapper import InStages, MindSporeCausalLM, MindSporeEncoder, MindSporeModel
+from mszoo.adapters.vllm.seam import SupportsLoRA
+from mszoo.registry.catalog import Catalog
+from mszoo.registry.decisions import Decision
+from mszoo.registry.records import Capability
+
+
+def wrapper_class(catalog: Catalog, decision: Decision, vllm_entry: Any) -> type[MindSporeModel]:
+    """Make the class that vLLM's registry gets for one architecture, with the flags that vLLM reads off it.
+
+    Args:
+        catalog: where the decision comes from.
+        decision: the candidates; at least one.
+        vllm_entry: vLLM's own registry entry for this architecture, or None.
+    """
+    declared = {item for candidate in decision.chain for item in candidate.adapter.capabilities}
+    # A candidate of another kind refuses vLLM's runner.
+    pooling, drafts = decision.chain[0].adapter.pooling, decision.chain[0].adapter.drafts
+    bases: tuple[type, ...] = (MindSporeEncoder if pooling else MindSporeCausalLM,)
+    if drafts:
+        bases = (HEADS[drafts],)
+    flags: dict[str, Any] = {
+        "__module__": MindSporeModel.__module__,
+        "__doc__": f"{decision.architecture}, served by mszoo.",
+        "catalog": catalog,
+        "decision": decision,
+        "vllm_entry": vllm_entry,
+        "packed_modules_mapping": {},  # filled when it is known who serves
+    }
+    if pooling:
+        flags["default_seq_pooling_type"] = pooling
+    # vLLM asks before anything is built, and the one that serves may be a fallback. A candidate that lacks a
+    # feature refuses it.
+    if Capability.LORA in declared:
+        bases += (SupportsLoRA,)
+        flags["embedding_modules"] = {}
+    if not drafts and (Capability.PIPELINE_PARALLEL in declared or not decision.pinned):
+        bases += (InStages,)
+    return type(decision.architecture.replace(".", "_"), bases, flags)
+
+
+def to_mindspore(tensor: torch.Tensor) -> Any:
+    """See :func:`mszoo.kernels.exchange.to_mindspore`; imported late, since MindSpore comes with it."""
+    from mszoo.kernels.exchange import to_mindspore as convert
+
+    return convert(tensor)
+
+
+def to_torch(tensor: Any) -> torch.Tensor:
+    """See :func:`mszoo.kernels.exchange.to_torch`."""
+    from mszoo.kernels.exchange import to_torch as convert
+
+    return convert(tensor)
