@@ -44,17 +44,3 @@ def wrapper_class(catalog: Catalog, decision: Decision, vllm_entry: Any) -> type
     if not drafts and (Capability.PIPELINE_PARALLEL in declared or not decision.pinned):
         bases += (InStages,)
     return type(decision.architecture.replace(".", "_"), bases, flags)
-
-
-def to_mindspore(tensor: torch.Tensor) -> Any:
-    """See :func:`mszoo.kernels.exchange.to_mindspore`; imported late, since MindSpore comes with it."""
-    from mszoo.kernels.exchange import to_mindspore as convert
-
-    return convert(tensor)
-
-
-def to_torch(tensor: Any) -> torch.Tensor:
-    """See :func:`mszoo.kernels.exchange.to_torch`."""
-    from mszoo.kernels.exchange import to_torch as convert
-
-    return convert(tensor)

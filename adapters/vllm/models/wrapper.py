@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class MindSporeModel(torch.nn.Module):
     """A MindSpore model under vLLM's model protocol.
 
-    vLLM constructs a subclass that :func:`mszoo.adapters.vllm.models.classes.wrapper_class` made. If every candidate refuses the model, an
-    instance of vLLM's own class is returned in its place, so one bad adapter never stops serving.
+    vLLM constructs a subclass that :func:`mszoo.adapters.vllm.models.classes.wrapper_class` made. If every candidate
+    refuses the model, an instance of vLLM's own class is returned in its place, so one bad adapter never stops serving.
 
     Attributes:
         network: the MindSpore model (:class:`mszoo.layers.model.Model`).
@@ -341,3 +341,17 @@ def _has_tokens(metadata: Any) -> bool:
         metadata = next(iter(metadata.values()), None)
     slots = getattr(metadata, "slot_mapping", None)
     return slots is None or bool((slots >= 0).any())
+
+
+def to_mindspore(tensor: torch.Tensor) -> Any:
+    """See :func:`mszoo.kernels.exchange.to_mindspore`; imported late, since MindSpore comes with it."""
+    from mszoo.kernels.exchange import to_mindspore as convert
+
+    return convert(tensor)
+
+
+def to_torch(tensor: Any) -> torch.Tensor:
+    """See :func:`mszoo.kernels.exchange.to_torch`."""
+    from mszoo.kernels.exchange import to_torch as convert
+
+    return convert(tensor)
