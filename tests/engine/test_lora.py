@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from mszoo.registry.errors import RefusalError
 
+from .answers import run_all
 from .conftest import RAW_LOGITS, assert_mindspore, running_engine, worst_of
 from .odd_checkpoints import make_whole_lora, merged
 
@@ -159,31 +160,31 @@ def test_adapters_come_and_go(llama: Any, tmp_path: Path) -> None:
     assert assert_mindspore(llm, "native.LlamaForCausalLM", "cpu") > 0
 
 
-def test_speculation(llama: Any) -> None:
-    """Tokens that are proposed by their n-grams are accepted or not by the adapter's logits."""
-    from vllm import SamplingParams
-    from vllm.lora.request import LoRARequest
+def test_speculation(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    """Tokens that their n-grams propose are accepted or not by the adapter's logits.
 
-    _, model, adapter = llama
-    reference, request = reference_of(model, adapter), LoRARequest("good", 1, str(adapter))
-    prompt = [5, 17, 99, 201, 5, 17, 99, 201, 5, 17]
-    expected = reference.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=24, eos_token_id=-1)
-    speculative = {
+    In a process of its own: in one that has proposed n-grams vLLM starts no further engine.
+    """
+    model = checkpoint("llama")
+    adapter = str(make_whole_lora(model, tmp_path / "lora", LINEAR, size=0.1))
+    options = {"enable_lora": True, "max_lora_rank": 8, "enforce_eager": True, "disable_log_stats": False}
+    job = {"model": str(model), "prompts": [[5, 17, 99, 201] * 4], "max_tokens": 24, "lora": [adapter]}
+    proposed = {
         "method": "ngram",
         "num_speculative_tokens": 3,
         "prompt_lookup_max": 3,
         "prompt_lookup_min": 1,
     }
-    options = {"enable_lora": True, "max_lora_rank": 8, "disable_log_stats": False}
-    with running_engine(model, speculative_config=speculative, **options) as llm:
-        sampling = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True, detokenize=False)
-        (output,) = llm.generate(
-            [{"prompt_token_ids": prompt}], sampling, use_tqdm=False, lora_request=request
-        )
-        assert list(output.outputs[0].token_ids) == expected[0, len(prompt) :].tolist()
-        counted = {metric.name: metric.value for metric in llm.get_metrics() if hasattr(metric, "value")}
-        assert counted["vllm:spec_decode_num_accepted_tokens"] > 0
-        assert assert_mindspore(llm, "native.LlamaForCausalLM", "cpu") < 24
+    jobs = {
+        "plain": job | {"options": options},
+        "ngram": job | {"options": options | {"speculative_config": proposed}},
+    }
+    found = run_all(jobs, tmp_path / "found.json", VLLM_ENABLE_V1_MULTIPROCESSING="0")
+    assert found["ngram"]["answers"] == found["plain"]["answers"]
+    assert found["ngram"]["metrics"]["vllm:spec_decode_num_accepted_tokens"] > 0
+    (before,), (after,) = (found[name]["workers"] for name in ("plain", "ngram"))
+    assert before["adapter"] == after["adapter"] == "native.LlamaForCausalLM"
+    assert after["forwards"] < before["forwards"]
 
 
 def test_a_projection_that_the_checkpoint_fused(checkpoint: Callable[..., Path], tmp_path: Path) -> None:

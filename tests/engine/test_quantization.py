@@ -25,8 +25,8 @@ KINDS = {"dense": "native.LlamaForCausalLM", "experts": "native.Qwen3MoeForCausa
 WIDE: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "head_dim": 64}
 CACHES = {"fp8 KV cache": "fp8", "fp8 KV cache (e5m2)": "fp8_e5m2"}
 #: How far logits are from those of the weights that the integers stand for: bfloat16, and what rounding of
-#: activations, keys and values to 8 bits adds. Wrong scales, orders or zeros make it 5 and more.
-TOLERANCE = {"W8A8": 0.6, "static": 1.8, "fp8": 1.4, "KV": 1.6, "e5m2": 3.0}
+#: activations, keys and values to 8 bits adds; vLLM's own models are as far off. Wrong scales make it 5 and more.
+TOLERANCE = {"W8A8": 0.6, "static": 1.8, "fp8": 1.4, "KV": 2.5}
 
 
 def make_experts(folder: Path) -> Path:
@@ -80,7 +80,7 @@ def test_weights(kind: str, sources: dict[str, Path], tmp_path: Path) -> None:
         if table()[name][kind] == "no":
             with pytest.raises(RefusalError) as refusal, running_engine(folder, dtype="bfloat16"):
                 pass
-            assert KINDS[kind] in str(refusal.value) or "one scale for a tensor" in str(refusal.value)
+            assert KINDS[kind].removeprefix("native.") in str(refusal.value)
             assert "dense models take compressed-tensors W8A8" in str(refusal.value)
             continue
         with running_engine(folder, dtype="bfloat16", **RAW_LOGITS) as llm:

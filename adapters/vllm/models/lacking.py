@@ -28,8 +28,8 @@ def check(who: str, vllm_config: Any, device: str) -> None:
         device: mszoo's name of it.
 
     Raises:
-        RefusalError: LoRA was asked for, and the model has experts; or the weights are fp8 with one scale for a
-            tensor.
+        RefusalError: LoRA was asked for, and the model has experts; or the weights are fp8, and these are experts,
+            or have one scale for a tensor.
     """
     if device != "cpu":
         return
@@ -38,6 +38,11 @@ def check(who: str, vllm_config: Any, device: str) -> None:
     if vllm_config.lora_config is not None and _experts(vllm_config.model_config) and not HAS_TRITON:
         what = "it has experts, and vLLM computes LoRA on these by Triton's kernels alone, which a CPU lacks"
         raise RefusalError(who, what, _WITHOUT)
+    if _is_fp8(vllm_config.quant_config) and _experts(vllm_config.model_config) and not _has_amx():
+        what = (
+            "experts' weights are fp8, for which vLLM's CPU backend has kernels on processors with AMX alone"
+        )
+        raise RefusalError(who, what, TAKEN)
     if _one_scale_each(vllm_config.quant_config) and not _rounds_to_fp8():
         what = "the weights are fp8 with one scale for a tensor, and vLLM's CPU backend has no op that rounds to it"
         raise RefusalError(who, what, TAKEN)
@@ -61,14 +66,30 @@ def _experts(model_config: Any) -> bool:
     return bool(model_config.get_num_experts())
 
 
-def _one_scale_each(quantization: Any) -> bool:
+def _is_fp8(quantization: Any) -> bool:
+    """Say whether a checkpoint's weights are fp8, in its own format or in compressed-tensors'."""
     if quantization is None:
+        return False
+    return quantization.get_name() == "fp8" or any(item.type == "float" for item in _schemes(quantization))
+
+
+def _one_scale_each(quantization: Any) -> bool:
+    """Say whether weights are fp8, with one scale for all of a tensor."""
+    if not _is_fp8(quantization):
         return False
     if quantization.get_name() == "fp8":
         return quantization.weight_block_size is None
-    schemes = getattr(quantization, "target_scheme_map", {}).values()  # compressed-tensors
-    weights = (scheme.get("weights") for scheme in schemes if scheme)
-    return any(item is not None and (item.type, item.strategy) == ("float", "tensor") for item in weights)
+    return any((item.type, item.strategy) == ("float", "tensor") for item in _schemes(quantization))
+
+
+def _schemes(quantization: Any) -> list[Any]:
+    """Return how a compressed-tensors checkpoint stores the weights of each of its groups."""
+    groups = getattr(quantization, "target_scheme_map", {}).values()
+    return [group["weights"] for group in groups if group and group.get("weights") is not None]
+
+
+def _has_amx() -> bool:
+    return bool(torch.cpu._is_amx_tile_supported())
 
 
 def _rounds_to_fp8() -> bool:
