@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class MindSporeModel(torch.nn.Module):
     """A MindSpore model under vLLM's model protocol.
 
-    vLLM constructs a subclass that :func:`mszoo.adapters.vllm.models.classes.wrapper_class` made. If every candidate
-    refuses the model, an instance of vLLM's own class is returned in its place, so one bad adapter never stops serving.
+    vLLM constructs a subclass that :mod:`mszoo.adapters.vllm.models.classes` made. If every candidate refuses the
+    model, an instance of vLLM's own class is returned in its place, so one bad adapter never stops serving.
 
     Attributes:
         network: the MindSpore model (:class:`mszoo.layers.model.Model`).
