@@ -138,7 +138,9 @@ def _build(
 ) -> Built:
     features.check(candidate, vllm_config)
     lacking.check(candidate.qualified_name, vllm_config, catalog.device)
-    if not candidate.adapter.drafts:  # a draft's config may be its target's, and its checkpoint lack embeddings
+    if (
+        not candidate.adapter.drafts
+    ):  # a draft's config may be its target's, and its checkpoint lack embeddings
         sizes.check(vllm_config, checkpoint.found())
     from mszoo.kernels import dispatch
 
