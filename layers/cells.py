@@ -64,7 +64,7 @@ class Replacement:
         """
         try:
             return dispatch.load(self.implementation)
-        except Exception as error:
+        except (Exception, SystemExit, GeneratorExit) as error:
             raise PluginError(
                 self.who,
                 f"{self.implementation} can't be loaded ({type(error).__name__}: {error})",

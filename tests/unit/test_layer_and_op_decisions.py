@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mszoo.kernels.spec import SPECS
 from mszoo.registry import LayerAdapter, ModelAdapter, OpAdapter, Suite
+from mszoo.registry import known_ops as ops_module
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.discovery import Contribution, Discovery, discover
 from mszoo.registry.entry_points import Plugin
@@ -241,3 +242,21 @@ def test_an_unavailable_adapter_never_changes_a_decision(suites, settings, dtype
     assert {subject for subject, item in after.items() if item.chain} == {
         subject for subject, item in before.items() if item.chain
     }
+
+
+def test_who_specifies_ops_badly_is_told_and_stops_nobody(make_entry_point, make_module, monkeypatch):
+    bad = make_entry_point(make_module("raise SystemExit('no ops')"), "bad", "bad-dist", group="mszoo.ops")
+    good = make_entry_point(
+        make_module("SPECS = {'known': 1}") + ":SPECS", "good", "good-dist", group="mszoo.ops"
+    )
+    monkeypatch.setattr(ops_module, "readable", lambda group: ([bad, good], []))
+    ops_module._read.cache_clear()
+    try:
+        assert known_ops() == ("known",)
+        (problem,) = ops_module.ops_problems()
+        assert str(problem).startswith(
+            "ops 'bad' of bad-dist 1.0: can't be loaded (SystemExit: no ops (plugin_under_test_"
+        )
+        assert problem.hint == "Fix or upgrade bad-dist, or uninstall it."
+    finally:
+        ops_module._read.cache_clear()

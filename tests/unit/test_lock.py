@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.metadata
 import json
 import pickle
@@ -371,6 +372,70 @@ def test_installed_and_editable_code_have_one_hash(tmp_path, monkeypatch):
     assert code_hash(PathDistribution(info), "twice_under_lock") == installed
     (source / "twice_under_lock" / "__init__.py").write_text("x = 2")
     assert code_hash(PathDistribution(info), "twice_under_lock") != installed
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """An installed distribution with a package, a namespace package and a single module; gives it and its place."""
+    site = tmp_path / "site"
+    files = {
+        "whole_under_lock/__init__.py": "x = 1",
+        "whole_under_lock/sub/deep.py": "x = 2",
+        "space_under_lock/part/__init__.py": "x = 3",
+        "single_under_lock.py": "x = 4",
+    }
+    for name, text in files.items():
+        (site / name).parent.mkdir(parents=True, exist_ok=True)
+        (site / name).write_text(text)
+    info = site / "whole-1.0.dist-info"
+    info.mkdir()
+    (info / "RECORD").write_text("".join(f"{name},,\n" for name in [*files, "whole_under_lock/data.txt"]))
+    monkeypatch.syspath_prepend(site)
+    return PathDistribution(info), site
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("whole_under_lock/__init__.py", "x = 0"),
+        ("whole_under_lock/sub/deep.py", "x = 0"),
+        ("whole_under_lock/sub/deep.py", None),
+        ("space_under_lock/part/__init__.py", "x = 0"),
+        ("single_under_lock.py", "x = 0"),
+        ("whole_under_lock/added.py", "x = 0"),
+        ("whole_under_lock/sub/added.pyc", "x = 0"),
+        ("whole_under_lock/added.so", "x = 0"),
+        ("whole_under_lock/new/added.py", "x = 0"),
+        ("space_under_lock/part/added.py", "x = 0"),
+        ("../first/whole_under_lock/__init__.py", "x = 0"),
+        ("../first/single_under_lock.py", "x = 0"),
+        ("../first/single_under_lock/__init__.py", "x = 0"),
+    ],
+)
+def test_whatever_would_run_otherwise_changes_the_hash(installed, path, content, monkeypatch):
+    distribution, site = installed
+    first = site.parent / "first"
+    first.mkdir()
+    monkeypatch.syspath_prepend(first)
+    locked = code_hash(distribution, "whole_under_lock")
+    if content is None:
+        (site / path).unlink()
+    else:
+        (site / path).parent.mkdir(parents=True, exist_ok=True)
+        (site / path).write_text(content)
+    importlib.invalidate_caches()
+    assert code_hash(distribution, "whole_under_lock") != locked
+
+
+@pytest.mark.parametrize(
+    "path", ["whole_under_lock/data.txt", "whole_under_lock/__pycache__/a.pyc", "other.py"]
+)
+def test_what_is_no_code_of_it_doesnt(installed, path):
+    distribution, site = installed
+    locked = code_hash(distribution, "whole_under_lock")
+    (site / path).parent.mkdir(exist_ok=True)
+    (site / path).write_text("other")
+    assert code_hash(distribution, "whole_under_lock") == locked
 
 
 def test_our_own_code_is_locked_whole():
