@@ -29,6 +29,9 @@ DTYPES = ("float32", "bfloat16", "float16")
 DRAFTS = ("eagle", "eagle3", "medusa", "mtp")
 #: How vLLM makes one vector of a sequence's hidden states.
 POOLING = ("CLS", "LAST", "MEAN")
+#: What vLLM makes of an encoder's hidden states, as it calls it: a vector of a sequence, scores of its classes, or
+#: those of each token.
+TASKS = ("embed", "classify", "token_classify")
 
 
 #: What vLLM's fused layers hold of a checkpoint's modules where a record doesn't say, as Llama's and BERT's do.
@@ -120,6 +123,9 @@ class ModelAdapter(_Record):
         refused: why the suite has this architecture and it can't be served, as a plain clause; empty for a model
             that can. A refused adapter is shown with its reason and is never chosen: ``model`` then names the
             suite's own class.
+        task: what vLLM makes of an encoder's hidden states: ``embed``, ``classify`` (classes of a text or a pair,
+            as rerankers have them) or ``token_classify``; ``embed`` where an encoder's record doesn't say, empty
+            for a decoder.
 
         drafts: for a head that proposes tokens to another model from that one's hidden states: by which of vLLM's
             methods, ``eagle``, ``eagle3``, ``medusa`` or ``mtp``. Empty for a model, which may be another one's
@@ -144,6 +150,7 @@ class ModelAdapter(_Record):
     refused: str = ""
     pooling: str = ""
     drafts: str = ""
+    task: str = ""
 
     def __post_init__(self) -> None:
         who = f"ModelAdapter({self.architecture!r})"
@@ -157,6 +164,9 @@ class ModelAdapter(_Record):
         check_members(who, "pooling", [self.pooling] if self.pooling else (), POOLING, may_be_empty=True)
         check_text(who, "drafts", self.drafts)
         check_members(who, "drafts", [self.drafts] if self.drafts else (), DRAFTS, may_be_empty=True)
+        check_text(who, "task", self.task)
+        tasks = TASKS if self.pooling else ()
+        check_members(who, "task", [self.task] if self.task else (), tasks, may_be_empty=True)
         packed = self.packed_modules_mapping
         if packed is None:
             packed = _PACKED_OF_ENCODERS if self.pooling else _PACKED
@@ -167,6 +177,7 @@ class ModelAdapter(_Record):
             dtypes=check_members(who, "dtypes", self.dtypes, DTYPES),
             packed_modules_mapping=check_modules(who, "packed_modules_mapping", packed),
             example_config=check_config(who, "example_config", self.example_config),
+            task=self.task or ("embed" if self.pooling else ""),
         )
 
     @property
