@@ -39,6 +39,10 @@ class RobertaModel(EncoderForPooling):
     def read_config(cls, config: Any, who: str) -> EncoderSpec:
         """Read a ``roberta`` or ``xlm-roberta`` config."""
         reader = EncoderReader(config, who)
+        # Jina's models go by these names, with code and tensors of their own; vLLM has them.
+        kind = getattr(config, "position_embedding_type", None)
+        if kind == "rotary":
+            reader.refuse("position_embedding_type", kind)
         of_texts = {"name": "classifier.out_proj", "dense_name": "classifier.dense"}
         head = reader.head(**{} if reader.classifies_tokens else of_texts)
         first = reader.required("pad_token_id") + 1

@@ -78,6 +78,7 @@ def test_the_head_reads_what_it_was_trained_on() -> None:
         ("BertModel", {"is_decoder": True}, "is_decoder=True"),
         ("RobertaModel", {"add_cross_attention": True}, "add_cross_attention=True"),
         ("BertModel", {"is_causal": True}, "is_causal=True"),
+        ("XLMRobertaModel", {"position_embedding_type": "rotary"}, "position_embedding_type='rotary'"),
         ("DistilBertModel", {"n_heads": 3}, "num_attention_heads=3"),
     ],
 )
