@@ -92,6 +92,7 @@ class EncoderAttention(EncoderOnlyAttention):
         head_size: D.
         scale: multiplies the scores.
         num_kv_heads: key/value heads G on this rank; as many as H where none are given.
+        sliding_window: keys this many tokens away, on either side, and more are hidden; None looks at everything.
         prefix: the layer's name, unique in the model.
 
     Raises:
@@ -105,6 +106,7 @@ class EncoderAttention(EncoderOnlyAttention):
         scale: float,
         num_kv_heads: int | None = None,
         *,
+        sliding_window: int | None = None,
         prefix: str,
     ) -> None:
         if not dispatch.current().by_vllm("paged_attention"):
@@ -123,6 +125,7 @@ class EncoderAttention(EncoderOnlyAttention):
             num_kv_heads=kv_heads,
             cache_config=_without_window(vllm_config.cache_config),
             quant_config=vllm_config.quant_config,
+            per_layer_sliding_window=sliding_window,
             prefix=prefix,
         )
         self._sizes = [num_heads * head_size, kv_heads * head_size, kv_heads * head_size]

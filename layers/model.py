@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -188,5 +188,13 @@ def _lora_is_idle(processor: Any, rows: int) -> bool:
 class Encoder(Model):
     """An encoder: its tokens see all tokens of their sequence, and vLLM pools its hidden states.
 
-    The adapter's record says with ``pooling`` how. A subclass attends with :class:`mszoo.layers.EncoderAttention`.
+    The adapter's record says with ``pooling`` how, and with ``task`` what for. A subclass attends with
+    :class:`mszoo.layers.EncoderAttention`. Where a pair of texts is classified, :meth:`forward` is called with
+    ``token_type_ids`` [T] too, by name: what part of the pair a token belongs to.
+
+    Attributes:
+        class_head: makes scores of classes of hidden states, by torch: [..., hidden] -> [..., classes]; None where
+            the encoder gives embeddings.
     """
+
+    class_head: Callable[[torch.Tensor], torch.Tensor] | None = None

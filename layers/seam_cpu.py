@@ -27,6 +27,7 @@ __all__ = [
     "CPUAttentionBackend",
     "CPUAttentionBackendImpl",
     "CPUAttentionMetadata",
+    "attends_in_encoder_cache",
     "attention_isa",
     "check_cpu_sgl_kernel",
     "experts_kernel",
@@ -58,6 +59,15 @@ def attention_isa(metadata: CPUAttentionMetadata, layer: Any) -> str:
         if isa is not None:
             return isa  # type: ignore[no-any-return]
     raise AttributeError(f"vLLM's CPU attention tells no instruction set (isa) for {layer.layer_name}")
+
+
+def attends_in_encoder_cache(impl: CPUAttentionBackendImpl) -> bool:
+    """Return whether attention of an encoder puts keys and values into a cache that lives for one step.
+
+    Before vLLM 0.24 torch attends, sequence by sequence; where zentorch is installed, it may.
+    """
+    fields = CPUAttentionMetadata.__dataclass_fields__
+    return "encoder_cache" in fields and not getattr(impl, "use_zentorch_sdpa", False)
 
 
 def sliding_window_of(impl: CPUAttentionBackendImpl) -> int | None:

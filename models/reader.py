@@ -16,6 +16,7 @@ from mszoo.layers.decoder.spec import (
     RotarySpec,
 )
 from mszoo.models.config import ConfigReader
+from mszoo.registry.errors import RefusalError
 
 
 class DecoderReader(ConfigReader):
@@ -194,6 +195,10 @@ class DecoderReader(ConfigReader):
 
     def _seeing_later_tokens(self, layer: DecoderLayerSpec) -> DecoderLayerSpec:
         if isinstance(layer.attention, AttentionSpec):
+            window = layer.attention.sliding_window
+            if window is not None:
+                what = f"it says is_causal=False, and sliding_window={window} isn't served with that"
+                raise RefusalError("config.json", what, "Serve the model with another implementation")
             return replace(layer, attention=replace(layer.attention, is_causal=False))
         self.refuse("is_causal", False)  # a latent cache is for causal attention
 

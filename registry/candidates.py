@@ -82,6 +82,7 @@ def _precedence(adapter: Adapter) -> tuple[object, ...]:
             adapter.refused,
             adapter.pooling,
             adapter.drafts,
+            adapter.task,
         )
     return (*common, adapter.kernel_set if isinstance(adapter, OpAdapter) else "", adapter.subject)
 

@@ -30,6 +30,9 @@ DTYPES = ("float32", "bfloat16", "float16")
 DRAFTS = ("eagle", "eagle3", "medusa", "mtp")
 #: How vLLM makes one vector of a sequence's hidden states.
 POOLING = ("CLS", "LAST", "MEAN")
+#: What vLLM makes of an encoder's hidden states, as it calls it: a vector of a sequence, scores of its classes, or
+#: those of each token.
+TASKS = ("embed", "classify", "token_classify")
 
 
 #: What vLLM's fused layers hold of a checkpoint's modules where a record doesn't say, as Llama's and BERT's do.
@@ -114,6 +117,9 @@ class ModelAdapter(_Record):
         refused: why the suite has this architecture and it can't be served, as a plain clause; empty for a model
             that can. A refused adapter is shown with its reason and is never chosen: ``model`` then names the
             suite's own class.
+        task: what vLLM makes of an encoder's hidden states: ``embed``, ``classify`` (classes of a text or a pair,
+            as rerankers have them) or ``token_classify``; ``embed`` where an encoder's record doesn't say, empty
+            for a decoder.
 
         drafts: for a head that proposes tokens to another model from that one's hidden states: by which of vLLM's
             methods, ``eagle``, ``eagle3``, ``medusa`` or ``mtp``. Empty for a model, which may be another one's
@@ -138,6 +144,7 @@ class ModelAdapter(_Record):
     refused: str = ""
     pooling: str = ""
     drafts: str = ""
+    task: str = ""
 
     def __post_init__(self) -> None:
         who = f"ModelAdapter({shown(self.architecture)})"
@@ -152,6 +159,8 @@ class ModelAdapter(_Record):
         check_members(who, "pooling", [pooling] if pooling else (), POOLING, may_be_empty=True)
         drafts = check_text(who, "drafts", self.drafts)
         check_members(who, "drafts", [drafts] if drafts else (), DRAFTS, may_be_empty=True)
+        task = check_text(who, "task", self.task)
+        check_members(who, "task", [task] if task else (), TASKS if pooling else (), may_be_empty=True)
         packed = self.packed_modules_mapping
         if packed is None:
             packed = _PACKED_OF_ENCODERS if pooling else _PACKED
@@ -168,6 +177,7 @@ class ModelAdapter(_Record):
             dtypes=check_members(who, "dtypes", self.dtypes, DTYPES),
             packed_modules_mapping=check_modules(who, "packed_modules_mapping", packed),
             example_config=check_config(who, "example_config", self.example_config),
+            task=task or ("embed" if pooling else ""),
         )
 
     @property

@@ -1,4 +1,4 @@
-"""The record of a native decoder."""
+"""The records of native models."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any
 
 from mszoo.adapters.decoder import FUSED, INHERITED, TINY
 from mszoo.registry import Capability, ModelAdapter
+
+#: What vLLM's fused layers hold of BERT's modules.
+BERT_FUSED: Mapping[str, tuple[str, ...]] = {"qkv_proj": ("query", "key", "value")}
 
 
 def decoder(
@@ -35,4 +38,31 @@ def decoder(
         dtypes=dtypes,
         packed_modules_mapping=fused,
         example_config={**common, **config} | {"architectures": [architecture]},
+    )
+
+
+def encoder(
+    architecture: str,
+    module: str,
+    common: Mapping[str, Any],
+    fused: Mapping[str, tuple[str, ...]] = BERT_FUSED,
+    **config: Any,
+) -> ModelAdapter:
+    """Return the record of an encoder; its name says whether it has a head, and what for.
+
+    Args:
+        architecture: the name in config.json, and of its class.
+        module: of mszoo.models, that has the class.
+        common, config: the fields of a tiny config.json.
+        fused: what vLLM's fused layers hold of its checkpoints' modules.
+    """
+    tasks = {"ForSequenceClassification": "classify", "ForTokenClassification": "token_classify"}
+    return ModelAdapter(
+        architecture,
+        f"mszoo.models.{module}:{architecture}",
+        capabilities=frozenset({Capability.TENSOR_PARALLEL}),
+        packed_modules_mapping=fused,
+        example_config={**common, **config} | {"architectures": [architecture]},
+        pooling="CLS",
+        task=next((task for ending, task in tasks.items() if architecture.endswith(ending)), "embed"),
     )

@@ -53,6 +53,8 @@ _LATE = {
     "as_seq_cls_model": "vllm.model_executor.models.adapters",
     "Eagle3LlamaForCausalLM": "vllm.model_executor.models.llama_eagle3",
     "DispatchPooler": "vllm.model_executor.layers.pooler",
+    "get_seq_pooling_method": "vllm.model_executor.layers.pooler.seqwise",
+    "pooler_for_token_classify": "vllm.model_executor.layers.pooler.tokwise",
     "ColumnParallelLinear": "vllm.model_executor.layers.linear",
     "LinearBase": "vllm.model_executor.layers.linear",
     "RowParallelLinear": "vllm.model_executor.layers.linear",

@@ -149,7 +149,7 @@ struct DecoderLayer : torch::CustomClassHolder {
   // tensors: "<norm>.weight", "<norm>.bias", "<projection>.handler", "<projection>.bias", and where queries and keys
   //   turn "cos_sin_cache" [max, R], R/2 cosines and R/2 sines.
   // integers: "num_heads", "num_kv_heads", "head_size", "sliding_window" (-1 for none), "<projection>.width"; as truth
-  //   values "is_neox_style", "qk_norm_after_rotary" and "parallel_residual".
+  //   values "is_neox_style", "qk_norm_after_rotary", "parallel_residual", "norms_sums" and "is_causal".
   // floats: "scale", "logits_soft_cap", "residual_multiplier", "clip_qkv" (0 leaves the values), "<norm>.eps".
   // words: the kind of each norm that there is; "activation": an op's name, empty without an MLP.
   // Norms: norm_before_attention, norm_after_attention, norm_before_mlp, norm_after_mlp, q_norm, k_norm.
@@ -165,6 +165,8 @@ struct DecoderLayer : torch::CustomClassHolder {
         neox_(integers.at("is_neox_style")),
         late_(integers.at("qk_norm_after_rotary")),
         parallel_(integers.at("parallel_residual")),
+        sums_(integers.at("norms_sums")),
+        causal_(integers.at("is_causal")),
         scale_(floats.at("scale")),
         softcap_(floats.at("logits_soft_cap")),
         multiplier_(floats.at("residual_multiplier")),
@@ -245,6 +247,16 @@ struct DecoderLayer : torch::CustomClassHolder {
       stream.add_(mlp, multiplier_);
       return;
     }
+    if (sums_) {
+      norm_sum(stream, output, after_attention);
+      if (!has_mlp_) {
+        output.copy_(stream);
+        return;
+      }
+      run_mlp(stream, output, rows, dtype);
+      norm_sum(stream, output, after_mlp);
+      return;
+    }
     if (after_attention.exists()) after_attention.apply(output, output);
     if (before_mlp.kind == "rms_norm" && multiplier_ == 1.0) {
       add_norm(output, stream, before_mlp);
@@ -281,6 +293,12 @@ struct DecoderLayer : torch::CustomClassHolder {
 
   static void add_norm(const at::Tensor& x, const at::Tensor& residual, const Norm& norm) {
     ops().fused_add_rms_norm(x, residual, *norm.weight, norm.eps);
+  }
+
+  // The stream becomes the norm of its sum with x.
+  void norm_sum(const at::Tensor& stream, const at::Tensor& x, const Norm& norm) const {
+    stream.add_(x, multiplier_);
+    norm.apply(stream, stream);
   }
 
   void run_mlp(const at::Tensor& in, const at::Tensor& out, int64_t rows, at::ScalarType dtype) const {
@@ -334,14 +352,14 @@ struct DecoderLayer : torch::CustomClassHolder {
     auto keys = pages.narrow(2, 0, block), values = pages.narrow(2, block, block);
     ops().store(key, value, keys, values, slot_mapping, isa);
     ops().attention(query.narrow(0, 0, tokens), keys, values, out.narrow(0, 0, tokens), query_start_loc, seq_lens,
-                    scale_, true, IValue(), block_table, softcap_, scheduler_metadata, IValue(), IValue(), window_,
-                    window_ < 0 ? window_ : window_ - 1, window_ < 0 ? window_ : int64_t{0});
+                    scale_, causal_, IValue(), block_table, softcap_, scheduler_metadata, IValue(), IValue(), window_,
+                    window_ < 0 ? window_ : window_ - 1, window_ < 0 ? window_ : causal_ ? int64_t{0} : window_ - 1);
   }
 
   std::array<Norm, 6> norms_;
   Projection qkv_proj_, o_proj_, up_proj_, down_proj_;
   int64_t heads_, kv_heads_, head_size_, window_;
-  bool neox_, late_, parallel_, has_mlp_ = false, gated_ = false;
+  bool neox_, late_, parallel_, sums_, causal_, has_mlp_ = false, gated_ = false;
   double scale_, softcap_, multiplier_, clip_;
   OptionalTensor cos_sin_cache_;
   std::string activation_;

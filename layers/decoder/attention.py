@@ -13,7 +13,7 @@ from mszoo.layers.decoder.build import build_norm, build_rotary
 from mszoo.layers.decoder.projections import ordered_tensors, transposed_tensors
 from mszoo.layers.decoder.spec import AttentionSpec, NormSpec
 from mszoo.layers.linear import apply_linear, heads_on_this_rank, qkv_linear, row_linear
-from mszoo.layers.model import Module
+from mszoo.layers.model import Module, add_part
 from mszoo.layers.norm import HeadNorm, Norm, QKNorm, RMSNorm
 from mszoo.layers.rotary import RotaryEmbedding
 from mszoo.layers.seam import cpu_backend
@@ -58,7 +58,7 @@ class SelfAttention(Module):
             bias=spec.qkv_bias,
             prefix=f"{prefix}.{spec.qkv_name}",
         )
-        self.add_module(spec.qkv_name, qkv)
+        add_part(self, spec.qkv_name, qkv)
         if spec.qk_norm is not None:
             self.add_module(spec.q_norm_name, self._build_qk_norm(spec.qk_norm, heads))
             self.add_module(spec.k_norm_name, self._build_qk_norm(spec.qk_norm, kv_heads))
@@ -71,7 +71,7 @@ class SelfAttention(Module):
         output = row_linear(
             spec.num_heads * spec.head_size, hidden_size, bias=spec.o_bias, prefix=f"{prefix}.{spec.o_name}"
         )
-        self.add_module(spec.o_name, output)
+        add_part(self, spec.o_name, output)
 
     @property
     def qkv(self) -> torch.nn.Module:
@@ -79,7 +79,7 @@ class SelfAttention(Module):
         return self.get_submodule(self.spec.qkv_name)
 
     @property
-    def output(self) -> torch.nn.Module:
+    def output_projection(self) -> torch.nn.Module:
         """The output projection, or what vLLM put in its place."""
         return self.get_submodule(self.spec.o_name)
 
@@ -102,7 +102,7 @@ class SelfAttention(Module):
             qkv = self.rotary_emb(positions, qkv)
         if self._norm_heads is not None and late:
             qkv = self._norm_heads(qkv)
-        return apply_linear(self.output, self.attn(qkv))
+        return apply_linear(self.output_projection, self.attn(qkv))
 
     def checkpoint_tensors(self, name: str) -> dict[str, Expected]:
         """See :class:`mszoo.layers.weights.HasOwnTensors`."""
@@ -113,7 +113,7 @@ class SelfAttention(Module):
         if spec.conv1d:
             if spec.qkv_layout is None:
                 table |= transposed_tensors(f"{name}.{spec.qkv_name}", self.qkv)
-            table |= transposed_tensors(f"{name}.{spec.o_name}", self.output)
+            table |= transposed_tensors(f"{name}.{spec.o_name}", self.output_projection)
         return table
 
     def _build_attention(self, prefix: str) -> Attention | EncoderAttention:
@@ -130,13 +130,17 @@ class SelfAttention(Module):
                 prefix=prefix,
             )
         if cpu_backend() is None:
-            raise _looks_ahead("decoders that see later tokens are served on a CPU alone")
-        # vLLM's CPU kernel is inexact with a cap then, and its windows are narrower than Hugging Face's.
-        for name in ("sliding_window", "logits_soft_cap"):
-            value = getattr(spec, name)
-            if value is not None:
-                raise _looks_ahead(f"{name}={value} isn't served with that")
-        return EncoderAttention(self.num_heads, spec.head_size, scale, self.num_kv_heads, prefix=prefix)
+            raise _looks_ahead("such models are served on a CPU alone")
+        if spec.logits_soft_cap is not None:  # vLLM's CPU kernel is inexact with one then
+            raise _looks_ahead(f"logits_soft_cap={spec.logits_soft_cap} isn't served with that")
+        return EncoderAttention(
+            self.num_heads,
+            spec.head_size,
+            scale,
+            self.num_kv_heads,
+            sliding_window=spec.sliding_window,
+            prefix=prefix,
+        )
 
     def _clip(self, qkv: ms.Tensor, bound: float) -> ms.Tensor:
         if self._by_mindspore:
@@ -174,5 +178,5 @@ class SelfAttention(Module):
 
 def _looks_ahead(why: str) -> RefusalError:
     return RefusalError(
-        "config.json", f"it says is_causal=False, and {why}", "Serve the model with another implementation"
+        "config.json", f"its tokens see later ones, and {why}", "Serve the model with another implementation"
     )

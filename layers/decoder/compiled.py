@@ -12,7 +12,7 @@ from mszoo.layers.decoder import path
 from mszoo.layers.decoder.spec import AttentionSpec, DecoderLayerSpec
 from mszoo.layers.methods import CpuLinearMethod
 from mszoo.layers.norm import GemmaRMSNorm, LayerNorm, Norm
-from mszoo.layers.seam import attention_context, cpu_backend
+from mszoo.layers.seam import AttentionType, attention_context, cpu_backend
 
 import mindspore as ms
 
@@ -74,8 +74,6 @@ def unsupported(spec: DecoderLayerSpec) -> str | None:
     """Return what of a spec the compiled layer doesn't do, by name, or None."""
     if not isinstance(spec.attention, AttentionSpec):
         return "latent attention"
-    if not spec.attention.is_causal:
-        return "is_causal=False"
     if spec.attention.qk_norm_weights:
         return "qk_norm_weights"
     if spec.norm_beside is not None:
@@ -87,7 +85,10 @@ def unsupported(spec: DecoderLayerSpec) -> str | None:
 
 def _not_packed(layer: DecoderLayer) -> str | None:
     backend = cpu_backend()
-    if backend is None or type(layer.attention.attn.impl) is not backend.CPUAttentionBackendImpl:
+    attn = layer.attention.attn
+    if backend is None or type(attn.impl) is not backend.CPUAttentionBackendImpl:
+        return "the attention backend"
+    if attn.attn_type == AttentionType.ENCODER_ONLY and not backend.attends_in_encoder_cache(attn.impl):
         return "the attention backend"
     reason = path.multiplied_otherwise(layer, CpuLinearMethod)
     packed = path.projections(layer)
@@ -121,6 +122,8 @@ class CompiledLayer:
             "is_neox_style": of_attention.rotary is None or of_attention.rotary.is_neox_style,
             "qk_norm_after_rotary": of_attention.qk_norm_after_rotary,
             "parallel_residual": spec.parallel_residual,
+            "norms_sums": spec.norms_sums,
+            "is_causal": of_attention.is_causal,
         }
         floats: dict[str, float] = {
             "scale": impl.scale,
@@ -149,6 +152,7 @@ class CompiledLayer:
             tensors["cos_sin_cache"] = attention.rotary_emb.cos_sin_cache
         self._attention = attn.layer_name
         self._has_experts, self._carries = layer.has_experts, layer.carries_residual
+        self._caches = of_attention.is_causal
         self._norms_before_mlp = spec.norm_before_mlp is not None
         self._run = compiled.decoder_layer(tensors, integers, floats, words).run
 
@@ -165,6 +169,8 @@ class CompiledLayer:
     ) -> tuple[ms.Tensor, ms.Tensor | None]:
         """Run the layer; see :meth:`CompiledPath.__call__`."""
         metadata, attn, kv_cache, slot_mapping = attention_context(self._attention)
+        if not self._caches:
+            kv_cache, slot_mapping = metadata.encoder_cache, metadata.slot_mapping
         hidden = to_torch(x)
         stream = None
         # What experts get lies beside the stream.

@@ -97,6 +97,7 @@ def unsupported(spec: DecoderLayerSpec) -> str | None:
         "norm_after_mlp": after_mlp is not None,
         "norm_beside": spec.norm_beside is not None,
         "rotary": attention.rotary is None or not attention.rotary.is_neox_style,
+        "norms_sums": spec.norms_sums,
         "is_causal": not attention.is_causal,
         "clip_qkv": attention.clip_qkv is not None,
         "qk_norm": attention.qk_norm is not None and attention.qk_norm.kind != "rms_norm",

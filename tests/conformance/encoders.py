@@ -10,7 +10,7 @@ import pytest
 from mszoo.conformance.architectures import ArchitectureConformance, random_tokens
 from mszoo.conformance.base import engine, numeric
 from mszoo.conformance.checkpoints import Checkpoint, make_checkpoint, write_tokenizer
-from mszoo.conformance.engines import POOLING, Engines, encode, model_of, widest_dtype
+from mszoo.conformance.engines import Engines, encode, model_of, pooling, widest_dtype
 from mszoo.conformance.fresh import run_fresh
 from mszoo.conformance.shadow import relative_error
 from mszoo.registry.decisions import Candidate
@@ -63,8 +63,8 @@ class EncoderConformance(ArchitectureConformance):
     @pytest.fixture(scope="class")
     @classmethod
     def alone(cls, engines: Engines, checkpoint: Checkpoint) -> list[Any]:
-        """The hidden states of texts in the widest dtype, each given alone."""
-        llm = engines.get(checkpoint.folder, **POOLING)
+        """The results of texts in the widest dtype, each given alone."""
+        llm = engines.get(checkpoint.folder, **cls.options())
         return [encode(llm, [text])[0] for text in cls.texts(checkpoint)]
 
     @classmethod
@@ -72,29 +72,39 @@ class EncoderConformance(ArchitectureConformance):
         """Return texts of odd lengths, as token ids."""
         return [random_tokens(checkpoint, length, seed=length) for length in PROMPT_LENGTHS]
 
+    @classmethod
+    def options(cls) -> dict[str, Any]:
+        """Return the options of the engines."""
+        return pooling(cls.find()[0].adapter.task)
+
+    @classmethod
+    def reference(cls, checkpoint: Checkpoint, text: list[int]) -> Any:
+        """Return Hugging Face's hidden states of a text, or the scores of its classes or of its tokens'."""
+        import torch
+
+        with torch.no_grad():
+            given = checkpoint.model(torch.tensor([text]))
+        return (given.last_hidden_state if cls.find()[0].adapter.task == "embed" else given.logits)[0]
+
     @numeric
     def test_hidden_states(
         self, dtype: str, engines: Engines, checkpoint: Checkpoint, alone: list[Any]
     ) -> None:
-        """Texts of odd lengths have the reference's hidden states."""
-        import torch
-
+        """Texts of odd lengths have the reference's hidden states, or scores of classes."""
         if dtype != widest_dtype():
-            llm = engines.get(checkpoint.folder, dtype=dtype, **POOLING)
+            llm = engines.get(checkpoint.folder, dtype=dtype, **self.options())
             alone = [encode(llm, [text])[0] for text in self.texts(checkpoint)]
         for text, got in zip(self.texts(checkpoint), alone, strict=True):
-            with torch.no_grad():
-                expected = checkpoint.model(torch.tensor([text])).last_hidden_state[0]
-            error = relative_error(got, expected)
+            error = relative_error(got, self.reference(checkpoint, text))
             assert error <= self.tolerance[dtype], (
-                f"hidden states of {len(text)} tokens differ from the reference by {error:.1e} of the largest, "
+                f"results of {len(text)} tokens differ from the reference by {error:.1e} of the largest, "
                 f"{self.tolerance[dtype]:.0e} is allowed"
             )
 
     @engine
     def test_who_answers(self, engines: Engines, checkpoint: Checkpoint, alone: list[Any]) -> None:
         """Said from inside the worker: this adapter's model took the step."""
-        llm = engines.get(checkpoint.folder, **POOLING)
+        llm = engines.get(checkpoint.folder, **self.options())
         model = model_of(llm)
         assert getattr(model, "candidate", None) is not None, (
             f"{type(model).__name__} serves, which is not ours"
@@ -106,8 +116,8 @@ class EncoderConformance(ArchitectureConformance):
 
     @engine
     def test_batches(self, engines: Engines, checkpoint: Checkpoint, alone: list[Any]) -> None:
-        """Texts of different lengths in one step: each gets the hidden states that it gets alone."""
-        llm = engines.get(checkpoint.folder, **POOLING)
+        """Texts of different lengths in one step: each gets what it gets alone."""
+        llm = engines.get(checkpoint.folder, **self.options())
         before = model_of(llm).forwards
         together = encode(llm, self.texts(checkpoint))
         assert model_of(llm).forwards == before + 1, "they were not in one step: the test proves nothing"
@@ -121,7 +131,7 @@ class EncoderConformance(ArchitectureConformance):
     def test_parallel(
         self, candidate: Candidate, checkpoint: Checkpoint, alone: list[Any], tmp_path: Path
     ) -> None:
-        """Two ranks give the hidden states of one, and on both ranks this adapter serves."""
+        """Two ranks give what one gives, and on both ranks this adapter serves."""
         if Capability.TENSOR_PARALLEL not in candidate.adapter.capabilities:
             pytest.skip("the record doesn't declare tensor-parallel")
         import torch
@@ -131,7 +141,7 @@ class EncoderConformance(ArchitectureConformance):
             self.architecture,
             self.texts(checkpoint),
             None,
-            {"tensor_parallel_size": 2, "max_model_len": LENGTH},
+            {**self.options(), "tensor_parallel_size": 2, "max_model_len": LENGTH},
             tmp_path / "answers.json",
         )
         assert [worker["adapter"] for worker in result["workers"]] == [self.architecture] * 2

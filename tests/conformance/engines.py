@@ -165,17 +165,21 @@ def generate(
 
 
 def encode(llm: Any, prompts: Sequence[list[int]]) -> list[Any]:
-    """Return an encoder's hidden states of prompts, all given at once: [len(prompt), hidden] float32 each.
+    """Return what an encoder makes of prompts, all given at once, in float32.
+
+    Hidden states [len(prompt), hidden], scores of a text's classes [classes], or of its tokens'
+    [len(prompt), classes].
 
     Args:
-        llm: the engine; it must run with POOLING.
+        llm: the engine; it must run with :func:`pooling`.
         prompts: token ids.
     """
     from mszoo.conformance.seam import PoolingParams
 
     inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
-    params = PoolingParams(use_activation=False)  # vLLM would scale each to length 1
-    outputs = llm.encode(inputs, params, pooling_task="token_embed", use_tqdm=False)
+    params = PoolingParams(use_activation=False)  # vLLM would scale each to length 1, or to a sum of 1
+    task = llm.llm_engine.vllm_config.model_config.pooler_config.task
+    outputs = llm.encode(inputs, params, pooling_task=task, use_tqdm=False)
     return [output.outputs.data.float() for output in outputs]
 
 
@@ -192,13 +196,20 @@ def embed(llm: Any, prompts: Sequence[list[int]]) -> list[Any]:
     return [torch.tensor(output.outputs.embedding) for output in outputs]
 
 
-#: Options of an engine that pools instead of generating text; its folder needs a tokenizer.
-POOLING = {
-    "runner": "pooling",
-    "pooler_config": {"task": "token_embed"},
-    "enforce_eager": True,
-    "skip_tokenizer_init": False,
-}
+def pooling(task: str) -> dict[str, Any]:
+    """Return the options of an engine that pools instead of generating text; its folder needs a tokenizer.
+
+    Args:
+        task: of the encoder's record; of one that embeds, the hidden states of all tokens are asked for.
+    """
+    return {
+        "runner": "pooling",
+        "pooler_config": {"task": "token_embed" if task == "embed" else task},
+        "enforce_eager": True,
+        "skip_tokenizer_init": False,
+    }
+
+
 #: Options of an engine that makes embeddings with a decoder; its folder needs a tokenizer.
 EMBEDDING = {"runner": "pooling", "convert": "embed", "enforce_eager": True, "skip_tokenizer_init": False}
 _LOGITS = {"max_logprobs": -1, "logprobs_mode": "raw_logits"}  # "log probabilities" are the model's logits

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mszoo.conformance.engines import POOLING, encode, widest_dtype
+from mszoo.conformance.engines import encode, widest_dtype
 
 
 def run_fresh(
@@ -29,7 +29,7 @@ def run_fresh(
         folder: the checkpoint.
         architecture: the qualified name of the adapter that has to serve.
         prompts: token ids.
-        tokens: how many to generate for each; None encodes them.
+        tokens: how many to generate for each; None encodes them, with options of a pooling engine.
         options: of ``vllm.LLM``.
         result: the file to write.
 
@@ -83,7 +83,7 @@ def main() -> None:
         "seed": 0,
     }
     pooled = job["tokens"] is None
-    llm = LLM(job["model"], **(defaults | (POOLING if pooled else {}) | job["options"]))
+    llm = LLM(job["model"], **(defaults | job["options"]))
     if pooled:
         answers = [states.tolist() for states in encode(llm, job["prompts"])]
     else:

@@ -149,6 +149,33 @@ def test_prompts_in_chunks(tmp_path: Path) -> None:
     assert worst([one.outputs.embedding for one in given], last(model)) <= TOLERANCE
 
 
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        # vLLM alone answers with whatever lies in the memory of such a head.
+        (
+            {"convert": "classify"},
+            "score.weight, the head for classes, is missing from the checkpoint. "
+            "Serve a classifier's checkpoint, or without --convert",
+        ),
+        (
+            {"pooling": "CLS", "hf_overrides": {"architectures": ["native.Qwen3ForCausalLM"]}},
+            "vLLM is to pool by CLS, and the first token of this decoder sees nothing but itself",
+        ),
+    ],
+)
+def test_what_no_checkpoint_of_a_decoder_can_give(options: dict[str, Any], why: str, tmp_path: Path) -> None:
+    from vllm.config import PoolerConfig
+
+    make(tmp_path, "qwen3", "Qwen3ForCausalLM")
+    pooling = options.pop("pooling", None)
+    with (
+        pytest.raises(Exception, match=re.escape(why)),
+        pooling_engine(tmp_path, pooler_config=PoolerConfig(seq_pooling_type=pooling), **options),
+    ):
+        pass
+
+
 # Tokens that see later ones.
 
 GTE_QWEN2 = "Alibaba-NLP/gte-Qwen2-7B-instruct"
@@ -227,12 +254,12 @@ def test_what_looks_ahead_and_cannot_be_served(
         pass
 
 
-def test_whole_layers_look_back_only() -> None:
+def test_graphs_look_back_only() -> None:
     from mszoo.layers.decoder import compiled, graph
 
     spec = Qwen2ForCausalLM.read_config(config_of(corpus.read()[GTE_QWEN2]), "native.Qwen2ForCausalLM")
     (layer, _) = spec.layers
-    for path in (compiled, graph):
-        assert "is_causal" in str(path.unsupported(layer))
-        causal = replace(layer, attention=replace(layer.attention, is_causal=True))
-        assert path.unsupported(causal) is None
+    assert compiled.unsupported(layer) is None
+    assert "is_causal" in str(graph.unsupported(layer))
+    causal = replace(layer, attention=replace(layer.attention, is_causal=True))
+    assert graph.unsupported(causal) is None

@@ -79,9 +79,13 @@ def write_checkpoint(model: Any, folder: Path) -> None:
 
 
 def expected(model: Any, tokens: list[int], *, pools: bool) -> Any:
-    """Return the logits [T, vocab] of tokens, or of a model that is pooled the last hidden states [T, hidden]."""
+    """Return the logits [T, vocab] of tokens, or of a model that is pooled the last hidden states [T, hidden].
+
+    Of one with a head for classes, their scores [classes].
+    """
     import torch
 
     with torch.no_grad():
-        given = (model.base_model if pools else model)(torch.tensor([tokens]))
-    return (given.last_hidden_state if pools else given.logits)[0]
+        has_states = pools and not type(model).__name__.endswith("ForSequenceClassification")
+        given = (model.base_model if has_states else model)(torch.tensor([tokens]))
+    return (given.last_hidden_state if has_states else given.logits)[0]

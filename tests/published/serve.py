@@ -52,18 +52,19 @@ def serve(row: dict[str, Any]) -> tuple[str, list[Any]]:
         "enable_prefix_caching": False,
         "seed": 0,
     }
+    architecture = json.loads((Path(row["folder"]) / "config.json").read_text())["architectures"][0]
+    task = "classify" if architecture.endswith("ForSequenceClassification") else "token_embed"
     if row["pools"]:
-        options |= {"runner": "pooling", "pooler_config": {"task": "token_embed"}}
+        options |= {"runner": "pooling", "pooler_config": {"task": task}}
     else:
         options |= {"max_logprobs": -1, "logprobs_mode": "raw_logits"}
     if row["suite"]:
-        architecture = json.loads((Path(row["folder"]) / "config.json").read_text())["architectures"][0]
         options["hf_overrides"] = {"architectures": [f"{row['suite']}.{architecture}"]}
     # vLLM collects garbage at every turn of a start, which takes seconds among the million objects that stay.
     gc.freeze()
     llm = LLM(row["folder"], **options)
     try:
-        values = _states(llm) if row["pools"] else _logits(llm)
+        values = _pooled(llm, task) if row["pools"] else _logits(llm)
         return llm.apply_model(_look)[0], values
     finally:
         llm.llm_engine.engine_core.shutdown()
@@ -95,13 +96,13 @@ def _logits(llm: Any) -> list[Any]:
     return found
 
 
-def _states(llm: Any) -> list[Any]:
+def _pooled(llm: Any, task: str) -> list[Any]:
     import numpy
     from vllm import PoolingParams
 
-    params = PoolingParams(use_activation=False)  # vLLM would scale each to length 1
+    params = PoolingParams(use_activation=False)  # vLLM would scale each to length 1, or to a sum of 1
     inputs = [{"prompt_token_ids": prompt} for prompt in PROMPTS]
-    outputs = llm.encode(inputs, params, pooling_task="token_embed", use_tqdm=False)
+    outputs = llm.encode(inputs, params, pooling_task=task, use_tqdm=False)
     found: list[Any] = []
     for prompt, output in zip(PROMPTS, outputs, strict=True):
         found += [output.outputs.data.float().numpy(), numpy.array(prompt)]

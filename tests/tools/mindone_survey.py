@@ -215,7 +215,7 @@ def differences(
 
     from mszoo.conformance import ModelConformance
     from mszoo.conformance.checkpoints import make_checkpoint, write_tokenizer
-    from mszoo.conformance.engines import POOLING, RAW, Engines, encode, generate, model_of
+    from mszoo.conformance.engines import RAW, Engines, encode, generate, model_of, pooling
     from mszoo.conformance.shadow import allowed_error, relative_errors
 
     results: dict[str, float | str] = {}
@@ -229,7 +229,7 @@ def differences(
         for dtype in dtypes:
             try:
                 llm = engines.get(
-                    Path(folder), dtype=dtype, **(POOLING if architecture in _ENCODERS else RAW)
+                    Path(folder), dtype=dtype, **(pooling("embed") if architecture in _ENCODERS else RAW)
                 )
                 served = model_of(llm)
                 assert served.candidate.qualified_name == f"mindone.{architecture}"

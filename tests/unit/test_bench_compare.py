@@ -9,7 +9,7 @@ import math
 import pytest
 
 from mszoo.adapters.vllm.cli.bench.agreement import compare
-from mszoo.adapters.vllm.cli.bench.job import VLLM, BenchError, Result
+from mszoo.adapters.vllm.cli.bench.job import MINDSPORE, VLLM, BenchError, Result
 
 from .bench_results import OURS, outputs, result
 
@@ -116,3 +116,15 @@ def test_dtypes_that_differ_are_refused():
     assert str(raised.value) == (
         "bench: MindSpore computed in float32, vLLM's own model in bfloat16. Give one with --dtype"
     )
+
+
+def test_pooled_values_are_compared():
+    def pooled(side, last):
+        return result(side, outputs=outputs((), scores=(1.0, -1.0, last)))
+
+    assert str(compare(pooled(MINDSPORE, 1.0), pooled(VLLM, 1.0004))) == (
+        "pooled values, scaled to a root mean square of 1, differ by at most 0.0004, 0.00013 on average from "
+        "vLLM's own"
+    )
+    with pytest.raises(BenchError, match="what is pooled of one text by up to 0"):
+        compare(pooled(MINDSPORE, 1.0), pooled(VLLM, 0.5))

@@ -38,6 +38,18 @@ def test_verdict(ours, higher, verdict):
     assert Row("r", "s", higher, (ours,), (1.0,)).verdict == verdict
 
 
+def test_rows_of_a_model_that_is_pooled():
+    pooled = dataclasses.replace(WORKLOAD, task="embed", prompt=20)
+    found = rows({MINDSPORE: [result()], VLLM: [result(VLLM)]}, pooled)
+    assert [(row.name, row.unit, row.mindspore) for row in found[:5]] == [
+        ("texts of 20 tokens, batch 1", "tokens/s", (20.0,)),
+        ("texts of 20 tokens, batch 8", "tokens/s", (80.0,)),
+        ("one text, 512 tokens", "tokens/s", (1024.0,)),
+        ("time to first answer", "ms", (50.0,)),
+        ("start to first answer, cold cache", "s", (20.0,)),
+    ]
+
+
 def test_rows():
     found = rows({MINDSPORE: [result(), result(speed=2.0)], VLLM: [result(VLLM), result(VLLM)]}, WORKLOAD)
     assert [(row.name, row.unit, row.mindspore, row.vllm) for row in found] == [

@@ -71,3 +71,12 @@ def test_a_small_kv_cache_is_refused():
         "Set VLLM_CPU_KVCACHE_SPACE to more GiB, or give a smaller --batch"
     )
     bench_worker._check_cache(cache, Workload("m", batches=(1, 8), prompt=64, new=64))
+
+
+def test_a_model_that_is_pooled():
+    """Whole texts in one step, by vLLM's own task; nothing is generated."""
+    options = engine_options(Workload("m", batches=(1, 32), prompt=100, prefill=512, task="classify"))
+    assert (options["runner"], options["pooler_config"]) == ("pooling", {"task": "classify"})
+    assert (options["max_model_len"], options["max_num_batched_tokens"]) == (512, 3200)
+    assert options["skip_tokenizer_init"] is False
+    assert "runner" not in engine_options(Workload("m"))

@@ -159,7 +159,7 @@ def _build(
             ),
         )
     # Imported here: half of vLLM comes with them, and registration runs in every process.
-    from mszoo.adapters.vllm.models import claims
+    from mszoo.adapters.vllm.models import claims, pooling
     from mszoo.adapters.vllm.models.cells import replacements
     from mszoo.layers import cells
 
@@ -172,7 +172,9 @@ def _build(
         network.drop_output_projection()
         network.set_aside += ("score.weight", "score.bias")  # of the head that vLLM adds, for classes
     claims.check(candidate, network, vllm_config)
-    return Built(network, candidate, kernels, checkpoint.check(network))
+    pooling.check(candidate, network, vllm_config)
+    head = pooling.head_for_classes(vllm_config.model_config)
+    return Built(network, candidate, kernels, checkpoint.check(network, head))
 
 
 def _who(candidate: Candidate) -> str:

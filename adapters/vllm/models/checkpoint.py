@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,8 +97,12 @@ class Reader:
         """Return what the files hold, as :func:`read` does; raises what it raises."""
         return self._read()
 
-    def check(self, network: Any) -> str | None:
+    def check(self, network: Any, head: Mapping[str, tuple[int, ...]]) -> str | None:
         """Compare the checkpoint with what a network expects.
+
+        Args:
+            network: the model.
+            head: shapes of the tensors that vLLM's own head of it needs, by name.
 
         Returns:
             The files that vLLM's loader is to read, as :attr:`Checkpoint.pattern`.
@@ -113,10 +117,16 @@ class Reader:
         if found is None:
             return None
         # Imported here: a refusal without it needs no MindSpore.
-        from mszoo.layers.weights import check_tensors
+        from mszoo.layers.weights import Expected, check_tensors
 
+        where = self._config.model_config.model
+        missing = [name for name in head if name not in found.shapes]
+        if missing:  # vLLM's own model would answer with whatever lies in its memory
+            what = f"{', '.join(missing)}, the head for classes, is missing from the checkpoint"
+            raise BrokenCheckpointError(where, what, "Serve a classifier's checkpoint, or without --convert")
+        expected = expected | {name: Expected(name, None, shape) for name, shape in head.items()}
         named = {network.expected_name(name, expected): shape for name, shape in found.shapes.items()}
-        check_tensors(expected, named, network.left_out(), self._config.model_config.model)
+        check_tensors(expected, named, network.left_out(), where)
         return found.pattern
 
 

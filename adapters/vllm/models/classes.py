@@ -36,6 +36,8 @@ def wrapper_class(catalog: Catalog, decision: Decision, vllm_entry: Any) -> type
     }
     if pooling:
         flags["default_seq_pooling_type"] = pooling
+        if decision.chain[0].adapter.task == "classify":
+            flags["score_type"] = "cross-encoder"
     # vLLM asks before anything is built, and the one that serves may be a fallback. A candidate that lacks a
     # feature refuses it.
     if Capability.LORA in declared:

@@ -174,11 +174,21 @@ class MindSporeModel(torch.nn.Module):
         """
         if intermediate_tensors is not None:
             (inputs_embeds,) = intermediate_tensors.tensors.values()
+        return self._run(input_ids, positions, inputs_embeds)
+
+    def _run(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        inputs_embeds: torch.Tensor | None,
+        **others: Any,
+    ) -> Any:
         try:
             hidden_states = self.network(
                 None if input_ids is None else to_mindspore(input_ids),
                 to_mindspore(positions),
                 None if inputs_embeds is None else to_mindspore(inputs_embeds),
+                **others,
             )
         except (SystemExit, GeneratorExit) as error:  # the worker would end in silence
             who = f"{self.candidate.qualified_name} of {self.candidate.plugin.source}"
@@ -311,13 +321,29 @@ class MindSporeEncoder(MindSporeModel):
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         # Imported here: registration runs in every process.
-        from mszoo.adapters.vllm.seam import DispatchPooler
+        from mszoo.adapters.vllm.models.pooling import pooler_of
         from mszoo.layers.model import outside_the_tree
 
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         # Beside the tree of modules: a checkpoint may have a "pooler" of its own there.
-        pooler = DispatchPooler.for_embedding(vllm_config.model_config.pooler_config)
-        outside_the_tree(self, pooler=pooler)
+        outside_the_tree(self, pooler=pooler_of(self.candidate, self.network, vllm_config))
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        intermediate_tensors: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Return hidden states [T, hidden]; ``token_type_ids`` [T] or fewer are those of a pair of texts."""
+        if token_type_ids is None:
+            return self._run(input_ids, positions, inputs_embeds)
+        # vLLM pads the tokens of a step, and not these.
+        padded = token_type_ids.new_zeros(positions.shape[0])
+        padded[: token_type_ids.shape[0]] = token_type_ids
+        return self._run(input_ids, positions, inputs_embeds, token_type_ids=to_mindspore(padded))
 
 
 def _without(

@@ -53,7 +53,7 @@ def bench(
     """Compare the speed of a MindSpore model with vLLM's own model of the same checkpoint.
 
     Each run is a fresh process, the sides take turns, with the same flags.
-    Decoding is timed without the time to the first token.
+    Decoding is timed without the time to the first token; an encoder's texts are pooled, and nothing is decoded.
     Both sides must give the same outputs, or no figure is shown.
     Exits with 1 if they differ, or if a side can't run.
     """
@@ -67,8 +67,8 @@ def bench(
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGHUP, _terminate)
     try:
-        catalog = _require_adapter(directory, architectures)
-        workload = Workload(str(directory), dtype, batches, prompt, new, prefill, eager, repeats)
+        catalog, task = _require_adapter(directory, architectures)
+        workload = Workload(str(directory), dtype, batches, prompt, new, prefill, eager, task, repeats)
         here = machine()
         plan, results, reference = _run(workload, runs, kernels, log)
     except BenchError as error:
@@ -119,13 +119,15 @@ def _run(
             shutil.rmtree(plan.logs, ignore_errors=True)
 
 
-def _require_adapter(directory: Path, architectures: list[str]) -> Catalog:
-    """Return the catalog; BenchError if no MindSpore model of it serves the folder."""
+def _require_adapter(directory: Path, architectures: list[str]) -> tuple[Catalog, str]:
+    """Return the catalog, and of an encoder its task; BenchError if no MindSpore model serves the folder."""
     catalog = load_catalog(device=chosen_device(None))
-    if not any(catalog.decide(name).winner for name in architectures):
+    winners = [catalog.decide(name).winner for name in architectures]
+    found = next((winner for winner in winners if winner is not None), None)
+    if found is None:
         what = f"no MindSpore model serves {', '.join(architectures)}"
         raise BenchError(str(directory), what, f"See why: mszoo explain {shlex.quote(str(directory))}")
-    return catalog
+    return catalog, found.adapter.task
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -26,7 +26,7 @@ class Agreement:
     """How far the two sides' outputs agree.
 
     Attributes:
-        answers: number of prompts, and of those answered with the same tokens.
+        answers: number of prompts, and of those answered with the same tokens; none of a model that is pooled.
         near_ties: (prompt, token, gap of the log-probabilities) where a near tie made them part.
         maximum, mean: how far MindSpore's log-probabilities of a given text are from those it is held against.
         against: what these are, in words.
@@ -40,6 +40,11 @@ class Agreement:
 
     def __str__(self) -> str:
         prompts, same = self.answers
+        if not prompts:
+            return (
+                f"pooled values, scaled to a root mean square of 1, differ by at most {self.maximum:.2g}, "
+                f"{self.mean:.2g} on average from {self.against}"
+            )
         text = f"greedy tokens of {same} of {prompts} prompts are the same"
         if self.near_ties:
             gap = max(gap for _, _, gap in self.near_ties)
@@ -84,7 +89,8 @@ def compare(mindspore: Result, vllm: Result, reference: Outputs | None = None) -
     # Written so that a NaN is refused too.
     if not (mean <= allowed[0] and maximum <= allowed[1]):
         raise _outputs_differ(
-            f"log-probabilities of one prompt by up to {maximum:.3g} and {mean:.3g} on average from {against}; "
+            f"{'log-probabilities of one prompt' if ours.answers else 'what is pooled of one text'} by up to "
+            f"{maximum:.3g} and {mean:.3g} on average from {against}; "
             f"{mindspore.dtype} explains {allowed[1]:.3g} and {allowed[0]:.3g}"
         )
     ties = _near_ties(ours, theirs, _TOKENS_OF_A_TIE * allowed[1])

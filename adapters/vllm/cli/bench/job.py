@@ -34,6 +34,8 @@ class Workload:
         new: tokens that are decoded for each prompt, the first one included.
         prefill: tokens of the prompt whose prefill is timed.
         eager: vLLM's ``--enforce-eager``.
+        task: of a model that is pooled, vLLM's pooling task; empty where text is generated. Prompts then are texts,
+            and nothing is decoded.
         repeats: how often a process takes each time; it gives their median.
     """
 
@@ -44,6 +46,7 @@ class Workload:
     new: int = 64
     prefill: int = 512
     eager: bool = False
+    task: str = ""
     repeats: int = 3
 
 
@@ -92,9 +95,10 @@ class Outputs:
     """What the model said, for the comparison.
 
     Attributes:
-        answers: greedy token ids by prompt.
+        answers: greedy token ids by prompt; none of a model that is pooled, nor ``nearest``.
         nearest: by prompt and token: the likeliest token ids with their log-probabilities.
-        scores: log-probabilities of the tokens of one fixed prompt, from the second on.
+        scores: log-probabilities of the tokens of one fixed prompt, from the second on; of a model that is pooled
+            what it makes of one fixed text, so scaled that squares are one on average.
     """
 
     answers: list[list[int]]
@@ -113,7 +117,7 @@ class Result:
         start: from the start of the process to the first token.
         first_token: one short prompt on a warm engine.
         prefill: one long prompt.
-        decode: by batch, without the time to the first tokens.
+        decode: by batch, without the time to the first tokens; of a model that is pooled, all of it.
         peak_rss: MiB.
         outputs: for the comparison.
     """

@@ -71,24 +71,27 @@ def rows(results: dict[str, list[Result]], workload: Workload) -> list[Row]:
         values = {side: tuple(figure(result) for result in results[side][runs]) for side in results}
         return Row(name, unit, higher_is_better, values[MINDSPORE], values[VLLM])
 
-    decoded = workload.new - 1
+    pools = bool(workload.task)
+    many = f"texts of {workload.prompt} tokens, " if pools else "decode, "
+    one, first = ("one text", "first answer") if pools else ("prefill", "first token")
+    counted = workload.prompt if pools else workload.new - 1
     found = [
         row(
-            f"decode, batch {batch}",
+            f"{many}batch {batch}",
             "tokens/s",
-            lambda result, index=index, batch=batch: batch * decoded / result.decode[index],
+            lambda result, index=index, batch=batch: batch * counted / result.decode[index],
             higher_is_better=True,
         )
         for index, batch in enumerate(workload.batches)
     ]
     found += [
-        row(f"prefill, {workload.prefill} tokens", "tokens/s", lambda r: workload.prefill / r.prefill, True),
-        row("time to first token", "ms", lambda result: result.first_token * 1000),
-        row("start to first token, cold cache", "s", lambda result: result.start, runs=slice(1)),
+        row(f"{one}, {workload.prefill} tokens", "tokens/s", lambda r: workload.prefill / r.prefill, True),
+        row(f"time to {first}", "ms", lambda result: result.first_token * 1000),
+        row(f"start to {first}, cold cache", "s", lambda result: result.start, runs=slice(1)),
     ]
     if count > 1:
         found.append(
-            row("start to first token, warm cache", "s", lambda result: result.start, runs=slice(1, None))
+            row(f"start to {first}, warm cache", "s", lambda result: result.start, runs=slice(1, None))
         )
     return [*found, row("peak RSS", "MiB", lambda result: result.peak_rss)]
 
@@ -123,7 +126,8 @@ def bench_json(
     Keys: ``mszoo`` (version), ``device``, ``digest``, ``disabled`` (plugin names), ``lock`` (as in
     ``mszoo list --json``), ``versions`` (by distribution), ``machine`` (``cpu``, ``cores``, and ``load``, the load
     average before the first run), ``folder``, ``dtype``, ``mode`` (``eager`` or ``compiled``, vLLM's default),
-    ``runs`` (of each side), ``repeats``, ``prompt``, ``new``, ``kernels`` (as asked for, or null),
+    ``runs`` (of each side), ``repeats``, ``prompt``, ``new``, ``task`` (vLLM's pooling task, empty where text is
+    generated), ``kernels`` (as asked for, or null),
     ``answered``, ``outputs``, ``rows``.
     ``answered`` has ``mindspore`` (``adapter``, ``model``, ``kernels`` by op, ``digest``, ``forwards``,
     ``classes``) and ``vllm`` (``classes``, of which the first is the model's own), as the last run saw them.
@@ -148,6 +152,7 @@ def bench_json(
         "repeats": workload.repeats,
         "prompt": workload.prompt,
         "new": workload.new,
+        "task": workload.task,
         "kernels": plan.kernels,
         "answered": {
             MINDSPORE: {

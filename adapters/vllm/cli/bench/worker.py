@@ -8,6 +8,7 @@ whose model serves: with ``MSZOO_DISABLE=1`` it is vLLM's own.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import random
@@ -61,6 +62,8 @@ def engine_options(workload: Workload) -> dict[str, Any]:
         SCORED_TOKENS + 1,
         max(ANSWERED_PROMPTS) + ANSWER_TOKENS,
     )
+    if workload.task:
+        length = max(workload.prefill, workload.prompt, SCORED_TOKENS)
     return {
         "model": workload.model,
         "dtype": workload.dtype,
@@ -69,8 +72,9 @@ def engine_options(workload: Workload) -> dict[str, Any]:
         "max_num_seqs": max(workload.batches),
         "max_num_batched_tokens": max(length, max(workload.batches) * workload.prompt),
         "enable_prefix_caching": False,
-        "skip_tokenizer_init": True,
+        "skip_tokenizer_init": not workload.task,  # vLLM pools nothing without a tokenizer
         "seed": 0,
+        **({"runner": "pooling", "pooler_config": {"task": workload.task}} if workload.task else {}),
     }
 
 
@@ -106,18 +110,28 @@ def run(job: Job) -> Result | Outputs:
         )
         return llm.generate(batch, sampling, use_tqdm=False)
 
+    def pool(batch: list[dict[str, list[int]]], *_: int) -> Any:
+        return llm.encode(batch, pooling_task=workload.task, use_tqdm=False)
+
     def seconds(batch: list[dict[str, list[int]]], tokens: int) -> float:
         start = time.perf_counter()
-        generate(batch, tokens)
+        answer(batch, tokens)
         return time.perf_counter() - start
 
+    answer = pool if workload.task else generate
     single = prompts(vocabulary, (workload.prompt,), seed=1)
-    generate(single, 1)
+    answer(single, 1)
     start = time.time() - job.started  # the parent's clock: this process didn't exist when it began to start
     check_answerer(job.side, look(llm))
+    say = (
+        functools.partial(_pooled, vocabulary, pool)
+        if workload.task
+        else functools.partial(_outputs, vocabulary, generate)
+    )
     if not job.timed:
-        return _outputs(vocabulary, generate)
-    _check_cache(config.cache_config, workload)
+        return say()
+    if not workload.task:
+        _check_cache(config.cache_config, workload)
 
     seconds(single, 1)
     first_token = median_time(workload.repeats, lambda: seconds(single, 1))
@@ -128,6 +142,9 @@ def run(job: Job) -> Result | Outputs:
     for size in workload.batches:
         batch = prompts(vocabulary, (workload.prompt,) * size, seed=3)
         seconds(batch, min(workload.new, 4))
+        if workload.task:
+            decode.append(median_time(workload.repeats, functools.partial(seconds, batch, 1)))
+            continue
         times = [(seconds(batch, workload.new), seconds(batch, 1)) for _ in range(workload.repeats)]
         decode.append(statistics.median(whole - first for whole, first in times))
     if min(decode) <= 0:
@@ -147,7 +164,7 @@ def run(job: Job) -> Result | Outputs:
         prefill=prefill,
         decode=decode,
         peak_rss=peak_rss,
-        outputs=_outputs(vocabulary, generate),
+        outputs=say(),
     )
 
 
@@ -207,6 +224,12 @@ def _outputs(vocabulary: int, generate: Callable[..., Any]) -> Outputs:
             for token, step in zip(scored.prompt_token_ids[1:], scored.prompt_logprobs[1:], strict=True)
         ],
     )
+
+
+def _pooled(vocabulary: int, pool: Callable[..., Any]) -> Outputs:
+    (output,) = pool(prompts(vocabulary, (SCORED_TOKENS,), seed=5))
+    values = output.outputs.data.double().flatten()
+    return Outputs([], [], (values / values.square().mean().sqrt()).tolist())
 
 
 if __name__ == "__main__":

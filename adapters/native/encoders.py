@@ -1,0 +1,64 @@
+"""The native encoders: embeddings, cross-encoders, classes of texts and tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mszoo.adapters.native.record import encoder
+
+#: The fields of a tiny config.json; positions begin behind the padding token's in RoBERTa's.
+_BERT: Mapping[str, Any] = {
+    "vocab_size": 256,
+    "hidden_size": 128,
+    "intermediate_size": 192,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "hidden_act": "gelu",
+    "pad_token_id": 0,
+    "num_labels": 3,
+}
+_ROBERTA: Mapping[str, Any] = {
+    **_BERT,
+    "type_vocab_size": 1,
+    "pad_token_id": 1,
+    "max_position_embeddings": 514,
+}
+# vLLM asks for a field that transformers 5 no longer writes.
+_XLM: Mapping[str, Any] = {**_ROBERTA, "position_embedding_type": "absolute"}
+_DISTIL: Mapping[str, Any] = {
+    "vocab_size": 256,
+    "dim": 128,
+    "hidden_dim": 192,
+    "n_layers": 2,
+    "n_heads": 4,
+    "max_position_embeddings": 512,
+    "num_labels": 3,
+}
+#: A window of 8 on either side in some layers.
+_MODERN: Mapping[str, Any] = {
+    **{key: value for key, value in _BERT.items() if key not in ("type_vocab_size", "hidden_act")},
+    "num_hidden_layers": 3,
+    "local_attention": 16,
+    "global_attn_every_n_layers": 3,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "cls_token_id": 1,
+    "sep_token_id": 2,
+}
+_LIN: Mapping[str, tuple[str, ...]] = {"qkv_proj": ("q_lin", "k_lin", "v_lin")}
+_FUSED_TOO: Mapping[str, tuple[str, ...]] = {"Wqkv": ("Wqkv",), "Wi": ("Wi",)}
+_KINDS = ("Model", "ForSequenceClassification", "ForTokenClassification")
+
+RECORDS = (
+    *(encoder(f"Bert{kind}", "bert", _BERT, model_type="bert") for kind in _KINDS),
+    *(encoder(f"DistilBert{kind}", "distilbert", _DISTIL, _LIN, model_type="distilbert") for kind in _KINDS),
+    *(
+        encoder(f"ModernBert{kind}", "modernbert", _MODERN, _FUSED_TOO, model_type="modernbert")
+        for kind in _KINDS
+    ),
+    *(encoder(f"Roberta{kind}", "bert", _ROBERTA, model_type="roberta") for kind in _KINDS),
+    *(encoder(f"XLMRoberta{kind}", "bert", _XLM, model_type="xlm-roberta") for kind in _KINDS),
+)

@@ -1,0 +1,88 @@
+"""BERT and RoBERTa, as encoders, cross-encoders and classifiers of texts and tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mszoo.layers.decoder.spec import NormSpec, PositionSpec
+from mszoo.layers.encoder import EncoderForPooling, EncoderSpec
+from mszoo.models.encoder_reader import EncoderReader
+
+#: What checkpoints carry beside: heads that predict words, what is computed, and a pooler that no head reads.
+_IGNORED = ("cls.*", "lm_head.*", "embeddings.position_ids", "embeddings.token_type_ids", "pooler.*")
+
+
+class BertModel(EncoderForPooling):
+    """BERT, as Hugging Face's ``models/bert`` defines it: each half of a layer adds to the stream and norms it."""
+
+    @classmethod
+    def read_config(cls, config: Any, who: str) -> EncoderSpec:
+        """Read a ``bert`` config."""
+        reader = EncoderReader(config, who)
+        dense = "" if reader.classifies_tokens else "bert.pooler.dense"
+        head = reader.head(dense_name=dense)
+        return _encoder(reader, first_position=0, name="bert", head=head)
+
+
+class BertForSequenceClassification(BertModel):
+    """BERT with a head for classes of a text or a pair of texts, on BERT's pooler."""
+
+
+class BertForTokenClassification(BertModel):
+    """BERT with a head for classes of each token."""
+
+
+class RobertaModel(EncoderForPooling):
+    """RoBERTa: BERT, whose positions begin behind the padding token's."""
+
+    @classmethod
+    def read_config(cls, config: Any, who: str) -> EncoderSpec:
+        """Read a ``roberta`` or ``xlm-roberta`` config."""
+        reader = EncoderReader(config, who)
+        # Jina's models go by these names, with code and tensors of their own; vLLM has them.
+        kind = getattr(config, "position_embedding_type", None)
+        if kind == "rotary":
+            reader.refuse("position_embedding_type", kind)
+        of_texts = {"name": "classifier.out_proj", "dense_name": "classifier.dense"}
+        head = reader.head(**{} if reader.classifies_tokens else of_texts)
+        first = reader.required("pad_token_id") + 1
+        return _encoder(reader, first_position=first, name="roberta", head=head)
+
+
+class RobertaForSequenceClassification(RobertaModel):
+    """RoBERTa with a head for classes of a text or a pair of texts."""
+
+
+class RobertaForTokenClassification(RobertaModel):
+    """RoBERTa with a head for classes of each token."""
+
+
+class XLMRobertaModel(RobertaModel):
+    """XLM-R, which is RoBERTa with another vocabulary."""
+
+
+class XLMRobertaForSequenceClassification(RobertaModel):
+    """XLM-R with a head for classes of a text or a pair of texts: bge-reranker, for one."""
+
+
+class XLMRobertaForTokenClassification(RobertaModel):
+    """XLM-R with a head for classes of each token."""
+
+
+def _encoder(reader: EncoderReader, *, first_position: int, **others: Any) -> EncoderSpec:
+    norm = NormSpec("layer_norm", reader.required("layer_norm_eps"))
+    layer = reader.layer(
+        reader.encoder_attention(qkv_name="self.qkv_proj", o_name="output.dense"),
+        reader.mlp(gated=False, bias=True, name="", up_name="intermediate.dense", down_name="output.dense"),
+        norm_after_attention=norm.named("attention.output.LayerNorm"),
+        norm_after_mlp=norm.named("output.LayerNorm"),
+        norms_sums=True,
+    )
+    return reader.encoder(
+        lambda _: layer,
+        norm.named("embeddings.LayerNorm"),
+        positions=reader.positions("embeddings.position_embeddings", first_position),
+        token_types=PositionSpec(reader.required("type_vocab_size"), name="embeddings.token_type_embeddings"),
+        ignored=_IGNORED,
+        **others,
+    )
