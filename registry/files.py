@@ -25,6 +25,8 @@ def check_writable(path: Path, error: type[MszooError] = MszooError) -> None:
     try:
         if os.path.isdir(place):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with contextlib.suppress(FileNotFoundError):
+            place.stat()  # a name that is too long
         if _is_ordinary(place):
             handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name[:100]}.")
             os.close(handle)
