@@ -14,6 +14,7 @@ import pytest
 from mszoo.adapters.vllm import install, stages
 from mszoo.adapters.vllm.layers import install as layers
 from mszoo.adapters.vllm.layers import vllm_layers
+from mszoo.adapters.vllm.log import log
 from mszoo.adapters.vllm.models import choice, claims, classes, wrapper
 from mszoo.adapters.vllm.models import names as model_names
 from mszoo.adapters.vllm.ops import install as ops
@@ -209,7 +210,7 @@ def test_a_step_that_exits_doesnt_end_the_worker() -> None:
 
 def test_what_a_candidate_did_to_the_process_is_told_once(monkeypatch: Any, tmp_path: Path) -> None:
     lines: list[str] = []
-    monkeypatch.setattr(stages.log, "warning_once", lambda text, *values: lines.append(text % values))
+    monkeypatch.setattr(log, "warning_once", lambda text, *values: lines.append(text % values))
     monkeypatch.chdir(tmp_path)
     with stages.stage("one.A of dist 1", "its model was built") as failure:
         os.chdir("/")
