@@ -12,6 +12,7 @@ import torch
 import pytest
 from safetensors.torch import load_file, save_file
 
+from mszoo.conformance.checkpoints import write_tokenizer
 from mszoo.registry.errors import RefusalError
 
 from .answers import run_all
@@ -189,7 +190,7 @@ def test_speculation(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
 
 def test_a_projection_that_the_checkpoint_fused(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     """GPT-BigCode's ``c_attn`` has all queries and the one key and value in one tensor."""
-    fields = {"n_inner": 128, "n_positions": 512, "n_layer": 2, "n_head": 2, "n_embd": 64}
+    fields = {"hidden_size": 128, "n_inner": 192}
     model = checkpoint("gpt_bigcode", **fields)
     adapter = make_whole_lora(model, tmp_path / "lora", ("c_attn", "c_proj", "c_fc"), size=0.1)
     options = {"enable_lora": True, "max_lora_rank": 8, **RAW_LOGITS}
@@ -202,12 +203,14 @@ def test_an_adapter_of_the_network_alone(checkpoint: Callable[..., Path], tmp_pa
     """Adapters of embedding models lack the ``model.`` before their modules' names: they load, and count."""
     from vllm.lora.request import LoRARequest
 
-    model = checkpoint("llama")
+    model = shutil.copytree(checkpoint("llama"), tmp_path / "model")
+    write_tokenizer(model, 256)  # vLLM wants one for embeddings
     adapter = make_whole_lora(model, tmp_path / "lora", LINEAR, size=0.1)
     tensors = load_file(adapter / "adapter_model.safetensors")
     renamed = {name.replace(".model.model.", ".model."): tensor for name, tensor in tensors.items()}
     save_file(renamed, adapter / "adapter_model.safetensors")
     options = {"runner": "pooling", "convert": "embed", "enable_lora": True, "max_lora_rank": 8}
+    options["skip_tokenizer_init"] = False
     prompt = [{"prompt_token_ids": PROMPTS[0]}]
     with running_engine(model, **options) as llm:
         given = llm.embed(prompt, use_tqdm=False, lora_request=LoRARequest("lora", 1, str(adapter)))
