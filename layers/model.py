@@ -63,6 +63,10 @@ class Model(Module, ABC):
 
     #: Checkpoint modules that one layer fuses, as the adapter's record says; whoever builds the model sets it.
     packed_modules_mapping: Mapping[str, Sequence[str]] = {}
+    #: Which part of a pipeline it is, on this rank. One that isn't the first gets what the one before handed over
+    #: (:data:`HANDED_OVER`) in place of embeddings, and one that isn't the last hands over what it returns.
+    is_first_stage: bool = True
+    is_last_stage: bool = True
     #: Tensors that a checkpoint may hold and whoever serves the model takes care of, or has taken off.
     set_aside: tuple[str, ...] = ()
 

@@ -152,7 +152,8 @@ class DecoderForCausalLM(CausalLM):
         self.config, self.spec = config, spec
         dot = f"{prefix}." if prefix else ""
         self.stage = self.build_network(f"{dot}{spec.name}")
-        if self.stage.is_last:
+        self.is_first_stage, self.is_last_stage = self.stage.is_first, self.stage.is_last
+        if self.is_last_stage:
             self._build_head(dot)
 
     def _build_head(self, dot: str) -> None:

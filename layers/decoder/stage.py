@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mszoo.layers.decoder.spec import DecoderSpec
-from mszoo.layers.seam import get_pp_group, get_pp_indices
+from mszoo.layers.seam import get_current_vllm_config, get_pp_group, get_pp_indices
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Stage:
 
 
 def stage_of_this_rank(spec: DecoderSpec) -> Stage:
-    """Return this rank's part, as vLLM shares layers out."""
+    """Return this rank's part, as vLLM shares layers out; a draft model of the last stage is whole there."""
     group, count = get_pp_group(), len(spec.layers)
-    if group.world_size == 1:
+    if get_current_vllm_config().parallel_config.pipeline_parallel_size == 1:
         return Stage(0, count)
     start, end = get_pp_indices(count, group.rank_in_group, group.world_size)
     return Stage(start, end, group.is_first_rank, group.is_last_rank)

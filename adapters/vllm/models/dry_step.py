@@ -94,13 +94,11 @@ def _obstacle_on(device: str, network: Any) -> str | None:
 
 def _step(network: Any, model_config: Any, *, pooling: bool) -> str | None:
     """Return what is wrong about a step's results, or None."""
-    from mszoo.adapters.vllm.seam import get_pp_group
     from mszoo.kernels.exchange import to_mindspore, to_torch
 
     ids, positions = torch.zeros(TOKENS, dtype=torch.int32), torch.arange(TOKENS)
-    pipeline = get_pp_group()
     handed_over = None
-    if not pipeline.is_first_rank:
+    if not network.is_first_stage:
         room = network.make_empty_intermediate_tensors(TOKENS, model_config.dtype, ids.device)
         (handed_over,) = map(to_mindspore, room.values())
     given = network(to_mindspore(ids), to_mindspore(positions), handed_over)
@@ -110,7 +108,7 @@ def _step(network: Any, model_config: Any, *, pooling: bool) -> str | None:
         return f"hidden states {list(hidden_states.shape)} of {TOKENS} tokens, not [{TOKENS}, {width}]"
     if hidden_states.dtype != model_config.dtype:
         return f"hidden states of {_name(hidden_states.dtype)}, not of {_name(model_config.dtype)}"
-    if pooling or not pipeline.is_last_rank:
+    if pooling or not network.is_last_stage:
         return None
     logits = network.compute_logits(given)
     if logits is None:  # a rank that doesn't gather them

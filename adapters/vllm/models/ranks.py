@@ -21,15 +21,14 @@ def other_refusal(candidate: Candidate, vllm_config: Any, *, refused: bool) -> R
     Returns:
         The refusal of a rank that had none of its own, where another one refuses; else None.
     """
-    parallel = vllm_config.parallel_config
-    if parallel.tensor_parallel_size == parallel.pipeline_parallel_size == 1:
-        return None
     # Imported here: half of vLLM comes with it, and registration runs in every process.
     from mszoo.adapters.vllm.seam import get_pp_group, get_tp_group
 
+    parallel = vllm_config.parallel_config
+    sizes = {get_tp_group: parallel.tensor_parallel_size, get_pp_group: parallel.pipeline_parallel_size}
     count = torch.tensor(int(refused), device="cpu")
-    for group in (get_tp_group(), get_pp_group()):  # a sum of sums: that of all
-        torch.distributed.all_reduce(count, group=group.cpu_group)
+    for group in [group for group, size in sizes.items() if size > 1]:  # a sum of sums: that of all
+        torch.distributed.all_reduce(count, group=group().cpu_group)
     if refused or not count.item():
         return None
     return RefusalError(

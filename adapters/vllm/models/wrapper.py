@@ -95,7 +95,6 @@ class MindSporeModel(torch.nn.Module):
         from mszoo.adapters.vllm.models.build import packed_modules_of
         from mszoo.adapters.vllm.models.claims import embedding_modules
         from mszoo.adapters.vllm.models.features import role_of
-        from mszoo.adapters.vllm.seam import get_pp_group
         from mszoo.layers.model import outside_the_tree
 
         built: Built = self._built
@@ -112,7 +111,7 @@ class MindSporeModel(torch.nn.Module):
         self.embedding_modules = embedding_modules(built.network, vllm_config.lora_config)
         self.config = vllm_config.model_config.hf_config
         self.forwards, self.role = 0, role_of(vllm_config)
-        self.is_last_stage = bool(get_pp_group().is_last_rank)
+        self.is_last_stage = built.network.is_last_stage
         if built.files is not None:
             self.allow_patterns_overrides = [built.files]  # vLLM's loader reads it off the model
         log.info(
