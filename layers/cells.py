@@ -21,6 +21,7 @@ import torch
 from mszoo.kernels import dispatch
 from mszoo.kernels.exchange import TORCH_DTYPE, to_mindspore
 from mszoo.layers.seam import CompilationConfig, get_current_vllm_config, init_logger
+from mszoo.registry.containment import asks_to_end
 from mszoo.registry.errors import PluginError
 
 import mindspore as ms
@@ -65,6 +66,8 @@ class Replacement:
         try:
             return dispatch.load(self.implementation)
         except (Exception, SystemExit, GeneratorExit) as error:
+            if asks_to_end(error):
+                raise
             raise PluginError(
                 self.who,
                 f"{self.implementation} can't be loaded ({type(error).__name__}: {error})",

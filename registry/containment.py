@@ -27,6 +27,15 @@ def plugin_is_running() -> bool:
     return _contained.get()
 
 
+def asks_to_end(error: BaseException) -> bool:
+    """Say whether vLLM or the command raised SystemExit: their handlers of signals do, wherever the process is."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    name = "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")
+    return issubclass(type(error), SystemExit) and str(name).partition(".")[0] in ("vllm", "mszoo")
+
+
 @dataclass
 class Failure:
     """What a plugin's code raised; None if it came to its end."""
@@ -38,8 +47,9 @@ class Failure:
 def caught() -> Iterator[Failure]:
     """Run a plugin's code inside :func:`contained`; whatever it raises is kept, and goes no further.
 
-    SystemExit too: a plugin must not end the server. A KeyboardInterrupt goes on if somebody interrupted the
-    process, and not if the plugin raised it. A child that the plugin forked and that returns here ends here.
+    SystemExit too: a plugin must not end the server; whoever asks the process to end may. A KeyboardInterrupt goes on
+    if somebody interrupted the process, and not if the plugin raised it. A child that the plugin forked and that
+    returns here ends here.
     """
     failure = Failure()
     interrupts = _interrupts[0]
@@ -47,6 +57,8 @@ def caught() -> Iterator[Failure]:
         yield failure
     except BaseException as error:
         if issubclass(type(error), KeyboardInterrupt) and _interrupts[0] != interrupts:
+            raise
+        if asks_to_end(error):
             raise
         failure.error = error
     finally:

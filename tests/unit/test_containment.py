@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Mapping
 
@@ -182,6 +183,18 @@ def test_what_is_raised_is_caught_and_described():
             raise error
         assert failure.error is error
         assert describe(error).startswith(type(error).__name__)
+
+
+def test_who_asks_a_process_to_end_is_heard():
+    """vLLM's workers raise SystemExit in a handler of signals, in whatever code runs then."""
+    there = {"__name__": "vllm.v1.executor.multiproc_executor"}
+    exec("def handler(*_): raise SystemExit(15)", there)  # code of another module
+    before = signal.signal(signal.SIGUSR1, there["handler"])
+    try:
+        with pytest.raises(SystemExit), contained(), caught():
+            signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_records_are_bounded():

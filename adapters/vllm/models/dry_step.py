@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from mszoo.adapters.vllm.log import log
+from mszoo.registry.containment import asks_to_end
 from mszoo.registry.decisions import Candidate
 from mszoo.registry.errors import MszooError, RefusalError
 
@@ -63,6 +64,8 @@ def prove(candidate: Candidate, network: Any, vllm_config: Any, device: str) -> 
     except MszooError as error:
         raise RefusalError(who, f"its first step raised {error.who}: {error.what}", error.hint) from error
     except (Exception, SystemExit, GeneratorExit) as error:
+        if asks_to_end(error):
+            raise
         what = f"its first step raised {type(error).__name__}: {_first_line(error)}"
         raise RefusalError(who, what, _HINT) from error
     if wrong is not None:

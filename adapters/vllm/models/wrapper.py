@@ -11,6 +11,7 @@ import torch
 from mszoo.adapters.vllm.log import log
 from mszoo.adapters.vllm.seam import SupportsPP
 from mszoo.registry.catalog import Catalog
+from mszoo.registry.containment import asks_to_end
 from mszoo.registry.decisions import Decision
 from mszoo.registry.errors import PluginError
 from mszoo.registry.hookcalls import call_hook
@@ -190,6 +191,8 @@ class MindSporeModel(torch.nn.Module):
                 **others,
             )
         except (SystemExit, GeneratorExit) as error:  # the worker would end in silence
+            if asks_to_end(error):
+                raise
             who = f"{self.candidate.qualified_name} of {self.candidate.plugin.source}"
             what = f"a step raised {describe(error)}"
             raise PluginError(who, what, self.candidate.plugin.cure) from error
