@@ -47,8 +47,8 @@ class Failure:
 def caught() -> Iterator[Failure]:
     """Run a plugin's code inside :func:`contained`; whatever it raises is kept, and goes no further.
 
-    SystemExit too: a plugin must not end the server; whoever asks the process to end may. A KeyboardInterrupt goes on
-    if somebody interrupted the process, and not if the plugin raised it. A child that the plugin forked and that
+    SystemExit too: a plugin must not end the server, and who asks the process to end may. A KeyboardInterrupt goes
+    on if somebody interrupted the process, and not if the plugin raised it. A child that the plugin forked and that
     returns here ends here.
     """
     failure = Failure()
