@@ -42,7 +42,11 @@ REFUSED: dict[str, str] = {
     "OPTForCausalLM-facebook/opt-350m": "do_layer_norm_before",
 }
 
-_RECORDS = {record.architecture: record for record in native.mszoo_model_adapters() if not record.drafts}
+_RECORDS = {
+    record.architecture: record
+    for record in native.mszoo_model_adapters()
+    if not (record.drafts or record.pooling)
+}
 NEW = sorted(
     _RECORDS.keys() - {name.removeprefix("native.") for name in ADAPTER.values()} - REFERENCES.keys()
 )
