@@ -240,7 +240,7 @@ def claiming(*capabilities: Capability) -> Any:
 
 def asking(lora: Any = None, tensor_parallel: int = 1) -> Any:
     return SimpleNamespace(
-        model_config=SimpleNamespace(quantization=None),
+        model_config=SimpleNamespace(quantization=None, runner_type="generate"),
         lora_config=lora,
         speculative_config=None,
         parallel_config=SimpleNamespace(tensor_parallel_size=tensor_parallel, pipeline_parallel_size=1),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -119,13 +121,23 @@ def test_ranks_share_a_model_out(
     assert given[0][1] == pytest.approx(given[1][1], abs=1e-3)
 
 
-def test_whole_experts_on_ranks_are_refused_with_vllms_kernel(tmp_path: Path) -> None:
-    """vLLM 0.32's own models on CPU die in their first step."""
-    folder = make_tiny("Qwen2Moe", tmp_path)
-    with (
-        pytest.raises(Exception, match="--enable-expert-parallel: a worker with vLLM's kernel for experts"),
-        running_engine(folder, hf_overrides=pinned("Qwen2Moe"), enable_expert_parallel=True),
-    ):
+def test_whole_experts_on_ranks_are_refused_with_vllms_kernel(tmp_path: Path, monkeypatch) -> None:
+    """vLLM 0.32's own models on CPU die in their first step; on one rank the flag changes nothing."""
+    from mszoo.layers import moe
+
+    folder, real = make_tiny("Qwen2Moe", tmp_path), moe.get_current_vllm_config
+    options = {"hf_overrides": pinned("Qwen2Moe"), "enable_expert_parallel": True}
+    with running_engine(folder, **options, **RAW_LOGITS) as llm:
+        assert worst_logit(llm, folder) <= 2e-5
+
+    def on_two_ranks() -> Any:
+        config = copy.copy(real())
+        config.parallel_config = SimpleNamespace(tensor_parallel_size=2, enable_expert_parallel=True)
+        return config
+
+    monkeypatch.setattr(moe, "get_current_vllm_config", on_two_ranks)
+    why = "--enable-expert-parallel: a worker with vLLM's kernel for experts"
+    with pytest.raises(Exception, match=why), running_engine(folder, **options):
         pass
 
 
