@@ -37,7 +37,13 @@ ADAPTERS = {
 }
 #: Processes of each engine's own would take most of the time.
 IN_ONE_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-SERVED = [f"{job}-{name}" for job in ("lora", "reload", "eagle3", "draft") for name in ADAPTERS]
+#: test_speculation.py has what is drafted for the native Llama.
+SERVED = [
+    f"{job}-{name}"
+    for job in ("lora", "reload", "eagle3", "draft")
+    for name in ADAPTERS
+    if (job, name) not in (("eagle3", "llama"), ("draft", "llama"))
+]
 _PROPOSED = "vllm:spec_decode_num_draft_tokens"
 _ACCEPTED = "vllm:spec_decode_num_accepted_tokens"
 
@@ -52,10 +58,10 @@ def jobs(
         source = checkpoint(family)
         lora = str(make_whole_lora(source, folder / f"{family}-lora"))
         other = make_other_weights(source, folder / f"{family}-other")
-        heads = {
-            "eagle3": make_eagle3(source, folder / f"{family}-eagle3"),
-            "draft": make_draft(source, folder / f"{family}-draft", 2),
-        }
+        heads: dict[str, Path] = {}
+        if family == "qwen3":
+            heads["eagle3"] = make_eagle3(source, folder / "eagle3")
+            heads["draft"] = make_draft(source, folder / "draft", 2)
         for name in [name for name, (_, of) in ADAPTERS.items() if of == family]:
             made[f"lora-{name}"] = {"model": str(source), "options": LORA, "lora": [lora] * 3}
             made[f"reload-{name}"] = made[f"lora-{name}"] | {"reload": [str(source), str(other)]}
