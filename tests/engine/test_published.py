@@ -18,7 +18,7 @@ except importlib.metadata.PackageNotFoundError:
 #: window that Hugging Face's Llama never reads, first positions behind the padding token, attention of both ways.
 SAMPLE = {
     "Alibaba-NLP/gte-Qwen2-7B-instruct": "native.Qwen2ForCausalLM",
-    "BAAI/bge-m3.saved5": "mindone.XLMRobertaModel",
+    "BAAI/bge-m3.saved5": "native.XLMRobertaModel",
     "CohereForAI/c4ai-command-r7b-12-2024": "native.Cohere2ForCausalLM",
     "any/llama-with-window-and-partial-rotary": "native.LlamaForCausalLM",
     "bigcode/starcoder2-3b": "native.Starcoder2ForCausalLM",
