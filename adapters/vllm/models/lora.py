@@ -71,9 +71,8 @@ class Gate(BaseLayerWithLoRA):  # type: ignore[misc]
         problems = list(misfits(self._manager, self._model, self._manager.get_adapter(adapter)))
         if not problems:
             return
-        self._manager.remove_adapter(
-            adapter
-        )  # vLLM has it in its list by now, and would serve it when asked again
+        # vLLM has it in its list by now, and would serve it when asked again.
+        self._manager.remove_adapter(adapter)
         more = f", and {len(problems) - 1} more of its modules don't fit" if len(problems) > 1 else ""
         raise RefusalError(f"LoRA adapter {_name_of(adapter)}", problems[0] + more, _HINT)
 
@@ -145,9 +144,8 @@ def _misfits_of(sizes: list[Sizes], weights: Any, limit: int) -> Iterator[str]:
         pairs = list(zip(weights.lora_a, weights.lora_b, strict=True))
     if len(pairs) != len(sizes):
         return
-    declared: int | None = (
-        weights.rank
-    )  # of several parts vLLM keeps the first one's, and others may have their own
+    # Of several parts vLLM keeps the first one's, and others may have their own.
+    declared: int | None = weights.rank
     for part, (a, b) in zip(sizes, pairs, strict=True):
         if a is None and b is None:
             continue
