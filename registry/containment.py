@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 from mszoo.registry.process_state import KEPT, Trace
@@ -29,11 +30,14 @@ def plugin_is_running() -> bool:
 
 def asks_to_end(error: BaseException) -> bool:
     """Say whether vLLM or the command raised SystemExit: their handlers of signals do, wherever the process is."""
-    trace = error.__traceback__
+    if not issubclass(type(error), SystemExit):
+        return False
+    # A plugin's class may answer for itself what its attributes are.
+    trace: TracebackType | None = vars(BaseException)["__traceback__"].__get__(error)
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    name = "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")
-    return issubclass(type(error), SystemExit) and str(name).partition(".")[0] in ("vllm", "mszoo")
+    name = None if trace is None else trace.tb_frame.f_globals.get("__name__")
+    return type(name) is str and name.partition(".")[0] in ("vllm", "mszoo")
 
 
 @dataclass
