@@ -14,7 +14,7 @@ from mszoo.registry.containment import caught, contained, plugin_is_running
 from mszoo.registry.entry_points import Plugin
 from mszoo.registry.errors import PluginError, Problem
 from mszoo.registry.hookcalls import Outcome, call, implementations
-from mszoo.registry.intake import R, said, take_record, take_records
+from mszoo.registry.intake import R, newer_fault, said, take_record, take_records
 from mszoo.registry.plugins import load_plugins, trace_problems
 from mszoo.registry.records import LayerAdapter, ModelAdapter, OpAdapter, Suite
 from mszoo.registry.settings import Settings
@@ -157,6 +157,9 @@ class _Collector:
             if failure.error is not None and outcomes:
                 what, hint = said(f"{what}:", failure.error)
             self.report(f"{what}; all its adapters are skipped", hint)
+            return None
+        for newer in suite.newer:
+            self.report(*newer_fault(newer, [suite]))
         return suite
 
     def records(self, hook: str, record_type: type[R]) -> tuple[R, ...]:
@@ -170,6 +173,8 @@ class _Collector:
             records += taken.records
             if taken.fault:
                 self.report(taken.fault, taken.hint)
+            for newer, users in taken.newer.items():
+                self.report(*newer_fault(newer, users))
         return tuple(records)
 
     def _call(self, hook: str) -> Iterator[Outcome]:

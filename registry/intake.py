@@ -5,15 +5,17 @@ All of it runs the plugin's code, so it is called where that is contained.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from mszoo.registry.containment import caught
 from mszoo.registry.errors import MszooError, PluginError, RecordError, RefusalError, SettingsError
-from mszoo.registry.records import LayerAdapter, ModelAdapter, OpAdapter, Suite
-from mszoo.registry.text import describe, kind, plain_text
+from mszoo.registry.records import Capability, LayerAdapter, ModelAdapter, OpAdapter, Suite
+from mszoo.registry.text import describe, kind, plain_text, shown
+from mszoo.registry.validation import check_strings
 
 MOST_RECORDS = 10_000  # of one hook; an endless generator would stop everything
 _OUR_ERRORS = (MszooError, PluginError, RecordError, RefusalError, SettingsError)
@@ -29,11 +31,13 @@ class Taken(Generic[R]):
         records: the good ones.
         fault: what is wrong with the rest, a clause; empty if nothing is.
         hint: how to mend it; empty where only the plugin's author can know.
+        newer: what the good ones were given that this mszoo doesn't know: in words, and by which of them.
     """
 
     records: list[R] = field(default_factory=list)
     fault: str = ""
     hint: str = ""
+    newer: dict[str, list[R]] = field(default_factory=dict)
 
 
 def take_record(record_type: type[R], value: object) -> R:
@@ -51,7 +55,27 @@ def take_record(record_type: type[R], value: object) -> R:
     except KeyError as error:
         hint = f"Call {name}() with all its arguments."
         raise RecordError(f"a {name}", f"lacks its field {error}", hint) from error
-    return record_type(**values)
+    record: R = record_type(**values)
+    # What the plugin's call of the constructor noted, beside what this one did.
+    given: tuple[str, ...] = check_strings(name, "newer", held.get("newer", ()))
+    object.__setattr__(record, "newer", tuple(dict.fromkeys((*given, *record.newer))))
+    return record
+
+
+def newer_fault(
+    what: str, records: Sequence[Suite | ModelAdapter | LayerAdapter | OpAdapter]
+) -> tuple[str, str]:
+    """Return what to say of a field or capability that this mszoo doesn't know, and the hint."""
+    first = records[0]
+    who = f"{type(first).__name__}({shown(first.name if isinstance(first, Suite) else first.subject)})"
+    more = f" and {len(records) - 1} more" if records[1:] else ""
+    kind_of, _, quoted = what.partition(" ")
+    known = [item.name for item in fields(first)]
+    if kind_of == "capability":
+        known = [item.value for item in Capability]
+    nearest = difflib.get_close_matches(quoted.strip("'"), known, n=1, cutoff=0.8)
+    slip = f"Did you mean {nearest[0]!r}? If not, it" if nearest else "It"
+    return f"the {what} of {who}{more} is unknown, so it is ignored", f"{slip} needs a newer mszoo."
 
 
 def take_records(hook: str, record_type: type[R], value: Any) -> Taken[R]:
@@ -75,7 +99,9 @@ def take_records(hook: str, record_type: type[R], value: Any) -> Taken[R]:
         )
         if type(item) is record_type:
             with caught() as refusal:
-                taken.records.append(take_record(record_type, item))
+                taken.records.append(record := take_record(record_type, item))
+                for newer in record.newer:
+                    taken.newer.setdefault(newer, []).append(record)
             if refusal.error is None:
                 continue
             what, hint = said(f"item {index} of {hook} is refused:", refusal.error)

@@ -144,8 +144,8 @@ def _load(
     with caught() as failure:
         try:
             target = entry_point.load()
-            hooks = _hooks(manager, plugin, target, targets)
-            problems = _unmarked(manager, plugin, target)
+            hooks, problems = _hooks(manager, plugin, target, targets)
+            problems += _unmarked(manager, plugin, target)
             manager.register(_Implementations(hooks), plugin.name)
             targets.append((plugin.name, target))
         except PluginError as error:
@@ -168,8 +168,11 @@ def _arguments(manager: pluggy.PluginManager) -> dict[str, tuple[str, ...]]:
 
 def _hooks(
     manager: pluggy.PluginManager, plugin: Plugin, target: object, targets: list[tuple[str, object]]
-) -> dict[str, object]:
-    """Return a plugin's hooks by name; refuse what pluggy would accept in silence, or refuse without a cure."""
+) -> tuple[dict[str, object], list[Problem]]:
+    """Return a plugin's hooks by name; refuse what pluggy would accept in silence, or refuse without a cure.
+
+    Hooks and arguments that this mszoo doesn't have are a newer one's: those hooks are problems, the others count.
+    """
     who = str(plugin)
     if isinstance(target, type):
         what = f"its entry point names the class {class_name(target)}, not an object"
@@ -180,30 +183,36 @@ def _hooks(
         raise PluginError(who, what, "Remove one of the two entry points.")
     known = _arguments(manager)
     hooks: dict[str, object] = {}
+    problems: list[Problem] = []
     for name in dir(target):
         options = manager.parse_hookimpl_opts(target, name)
         if options is None:
             continue
         hook = options.get("specname") or name
         if hook not in known:
-            nearest = difflib.get_close_matches(hook, known, n=1, cutoff=0.5)
-            hint = f"Did you mean {nearest[0]}? " if nearest else ""
+            nearest = difflib.get_close_matches(hook, known, n=1, cutoff=0.7)
+            slip = f"Did you mean {nearest[0]}? It is ignored: it" if nearest else "It is ignored: it"
             what = f"{printable(hook, _LONGEST_NAME)} is not a hook"
-            raise PluginError(who, what, f"{hint}The hooks are {', '.join(known)}.")
+            hint = f"{slip} needs a newer mszoo. The hooks are {', '.join(known)}."
+            problems.append(Problem(who, what, hint, plugin.name))
+            continue
         if options.get("wrapper") or options.get("hookwrapper"):
             raise PluginError(who, f"{name} is a hook wrapper", "Use plain @hookimpl.")
-        hooks[name] = getattr(target, name)
-        parameters = inspect.signature(hooks[name]).parameters.values()  # type: ignore[arg-type]
+        implementation = getattr(target, name)
+        parameters = inspect.signature(implementation).parameters.values()
         needed = [item for item in parameters if item.default is item.empty]
         positional = [item.name for item in needed if item.kind < item.VAR_POSITIONAL]
         unknown = [argument for argument in positional if argument not in known[hook]]
         if unknown:
-            hint = f"Define it as {hook}({', '.join(known[hook])})."
-            raise PluginError(who, f"{name} has an unknown argument {unknown[0]!r}", hint)
-    if not hooks:
+            hint = f"Define it as {hook}({', '.join(known[hook])}). As it is, it needs a newer mszoo."
+            what = f"{name} has an unknown argument {unknown[0]!r}, so it is ignored"
+            problems.append(Problem(who, what, hint, plugin.name))
+            continue
+        hooks[name] = implementation
+    if not hooks and not problems:
         hint = "Did you forget @hookimpl? Import it from mszoo.registry and put it on each hook."
         raise PluginError(who, "has no hook implementation", hint)
-    return hooks
+    return hooks, problems
 
 
 def _unmarked(manager: pluggy.PluginManager, plugin: Plugin, target: object) -> list[Problem]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from enum import Enum
+from enum import Enum, EnumMeta
+from functools import wraps
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mszoo.registry.devices import DEVICES
-from mszoo.registry.text import shown
+from mszoo.registry.text import printable, shown
 from mszoo.registry.validation import (
     LAYER_TARGET,
     NAME,
@@ -22,8 +23,11 @@ from mszoo.registry.validation import (
     check_modules,
     check_pattern,
     check_requirements,
+    check_strings,
     check_text,
 )
+
+C = TypeVar("C", bound="type[_Record]")
 
 DTYPES = ("float32", "bfloat16", "float16")
 #: vLLM's methods of proposing tokens for which there are heads.
@@ -40,7 +44,21 @@ _PACKED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_pr
 _PACKED_OF_ENCODERS = {"qkv_proj": ("query", "key", "value")}
 
 
-class Capability(str, Enum):
+class _NewerMembers(EnumMeta):
+    """Lets a plugin name a capability of a newer mszoo: its record then says so, and the rest of it counts."""
+
+    # Type checkers are to find what isn't there.
+    if not TYPE_CHECKING:
+
+        def __getattr__(cls, name: str) -> Any:
+            if name in cls.__members__:  # Python 3.10 looks its members up so
+                return cls.__members__[name]
+            if not name.isupper():
+                raise AttributeError(name)
+            return name.lower().replace("_", "-")
+
+
+class Capability(str, Enum, metaclass=_NewerMembers):
     """A feature of vLLM that a model adapter supports. What isn't declared is refused by name."""
 
     LORA = "lora"
@@ -50,7 +68,13 @@ class Capability(str, Enum):
 
 
 class _Record:
-    """What all records share: field normalisation, and pickling in spite of their read-only mappings."""
+    """What all records share: field normalisation, and pickling in spite of their read-only mappings.
+
+    Attributes:
+        newer: the fields and capabilities it was given that this mszoo doesn't know, each in words.
+    """
+
+    newer: tuple[str, ...] = ()
 
     def _set(self, **values: Any) -> None:
         """Store normalised values."""
@@ -65,6 +89,25 @@ class _Record:
         return type(self), tuple(values)
 
 
+def _takes_newer_fields(record_type: C) -> C:
+    """Let a record's constructor take fields of a newer mszoo: what this one doesn't know is noted and ignored.
+
+    A plugin makes its records in one hook: an exception there would lose all of them for one field.
+    """
+    known = [item.name for item in fields(record_type)]  # type: ignore[arg-type]
+    construct: Any = record_type.__init__
+
+    @wraps(construct)
+    def __init__(self: _Record, *values: Any, **named: Any) -> None:
+        newer = [f"field {printable(name, 80)!r}" for name in named if name not in known]
+        self._set(newer=tuple(newer))
+        construct(self, *values, **{name: value for name, value in named.items() if name in known})
+
+    type.__setattr__(record_type, "__init__", __init__)
+    return record_type
+
+
+@_takes_newer_fields
 @dataclass(frozen=True)
 class Suite(_Record):
     """A source of MindSpore models.
@@ -96,6 +139,7 @@ class Suite(_Record):
         )
 
 
+@_takes_newer_fields
 @dataclass(frozen=True)
 class ModelAdapter(_Record):
     """One MindSpore implementation of one model architecture.
@@ -152,7 +196,8 @@ class ModelAdapter(_Record):
         architecture = check_pattern(who, "architecture", self.architecture, NAME, form)
         model = check_pattern(who, "model", self.model, OBJECT_PATH, "'module:Class'")
         values = tuple(item.value for item in Capability)
-        capabilities = check_members(who, "capabilities", self.capabilities, values, may_be_empty=True)
+        capabilities = check_strings(who, "capabilities", self.capabilities)
+        unknown = tuple(f"capability {shown(item)}" for item in capabilities if item not in values)
         priority = check_integer(who, "priority", self.priority)
         refused = check_text(who, "refused", self.refused)
         pooling = check_text(who, "pooling", self.pooling)
@@ -171,7 +216,8 @@ class ModelAdapter(_Record):
             refused=refused,
             pooling=pooling,
             drafts=drafts,
-            capabilities=frozenset(Capability(item) for item in capabilities),
+            capabilities=frozenset(Capability(item) for item in capabilities if item in values),
+            newer=(*self.newer, *unknown),
             requires=check_requirements(who, "requires", self.requires),
             devices=check_members(who, "devices", self.devices, DEVICES),
             dtypes=check_members(who, "dtypes", self.dtypes, DTYPES),
@@ -191,6 +237,7 @@ class ModelAdapter(_Record):
         return self.model
 
 
+@_takes_newer_fields
 @dataclass(frozen=True)
 class LayerAdapter(_Record):
     """One replacement of a layer.
@@ -232,6 +279,7 @@ class LayerAdapter(_Record):
         return self.target
 
 
+@_takes_newer_fields
 @dataclass(frozen=True)
 class OpAdapter(_Record):
     """One implementation of one op spec, or of one named MindSpore primitive that a device lacks.

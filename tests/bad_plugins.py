@@ -125,8 +125,9 @@ BAD: dict[str, Bad] = {
         "mszoo_model_adapters raised RecordError: ModelAdapter('X'): dtypes is 'fp",
     ),
     "bad_capability": Bad(
-        models("X", capabilities="['speed']"),
-        "mszoo_model_adapters raised RecordError: ModelAdapter('X'): capa",
+        models("UncapableModel", capabilities="['speed']"),
+        "the capability 'speed' of ModelAdapter('UncapableModel') is unknown, so it is ignored.",
+        keeps=("UncapableModel",),
     ),
     "bad_priority": Bad(
         models("X", priority="True"),

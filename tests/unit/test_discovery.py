@@ -135,13 +135,19 @@ BAD = {
     ),
     "misspelt hook": (
         hook("return []", "mszoo_model_adapter()"),
-        f"mszoo_model_adapter is not a hook. Did you mean mszoo_model_adapters? {HOOKS}",
+        "mszoo_model_adapter is not a hook. Did you mean mszoo_model_adapters? It is ignored: it needs a newer "
+        f"mszoo. {HOOKS}",
         0,
     ),
-    "hook like none": (hook("return []", "zzz()"), f"zzz is not a hook. {HOOKS}", 0),
+    "hook like none": (
+        hook("return []", "zzz()"),
+        f"zzz is not a hook. It is ignored: it needs a newer mszoo. {HOOKS}",
+        0,
+    ),
     "unknown argument": (
         hook("return None", "mszoo_select(architecture, config)"),
-        "mszoo_select has an unknown argument 'config'. Define it as mszoo_select(architecture, candidates).",
+        "mszoo_select has an unknown argument 'config', so it is ignored. Define it as "
+        "mszoo_select(architecture, candidates). As it is, it needs a newer mszoo.",
         0,
     ),
     "hook wrapper": (

@@ -76,11 +76,6 @@ BAD_MODELS = [
     ({"model": "a:B\n"}, "model is 'a:B\\n'", NOT_PATH),
     ({"capabilities": "lora"}, "capabilities is 'lora'", NOT_STRINGS),
     (
-        {"capabilities": ["speed"]},
-        "capabilities is 'speed'",
-        "Set it to any of lora, tensor-parallel, pipeline-parallel, quantization.",
-    ),
-    (
         {"requires": ["mindformers=>1.9"]},
         "requires is 'mindformers=>1.9'",
         "Set it to a requirement string such as 'mindformers>=1.9'.",
