@@ -194,13 +194,13 @@ class CpuLinearMethod(UnquantizedLinearMethod):
         self._multiply: Any = None
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
-        """Pack the weight for oneDNN and free the raw one, where vLLM would do so."""
+        """Pack the weight for oneDNN and free the raw one.
+
+        vLLM does so, too, but for small weights on processors with AMX. The compiled decoder layer multiplies
+        by oneDNN, and one small projection must not keep it from running.
+        """
         backend = cpu_backend()
-        if (
-            backend is None
-            or current_platform.is_zen_cpu()
-            or backend.check_cpu_sgl_kernel(*layer.weight.shape, layer.weight.dtype)
-        ):
+        if backend is None or current_platform.is_zen_cpu():
             super().process_weights_after_loading(layer)
             return
         try:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from vllm import _custom_ops
-from vllm.model_executor.layers.utils import check_cpu_sgl_kernel
 from vllm.v1.attention.backends.cpu_attn import (
     CPUAttentionBackend,
     CPUAttentionBackendImpl,
@@ -29,7 +28,6 @@ __all__ = [
     "CPUAttentionMetadata",
     "attends_in_encoder_cache",
     "attention_isa",
-    "check_cpu_sgl_kernel",
     "experts_kernel",
     "multiply",
     "pack",

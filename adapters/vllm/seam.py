@@ -28,6 +28,7 @@ __all__ = [
 
 #: What is imported where it is asked for, and the module that has it.
 _LATE = {
+    "AttentionBackendEnum": "vllm.v1.attention.backends.registry",
     "EngineArgs": "vllm",
     "LLM": "vllm",
     "SamplingParams": "vllm",

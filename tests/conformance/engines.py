@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mszoo.conformance.base import catalog
+from mszoo.conformance.processor import attention_options
 
 #: Tokens per block of the KV cache that engines ask for: vLLM's CPU attention wants a multiple of 32. It may take
 #: another number, as for attention on a latent cache.
@@ -87,7 +88,8 @@ class Engines:
         # Set aside, they cost nothing; vLLM's shutdown takes them back.
         gc.freeze()
         with _environment(environ):
-            self._llm = LLM(str(folder), **(defaults | self.options | options))
+            asked = defaults | self.options | options
+            self._llm = LLM(str(folder), **(attention_options(folder, asked["dtype"]) | asked))
         self._key = key
         return self._llm
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mszoo.conformance.engines import encode, widest_dtype
+from mszoo.conformance.processor import attention_options
 
 
 def run_fresh(
@@ -39,7 +40,8 @@ def run_fresh(
     """
     job: dict[str, Any] = {"model": str(folder), "prompts": prompts, "tokens": tokens}
     served = {"hf_overrides": {"architectures": [architecture]}, "dtype": widest_dtype()}
-    job["options"] = served | options
+    options = served | options
+    job["options"] = attention_options(folder, options["dtype"]) | options
     cores = sorted(os.sched_getaffinity(0))
     environ = {
         "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",  # to ask the workers who serves

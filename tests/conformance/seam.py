@@ -10,6 +10,7 @@ from typing import Any
 
 #: The module that has a name.
 _LATE = {
+    "AttentionBackendEnum": "vllm.v1.attention.backends.registry",
     "LLM": "vllm",
     "SamplingParams": "vllm",
     "PoolingParams": "vllm",

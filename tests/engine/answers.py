@@ -18,6 +18,8 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from mszoo.conformance.processor import attention_options
+
 #: Steps of a draft model or head that are kept.
 WATCHED = 8
 
@@ -171,6 +173,9 @@ def run_all(jobs: dict[str, dict[str, Any]], result: Path, **environment: str) -
         name: {"max_tokens": 8} | job | {"options": defaults | job.get("options", {})}
         for name, job in jobs.items()
     }
+    for job in complete.values():
+        needed = attention_options(Path(job["model"]), job["options"]["dtype"])
+        job["options"] = needed | job["options"]
     # Engines that ran in this process have set how workers start; the job's process decides that itself.
     inherited = {name: value for name, value in os.environ.items() if name != "VLLM_WORKER_MULTIPROC_METHOD"}
     process = subprocess.run(

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from mszoo.conformance.processor import attention_options
+
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -82,7 +84,8 @@ def running_engine(folder: Path, **options: Any) -> Iterator[Any]:
     # vLLM collects garbage at every turn of a start, which takes seconds among the million objects that stay. Set
     # aside, they cost nothing; vLLM's shutdown takes them back.
     gc.freeze()
-    llm = LLM(str(folder), **(defaults | options))
+    asked = defaults | options
+    llm = LLM(str(folder), **(attention_options(folder, asked["dtype"]) | asked))
     try:
         yield llm
     finally:

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from mszoo.conformance.processor import int8_dtype
+
 from . import answers
 from .conftest import running_engine, served_by
 from .test_inherited import make_lora, make_w8a8
@@ -88,9 +90,11 @@ def explain(folder: Path, *options: str, **settings: str) -> dict[str, Any]:
     return decision
 
 
-def serve(folder: Path, result: Path, lora: Path | None = None, **settings: str) -> dict[str, Any]:
+def serve(
+    folder: Path, result: Path, lora: Path | None = None, dtype: str = "float32", **settings: str
+) -> dict[str, Any]:
     """Serve a folder in a fresh process, which registers under these settings."""
-    options: dict[str, Any] = {"enforce_eager": True}
+    options: dict[str, Any] = {"enforce_eager": True, "dtype": dtype}
     if lora is not None:
         options |= {"enable_lora": True, "max_lora_rank": 8}
     job = {"model": str(folder), "prompts": PROMPTS, "max_tokens": TOKENS, "options": options}
@@ -164,7 +168,8 @@ def test_a_feature_that_a_suite_declares_is_served_by_it(feature: str, folder: P
     """MindSpore One's Qwen3 inherits both from the layers that its decoder layers are replaced by."""
     lora = make_lora(tmp_path / "lora", 1) if feature == "lora" else None
     model = make_w8a8(folder, tmp_path / "w8a8") if feature == "quantization" else folder
-    served = serve(model, tmp_path / "result.json", lora, MSZOO_PREFER="mindone")
+    dtype = int8_dtype() if feature == "quantization" else "float32"
+    served = serve(model, tmp_path / "result.json", lora, dtype, MSZOO_PREFER="mindone")
     (worker,) = served["workers"]
     assert worker["adapter"] == f"mindone.{ARCHITECTURE}"
     assert worker["forwards"] > 0

@@ -14,6 +14,7 @@ import torch
 import pytest
 
 from mszoo.adapters import native
+from mszoo.conformance.processor import int8_dtype
 from tests.published import corpus
 
 from .answers import run
@@ -138,7 +139,11 @@ def test_lora_on_two_ranks(checkpoint, own: Own, tmp_path: Path) -> None:
 
 def test_quantized_checkpoint(checkpoint, own: Own, tmp_path: Path) -> None:
     """compressed-tensors W8A8: int8 weights per channel, int8 activations per token."""
-    job = {"model": str(make_w8a8(checkpoint("llama"), tmp_path / "w8a8")), "prompts": PROMPTS}
+    job = {
+        "model": str(make_w8a8(checkpoint("llama"), tmp_path / "w8a8")),
+        "prompts": PROMPTS,
+        "options": {"dtype": int8_dtype()},
+    }
     compare(run(job, tmp_path / "ours.json"), own(job))
 
 

@@ -29,7 +29,8 @@ def check(who: str, vllm_config: Any, device: str) -> None:
 
     Raises:
         RefusalError: LoRA was asked for, and the model has experts; or the weights are fp8, and these are experts,
-            or have one scale for a tensor.
+            or have one scale for a tensor; or it is float32 on a processor with AMX, and the weights are W8A8 or
+            the cache is latent.
     """
     if device != "cpu":
         return
@@ -46,6 +47,24 @@ def check(who: str, vllm_config: Any, device: str) -> None:
     if _one_scale_each(vllm_config.quant_config) and not _rounds_to_fp8():
         what = "the weights are fp8 with one scale for a tensor, and vLLM's CPU backend has no op that rounds to it"
         raise RefusalError(who, what, TAKEN)
+    if vllm_config.model_config.dtype == torch.float32 and _has_amx():
+        _check_float32_on_amx(who, vllm_config)
+
+
+def _check_float32_on_amx(who: str, vllm_config: Any) -> None:
+    from mszoo.adapters.vllm.seam import AttentionBackendEnum
+
+    # Versions of vLLM differ in which of these kernels they have.
+    amx, any_dtype = (getattr(AttentionBackendEnum, name, None) for name in ("AMX_MLA", "CPU_MLA"))
+    if vllm_config.model_config.use_mla and amx and vllm_config.attention_config.backend != any_dtype:
+        what = "it is served in float32, and vLLM attends to latent caches on processors with AMX in bfloat16 alone"
+        raise RefusalError(who, what, "Serve it with --dtype bfloat16, or with --attention-backend CPU_MLA")
+    if amx and _is_w8a8(vllm_config.quant_config):
+        what = (
+            "it is served in float32, and vLLM multiplies int8 weights on processors with AMX in bfloat16 and "
+            "float16 alone"
+        )
+        raise RefusalError(who, what, "Serve it with --dtype bfloat16")
 
 
 def refusal_of(who: str, error: Exception, reasons: str) -> RefusalError:
@@ -86,6 +105,15 @@ def _schemes(quantization: Any) -> list[Any]:
     """Return how a compressed-tensors checkpoint stores the weights of each of its groups."""
     groups = getattr(quantization, "target_scheme_map", {}).values()
     return [group["weights"] for group in groups if group and group.get("weights") is not None]
+
+
+def _is_w8a8(quantization: Any) -> bool:
+    """Say whether a compressed-tensors checkpoint has int8 weights, and what they multiply is made int8."""
+    groups = getattr(quantization, "target_scheme_map", {}).values()
+    return any(
+        group and group.get("input_activations") is not None and group["weights"].type == "int"
+        for group in groups
+    )
 
 
 def _has_amx() -> bool:
