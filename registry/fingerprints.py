@@ -34,7 +34,7 @@ _SUFFIXES = (
 )
 _LIBRARY = re.compile(r"\.so(\.\d+)*$")
 _CACHE = "__pycache__"
-_DEEPEST = 40  # packages in packages: links may make circles
+_DEEPEST = 20  # namespaces in namespaces: links may make circles
 # Whoever overrides none of these brings what lies in the file.
 _METHODS = (
     *("create_module", "exec_module", "load_module", "get_code", "get_data", "source_to_code"),
@@ -105,7 +105,7 @@ def code_of(spec: ModuleSpec) -> Code | None:
             return Code(_hash(content), path, kept)
     if spec.origin in ("built-in", "frozen"):
         return None
-    return Code(f"{LOADER}{type(loader).__module__}.{type_name(loader)}", str(spec.origin))
+    return Code(f"{LOADER}{type(loader).__module__}.{type_name(loader)}", str(spec.origin or "no file"))
 
 
 def file_hash(path: str) -> str:
@@ -151,8 +151,14 @@ class _Walk:
         self._found: dict[str, Code] = {}
         self._files: dict[str, str] = {}
 
-    def explore(self, name: str, spec: ModuleSpec, depth: int = 0) -> bool:
-        """Take in a module and all that lies in it; say whether there was code."""
+    def explore(self, name: str, spec: ModuleSpec, around: frozenset[str] = frozenset()) -> bool:
+        """Take in a module and all that lies in it; say whether there was code.
+
+        Args:
+            name: of the module.
+            spec: of it.
+            around: the folders that it lies in: links may make circles.
+        """
         code = code_of(spec)
         if code is None:
             return False
@@ -160,14 +166,15 @@ class _Walk:
         locations = locations_of(spec)
         files: dict[str, str] = {}
         children: set[str] = set()
-        for location in locations:
+        folders = {os.path.realpath(location): location for location in locations}
+        for location in (place for folder, place in folders.items() if folder not in around):
             found, others = _entries(location)
             children |= found
             files |= {f"{name.replace('.', '/')}/{file}": path for file, path in others.items()}
-        for child in sorted(children) if depth < _DEEPEST else ():
+        for child in sorted(children):
             child_spec = find_child(f"{name}.{child}", locations)
             if child_spec is not None:
-                inside |= self.explore(f"{name}.{child}", child_spec, depth + 1)
+                inside |= self.explore(f"{name}.{child}", child_spec, around | folders.keys())
         if code.hash == NAMESPACE and not inside and not files:
             return False  # a folder of data
         self._found[name] = code

@@ -82,6 +82,19 @@ def enforce(path: Path, found: Iterable[Problem]) -> None:
     raise LockError(f"MSZOO_LOCK={path}", f"nothing is served, this differs: {shown}{more}", hint)
 
 
+def imported_refusal(path: Path) -> LockError | None:
+    """Return why nothing is served of what this process imported, for a model too; None if all is as locked.
+
+    Args:
+        path: of the lock in force.
+    """
+    try:
+        enforce(path, imported_differences())
+    except LockError as error:
+        return error
+    return None
+
+
 def _setting_differences(lock: Lock, catalog: Catalog) -> Iterator[Problem]:
     here = importlib.metadata.version("mszoo")
     if here != lock.mszoo:

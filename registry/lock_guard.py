@@ -259,7 +259,7 @@ def few(names: Iterable[str], most: int = 5) -> str:
 def _wrong(locked: str | None, code: Code) -> str:
     """Return what is wrong with code, with room for its name; nothing if all is as locked."""
     if code.hash.startswith(LOADER):
-        kind = printable(code.hash.removeprefix(LOADER), 200).replace("{", "{{").replace("}", "}}")
+        kind = printable(code.hash.removeprefix(LOADER), 200).replace("{", "(").replace("}", ")")
         return f"{{}} is loaded by {kind}, which may run anything"
     if locked is None:
         return "{} is not in the lock"
@@ -268,7 +268,8 @@ def _wrong(locked: str | None, code: Code) -> str:
 
 def _difference(name: str, locked: str | None, code: Code) -> Problem | None:
     wrong = _wrong(locked, code)
-    return Problem(name, f"{wrong.format(name)} ({place(code)})", _HINT) if wrong else None
+    said = wrong.replace("the code of {}", "its code").removeprefix("{} ")
+    return Problem(name, f"{said} ({place(code)})", _HINT) if wrong else None
 
 
 def _bytecode_problem(name: str, code: Code) -> Problem | None:

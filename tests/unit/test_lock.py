@@ -19,13 +19,15 @@ from typer.testing import CliRunner
 from mszoo.registry import plugins
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.cli import build
+from mszoo.registry.cli.lock.explain import HOLDS, LEAVES_OPEN
 from mszoo.registry.discovery import discover
 from mszoo.registry.errors import LockError
-from mszoo.registry.fingerprints import codes_of, module_hash
+from mszoo.registry.fingerprints import Code, codes_of, module_hash
 from mszoo.registry.load import load_catalog
 from mszoo.registry.lock import Lock, LockedAdapter, LockedPlugin, parse_lock, read_lock
 from mszoo.registry.lock_check import differences, enforce, make_lock
-from mszoo.registry.lock_guard import release
+from mszoo.registry.lock_guard import compiled, in_force, release
+from mszoo.registry.lock_plugins import unhashable
 from mszoo.registry.settings import Settings
 
 VERSION = importlib.metadata.version("mszoo")
@@ -528,6 +530,59 @@ def test_lock_json(zoo, tmp_path):
         "mend": "Write one lock for each device: mszoo lock --device npu",
         "plugin": None,
     }
+
+
+def test_lock_explains_what_it_holds_to_and_what_not(zoo, tmp_path, make_plugin):
+    zoo.append(make_plugin(NEEDY, name="needy", distribution="needy-dist"))
+    assert run("lock", "a.lock").exit_code == 0
+    before = (tmp_path / "a.lock").read_bytes()
+    result = run("lock", "a.lock", "--explain")
+    assert result.exit_code == 0
+    words = " ".join(result.stdout.split())
+    assert "alpha-dist 1.0 (plugins alpha): 1 modules, 0 other files of code" in words
+    assert f"- mszoo {VERSION} (no plugin): " in words
+    assert "Of other distributions, modules that records name: json" in words
+    assert (
+        f"Versions of what adapters require: hypothesis {importlib.metadata.version('hypothesis')}" in words
+    )
+    for sentence in (*HOLDS, *LEAVES_OPEN):
+        assert sentence in words
+    report = json.loads(run("lock", "a.lock", "--explain", "--json").stdout)
+    assert list(report) == ["file", "holds", "leaves_open", "distributions", "named", "requires"]
+    assert report["distributions"]["beta-dist"] == {
+        "version": "2.0", "plugins": ["beta"], "modules": 1, "files": 0
+    }  # fmt: skip
+    assert list(report["named"]) == ["json"]
+    assert (tmp_path / "a.lock").read_bytes() == before
+    result = run("lock", "a.lock", "--explain", "--check")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "mszoo lock: --check and --explain are two questions. Ask one after the other.\n",
+    )
+    assert run("lock", "none.lock", "--explain").exit_code == 2
+
+
+def test_what_a_lock_cannot_hold_to_is_told_when_it_is_written():
+    code = {"a-dist": {"a": "sha256:0", "a.b": "loader x.Y", "a.c": "loader x.Y"}}
+    (problem,) = unhashable(code)
+    assert str(problem) == (
+        "distribution a-dist: a.b, a.c is loaded by x.Y, which may run anything, so nothing is served under this "
+        "lock. Install it as a wheel, and lock it again."
+    )
+
+
+def test_bytecode_of_another_python_is_refused():
+    with pytest.raises(ImportError, match=r"bad magic number in /a.pyc"):
+        compiled(Code("sha256:0", "/a.pyc", b"other" * 9))
+
+
+def test_without_a_lock_nothing_watches_imports(pair):
+    before = list(sys.meta_path)
+    catalog_of(pair[0])
+    assert sys.meta_path == before
+    assert in_force() is None
+    catalog_of(pair[0], pair[1])
+    assert sys.meta_path[0] is in_force()
 
 
 def test_under_a_lock_list_shows_it(zoo, make_plugin, monkeypatch, tmp_path):

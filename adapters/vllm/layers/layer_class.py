@@ -90,9 +90,11 @@ class Swap:
             else:
                 if self._catalog.settings.lock is not None:
                     # Imported here: a lock is rare.
-                    from mszoo.registry.lock_check import enforce, imported_differences
+                    from mszoo.registry.lock_check import imported_refusal
 
-                    enforce(self._catalog.settings.lock, imported_differences())
+                    other = imported_refusal(self._catalog.settings.lock)
+                    if other is not None:
+                        raise other
                 self._salt(config, candidate)
                 self.computed_by[candidate.qualified_name] = candidate
                 if reasons:

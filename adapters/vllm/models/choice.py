@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mszoo.adapters.vllm.models import lacking
@@ -12,7 +11,7 @@ from mszoo.adapters.vllm.models.checkpoint import is_broken
 from mszoo.adapters.vllm.models.own import own_class
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.decisions import Decision
-from mszoo.registry.errors import BrokenCheckpointError, LockError, MszooError, RefusalError
+from mszoo.registry.errors import BrokenCheckpointError, MszooError, RefusalError
 
 
 @dataclass(frozen=True)
@@ -54,20 +53,12 @@ def choose(
         except RefusalError as refusal:
             error = refusal
     if catalog.settings.lock is not None and error is None:
-        error = _other_code(catalog.settings.lock)
+        # Imported here: a lock is rare.
+        from mszoo.registry.lock_check import imported_refusal
+
+        error = imported_refusal(catalog.settings.lock)
         built = built if error is None else None
     return Choice(built, own, error, tuple(refusals))
-
-
-def _other_code(lock: Path) -> LockError | None:
-    """Compare what was imported until now, for the model too, with the lock; return the error to raise."""
-    from mszoo.registry.lock_check import enforce, imported_differences
-
-    try:
-        enforce(lock, imported_differences())
-    except LockError as error:
-        return error
-    return None
 
 
 def _without_us(
