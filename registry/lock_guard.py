@@ -141,7 +141,8 @@ def _imported(name: str, module: Any, locked: str) -> Problem | None:
     file = _file(module)
     if locked == NAMESPACE and not file:
         return None
-    if code is None or (code.hash != NAMESPACE and file != code.where):
+    forged = type(spec) is ModuleSpec and type(spec.loader) is _Loader and spec.loader.module is not module
+    if code is None or forged or (code.hash != NAMESPACE and file != code.where):
         what = f"what lies in sys.modules ({printable(file, 300) or 'no file'}) is not what was locked"
         return Problem(name, what, _HINT)
     problem = _difference(name, locked or None, code)
@@ -160,6 +161,7 @@ class _Loader:
 
     def __init__(self, name: str, loader: Any, code: Code) -> None:
         self._name, self._loader, self.code = name, loader, code
+        self.module: ModuleType | None = None
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -171,6 +173,7 @@ class _Loader:
 
     def exec_module(self, module: ModuleType) -> None:
         """Run the code."""
+        self.module = module
         code = self.get_code(self._name)
         text = self.get_source(self._name)
         if text is not None:

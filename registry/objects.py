@@ -47,7 +47,7 @@ def find_child(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
     """Return the spec of a module that is sought in these places, or None; None for the path is ``sys.path``."""
     for finder in sys.meta_path:
         find = getattr(finder, "find_spec", None)
-        if find is None or finder in ONLOOKERS:
+        if find is None or any(finder is item for item in ONLOOKERS):
             continue
         try:
             spec: ModuleSpec | None = find(name, path)

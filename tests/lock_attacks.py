@@ -430,6 +430,11 @@ ATTACKS: dict[str, Attack] = {
         evil("first/helper.py"),
         first=by_path(HELPER, "first/helper.py") + "module.__file__ = root + '/site/good_pkg/helper.py'",
     ),
+    "a module with the spec of the true one": Attack(
+        "/site/good_pkg/record.py) is not what was locked",
+        then="import sys, types, good_pkg.record as true; fake = types.ModuleType('good_pkg.record')\n"
+        "fake.__spec__, fake.__file__ = true.__spec__, true.__file__; sys.modules['good_pkg.record'] = fake",
+    ),
     # Bytecode in Python's caches.
     "bytecode that is never checked": Attack(SERVES, bytecode("UNCHECKED_HASH")),
     "bytecode of the source's time and size": Attack(SERVES, bytecode("TIMESTAMP")),

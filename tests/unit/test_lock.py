@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 import json
 import pickle
+import subprocess
 import sys
 from importlib.metadata import PathDistribution
 from pathlib import Path
@@ -574,6 +575,13 @@ def test_what_a_lock_cannot_hold_to_is_told_when_it_is_written():
 def test_bytecode_of_another_python_is_refused():
     with pytest.raises(ImportError, match=r"bad magic number in /a.pyc"):
         compiled(Code("sha256:0", "/a.pyc", b"other" * 9))
+
+
+def test_without_a_lock_nothing_of_it_is_imported():
+    code = "import sys; from mszoo.registry.load import load_catalog; load_catalog({}).problems; "
+    code += "print({'lock', 'lock_guard', 'fingerprints'} & {name.rpartition('.')[2] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "set()\n"
 
 
 def test_without_a_lock_nothing_watches_imports(pair):

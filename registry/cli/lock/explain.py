@@ -33,7 +33,8 @@ LEAVES_OPEN = (
     "imported (exec, runpy), and libraries that are loaded from elsewhere.",
     "What runs before mszoo or without it: Python, sitecustomize, .pth files and the finders of editable "
     "installations, and other packages' plugins of vLLM (list those that may run in VLLM_PLUGINS).",
-    "Functions and attributes that code in the process replaces while it runs.",
+    "Functions and attributes that code in the process replaces while it runs, and modules that it forges with all "
+    "that Python notes of true ones.",
     "A compiled module that is exchanged between the moment it is compared and the moment it is loaded; it is "
     "compared again before the model serves.",
     "Someone who can write the lock file, mszoo's own code, or the environment of the server: keep these out of "
