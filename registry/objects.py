@@ -68,9 +68,14 @@ def locations_of(spec: ModuleSpec) -> list[str]:
 
 
 def _namespace(name: str, path: Sequence[str]) -> ModuleSpec | None:
-    folders = [str(Path(item) / name.rpartition(".")[2]) for item in path]
+    """Return the spec of a package that has no code of its own, from all its places."""
     spec = ModuleSpec(name, None, is_package=True)
-    spec.submodule_search_locations = [folder for folder in folders if Path(folder).is_dir()]
+    spec.submodule_search_locations = []
+    for place in path:
+        portion = getattr(pkgutil.get_importer(place), "find_spec", lambda _: None)(name)
+        if portion is not None and portion.loader is not None:
+            return portion  # type: ignore[no-any-return]
+        spec.submodule_search_locations += [] if portion is None else locations_of(portion)
     return spec if spec.submodule_search_locations else None
 
 

@@ -527,6 +527,16 @@ ATTACKS: dict[str, Attack] = {
         ],
         "setuptools_finder",
     ),
+    "a finder's namespace": Attack(
+        NOT_LOCKED.format("space.inner.good_pkg.helper"),
+        evil("source/space/inner/good_pkg/helper.py"),
+        "finder_namespace",
+    ),
+    "a finder's namespace added to": Attack(
+        ADDED.format("space.inner.good_pkg.extra"),
+        evil("source/space/inner/good_pkg/extra.py"),
+        "finder_namespace",
+    ),
     "hatch": Attack(NOT_LOCKED.format("good_single"), evil("source/good_single.py"), "hatch"),
     "hatch that maps elsewhere": Attack(
         NOT_LOCKED.format("good_single"),

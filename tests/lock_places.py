@@ -179,6 +179,37 @@ def setuptools_finder(place: Place) -> None:
     place.metadata(["__editable__.good-1.0.pth", f"{name}.py"], "good_pkg\ngood_single\n")
 
 
+PATH_HOOK = """
+class _Namespaces:
+    @classmethod
+    def hook(cls, path):
+        if path != 'good-1.0.__path_hook__':
+            raise ImportError
+        return cls
+    @staticmethod
+    def find_spec(fullname, target=None):
+        from importlib.machinery import ModuleSpec
+        if fullname not in ('space', 'space.inner'):
+            return None
+        spec = ModuleSpec(fullname, None, is_package=True)
+        spec.submodule_search_locations = ['good-1.0.__path_hook__']
+        return spec
+
+sys.path_hooks.append(_Namespaces.hook)
+sys.path.append('good-1.0.__path_hook__')
+"""
+
+
+def finder_namespace(place: Place) -> None:
+    """What setuptools does for a package in a namespace: a hook finds the namespace, the finder what lies in it."""
+    place.package = "space.inner.good_pkg"
+    setuptools_finder(place)
+    folder = f"{place.source}/space/inner/good_pkg"
+    text = finder_text(place, folder).replace("'good_pkg'", "'space.inner.good_pkg'") + PATH_HOOK
+    place.write("site/__editable___good_1_0_finder.py", text)
+    place.write("site/good-1.0.dist-info/top_level.txt", "space\ngood_single\n")
+
+
 HATCH = """
 from good_editables import RedirectingFinder as F
 F.install()
@@ -315,6 +346,15 @@ WAYS: dict[str, Callable[[Place], None]] = {
     item.__name__: item
     for item in (
         *(wheel, without_record, setuptools_pth, setuptools_finder, hatch, meson, flit, egg_link),
-        *(strict_links, linked_folder, zipped, namespace, editable_namespace, portions, sourceless),
+        *(
+            strict_links,
+            linked_folder,
+            zipped,
+            namespace,
+            finder_namespace,
+            editable_namespace,
+            portions,
+            sourceless,
+        ),
     )
 }

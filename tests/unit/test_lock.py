@@ -579,7 +579,9 @@ def test_bytecode_of_another_python_is_refused():
 
 def test_without_a_lock_nothing_of_it_is_imported():
     code = "import sys; from mszoo.registry.load import load_catalog; load_catalog({}).problems; "
-    code += "print({'lock', 'lock_guard', 'fingerprints'} & {name.rpartition('.')[2] for name in sys.modules})"
+    code += (
+        "print({'lock', 'lock_guard', 'fingerprints'} & {name.rpartition('.')[2] for name in sys.modules})"
+    )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == "set()\n"
 
