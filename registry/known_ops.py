@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+from mszoo.registry.allowed import listed
 from mszoo.registry.containment import caught, contained
 from mszoo.registry.entry_points import ordered, readable
 from mszoo.registry.errors import Problem
@@ -15,19 +16,21 @@ GROUP = "mszoo.ops"
 
 def known_ops() -> tuple[str, ...]:
     """Return the names of the op specs; mszoo's own are those of mszoo.kernels.spec."""
-    return _read()[0]
+    return _read(listed())[0]
 
 
 def ops_problems() -> tuple[Problem, ...]:
     """Return what is wrong with those who specify ops; what they specify is unknown then."""
-    return _read()[1]
+    return _read(listed())[1]
 
 
 @functools.cache
-def _read() -> tuple[tuple[str, ...], tuple[Problem, ...]]:
+def _read(allowed: frozenset[str] | None) -> tuple[tuple[str, ...], tuple[Problem, ...]]:
     names: list[str] = []
     found, problems = readable(GROUP)
     for source, entry_point in ordered(found):
+        if allowed is not None and source.distribution not in allowed:
+            continue
         with contained() as traces, caught() as failure:
             names += [plain_text(name) for name in entry_point.load()]
         who = f"ops {source.name!r} of {source.source}"

@@ -4,7 +4,7 @@ Reading one runs nothing. It looks like this, with sorted keys, so that versions
 
     {
       "format": "mszoo-lock",
-      "version": 1,
+      "version": 2,
       "mszoo": "0.1.0",
       "device": "cpu",
       "digest": "1ad0bc633703",
@@ -15,19 +15,20 @@ Reading one runs nothing. It looks like this, with sorted keys, so that versions
           "distribution": "mszoo",
           "version": "0.1.0",
           "entry_point": "mszoo.adapters.native",
-          "code": "sha256:...",
           "modules": {"mszoo.adapters.native": "sha256:...", "mszoo.models.llama": "sha256:..."}
         }
       },
+      "code": {"mszoo": {"mszoo.adapters": "sha256:...", "mszoo.adapters.native": "sha256:..."}},
       "models": {"LlamaForCausalLM": [{"adapter": "native.LlamaForCausalLM", "code": "mszoo.models.llama:..."}]},
       "layers": {},
       "ops": {}
     }
 
-``plugins`` is an allow-list. ``code`` of a plugin is the hash of all code of its distribution, ``modules`` the
-hashes of the modules that its entry point and its chosen adapters name (null: not found); ``requires`` the
-versions of the distributions that the chosen adapters need. Decisions list the adapters that may serve, first
-the winner, then its fallbacks.
+``plugins`` is an allow-list; ``modules`` of a plugin are the hashes of the modules that its entry point and its
+chosen adapters name, whoever gives them (null: not found). ``code`` holds, of each distribution of a plugin and of
+mszoo, the hashes of all modules by name, "namespace" for a package without code, and of other files of code by
+path; ``requires`` the versions of the distributions that the chosen adapters need. Decisions list the adapters that
+may serve, first the winner, then its fallbacks.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from mszoo.registry.json_text import LARGEST_INDEX, NotJsonError, parse_json
 from mszoo.registry.text import shown
 
 FORMAT = "mszoo-lock"
-VERSION = 1
+VERSION = 2
 _FOREIGN = "Give a file that `mszoo lock` wrote."
 
 
@@ -57,7 +58,6 @@ class LockedPlugin:
     distribution: str
     version: str
     entry_point: str
-    code: str
     modules: Mapping[str, str | None] = field(default_factory=dict)
 
 
@@ -83,6 +83,7 @@ class Lock:
     prefer: tuple[str, ...] = ()
     requires: Mapping[str, str | None] = field(default_factory=dict)
     plugins: Mapping[str, LockedPlugin] = field(default_factory=dict)
+    code: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     models: LockedDecisions = field(default_factory=dict)
     layers: LockedDecisions = field(default_factory=dict)
     ops: LockedDecisions = field(default_factory=dict)
@@ -185,6 +186,13 @@ def _lock(content: dict[str, Any]) -> Lock:
         requires=_texts(fields["requires"], "requires"),
         plugins={
             name: _plugin(value, f"plugins.{name}") for name, value in _items(fields["plugins"], "plugins")
+        },
+        code={
+            name: {
+                module: _text(text, f"code.{name}.{module}")
+                for module, text in _items(hashes, f"code.{name}")
+            }
+            for name, hashes in _items(fields["code"], "code")
         },
         models=_decisions(fields["models"], "models"),
         layers=_decisions(fields["layers"], "layers"),

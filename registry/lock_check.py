@@ -13,7 +13,8 @@ from mszoo.registry.catalog import Catalog
 from mszoo.registry.decisions import Candidate, Decision
 from mszoo.registry.errors import LockError, Problem
 from mszoo.registry.lock import Lock, LockedAdapter, LockedDecisions
-from mszoo.registry.lock_plugins import locked_plugin
+from mszoo.registry.lock_guard import in_force
+from mszoo.registry.lock_plugins import locked_code, locked_plugin
 from mszoo.registry.validation import parse_requirement
 
 _SHOWN = 5
@@ -37,11 +38,10 @@ def make_lock(catalog: Catalog) -> Lock:
         prefer=catalog.settings.prefer,
         requires=_requires(chosen),
         plugins={
-            plugin.name: locked_plugin(
-                plugin, entry_point.dist, [item for item in chosen if item.plugin == plugin]
-            )
-            for plugin, entry_point in entry_points.items()
+            plugin.name: locked_plugin(plugin, [item for item in chosen if item.plugin == plugin])
+            for plugin in entry_points
         },
+        code=locked_code(entry_points),
         models=models,
         layers=layers,
         ops=ops,
@@ -56,8 +56,15 @@ def differences(lock: Lock, catalog: Catalog) -> tuple[Problem, ...]:
         catalog: what is; its discovery was given the lock.
     """
     found = [*_setting_differences(lock, catalog), *catalog.discovery.differences, *_missing(lock, catalog)]
+    found += imported_differences()
     # What follows from other plugins, another device or other settings needs no naming of its own.
     return tuple(found or _consequences(lock, catalog))
+
+
+def imported_differences() -> list[Problem]:
+    """Return all in which what this process imported, or wanted to, differs from the lock in force."""
+    guard = in_force()
+    return [] if guard is None else guard.problems()
 
 
 def enforce(path: Path, found: Iterable[Problem]) -> None:
@@ -73,6 +80,19 @@ def enforce(path: Path, found: Iterable[Problem]) -> None:
     more = f"; and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
     hint = f"Mend it ({items[0].hint.rstrip('.')}), accept it with `mszoo lock {path}`, or unset MSZOO_LOCK."
     raise LockError(f"MSZOO_LOCK={path}", f"nothing is served, this differs: {shown}{more}", hint)
+
+
+def imported_refusal(path: Path) -> LockError | None:
+    """Return why nothing is served of what this process imported, for a model too; None if all is as locked.
+
+    Args:
+        path: of the lock in force.
+    """
+    try:
+        enforce(path, imported_differences())
+    except LockError as error:
+        return error
+    return None
 
 
 def _setting_differences(lock: Lock, catalog: Catalog) -> Iterator[Problem]:
@@ -113,23 +133,21 @@ def _missing(lock: Lock, catalog: Catalog) -> Iterator[Problem]:
 
 def _consequences(lock: Lock, catalog: Catalog) -> Iterator[Problem]:
     hint = "Find out why with `mszoo explain`."
-    now = make_lock(catalog)
+    now = [_chains(decisions) for decisions in _decisions(catalog)]
+    digest = catalog.digest()
     for name, version in sorted(lock.requires.items()):
         here = installed_version(name)
         if here != version:
             what = f"is {here or 'not installed'}, and {version or 'none'} is locked"
             yield Problem(f"distribution {name}", what, f"pip install {name}=={version}")
-    for kind, chains, locked in (
-        ("architecture", now.models, lock.models),
-        ("layer", now.layers, lock.layers),
-        ("op", now.ops, lock.ops),
-    ):
+    pairs = zip(("architecture", "layer", "op"), now, (lock.models, lock.layers, lock.ops), strict=True)
+    for kind, chains, locked in pairs:
         for name in sorted({*chains, *locked}):
             if chains.get(name, ()) != locked.get(name, ()):
                 what = f"is served by {_served(chains.get(name))}, and {_served(locked.get(name))} is locked"
                 yield Problem(f"{kind} {name}", what, hint)
-    if now.digest != lock.digest:
-        yield Problem("the digest", f"is {now.digest}, and {lock.digest} is locked", hint)
+    if digest != lock.digest:
+        yield Problem("the digest", f"is {digest}, and {lock.digest} is locked", hint)
 
 
 def _served(chain: tuple[LockedAdapter, ...] | None) -> str:

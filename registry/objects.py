@@ -6,6 +6,7 @@ import ast
 import pkgutil
 import re
 import sys
+from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -23,19 +24,59 @@ def load_object(path: str) -> Any:
     return pkgutil.resolve_name(path)
 
 
+#: Finders that only look on: what they would find is found by the others.
+ONLOOKERS: list[object] = []
+
+
 def find_module(name: str) -> ModuleSpec | None:
     """Return the spec of a module, or None; unlike importlib's find_spec, no parent package is run."""
     spec: ModuleSpec | None = None
     path = None
     parts = name.split(".")
     for count in range(1, len(parts) + 1):
-        spec = _find(".".join(parts[:count]), path)
+        spec = find_child(".".join(parts[:count]), path)
         if spec is None:
             return None
-        path = spec.submodule_search_locations
-        if path is None and count < len(parts):
+        path = locations_of(spec)
+        if not path and count < len(parts):
             return None
     return spec
+
+
+def find_child(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
+    """Return the spec of a module that is sought in these places, or None; None for the path is ``sys.path``."""
+    for finder in sys.meta_path:
+        find = getattr(finder, "find_spec", None)
+        if find is None or any(finder is item for item in ONLOOKERS):
+            continue
+        try:
+            spec: ModuleSpec | None = find(name, path)
+        except KeyError:
+            # A namespace in a namespace: Python asks the outer one, which isn't imported, for its place.
+            spec = _namespace(name, path or ())
+        except Exception:  # of whatever it raises, an import would fail, too
+            return None
+        if spec is not None:
+            return spec
+    return None
+
+
+def locations_of(spec: ModuleSpec) -> list[str]:
+    """Return where the modules of a package are sought; of a namespace, without asking one that isn't imported."""
+    found: Any = spec.submodule_search_locations
+    return [str(item) for item in getattr(found, "_path", found) or ()]
+
+
+def _namespace(name: str, path: Sequence[str]) -> ModuleSpec | None:
+    """Return the spec of a package that has no code of its own, from all its places."""
+    spec = ModuleSpec(name, None, is_package=True)
+    spec.submodule_search_locations = []
+    for place in path:
+        portion = getattr(pkgutil.get_importer(place), "find_spec", lambda _: None)(name)
+        if portion is not None and portion.loader is not None:
+            return portion  # type: ignore[no-any-return]
+        spec.submodule_search_locations += [] if portion is None else locations_of(portion)
+    return spec if spec.submodule_search_locations else None
 
 
 def missing_object(path: str) -> str | None:
@@ -56,14 +97,6 @@ def missing_object(path: str) -> str | None:
     except (OSError, SyntaxError, ValueError) as error:
         return f"module {module} can't be read ({error})"
     return None if first in defined or _DYNAMIC.search(source) else f"module {module} defines no {first}"
-
-
-def _find(name: str, path: object) -> ModuleSpec | None:
-    for finder in sys.meta_path:
-        spec = finder.find_spec(name, path)  # type: ignore[arg-type]
-        if spec is not None:
-            return spec
-    return None
 
 
 def _defined(tree: ast.Module) -> set[str]:

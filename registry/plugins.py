@@ -24,6 +24,7 @@ from mszoo.registry.text import class_name, describe, printable
 # A lock is rare.
 if TYPE_CHECKING:
     from mszoo.registry.lock import Lock
+    from mszoo.registry.lock_plugins import LockedCode
 
 GROUP = "mszoo"
 _LONGEST_NAME = 80
@@ -68,6 +69,9 @@ def load_plugins(
     loaded = Loaded()
     if entry_points is None:
         entry_points, loaded.problems = readable(GROUP)
+    code = None if lock is None else _locked_code(lock)
+    if code is not None:
+        loaded.differences += code.own_differences()
     owners: dict[str, Plugin] = {}
     targets: list[tuple[str, object]] = []
     for plugin, entry_point in ordered(entry_points):
@@ -81,7 +85,7 @@ def load_plugins(
             what = f"has the name of {first}, which was found first; this one is skipped"
             hint = f"Uninstall {first.distribution} or {plugin.distribution}, or rename one entry point."
             loaded.problems.append(Problem(str(plugin), what, hint, plugin.name))
-        elif lock is not None and (changes := _changes(lock, plugin, entry_point)):
+        elif code is not None and (changes := code.plugin_differences(plugin, entry_point)):
             loaded.differences += changes
         else:
             with contained() as traces:
@@ -99,10 +103,10 @@ def load_plugins(
     return loaded
 
 
-def _changes(lock: Lock, plugin: Plugin, entry_point: EntryPoint) -> list[Problem]:
-    from mszoo.registry.lock_plugins import plugin_differences
+def _locked_code(lock: Lock) -> LockedCode:
+    from mszoo.registry.lock_plugins import LockedCode
 
-    return plugin_differences(lock, plugin, entry_point)
+    return LockedCode(lock)
 
 
 def trace_problems(plugin: Plugin, when: str, traces: Iterable[Trace]) -> list[Problem]:

@@ -10,16 +10,21 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from typing import Any
+from importlib.metadata import EntryPoint
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
 
 from mszoo.registry.containment import caught, contained
-from mszoo.registry.entry_points import ordered, readable
+from mszoo.registry.entry_points import Plugin, ordered, readable
 from mszoo.registry.errors import MszooError, sentence
 from mszoo.registry.objects import load_object
 from mszoo.registry.text import describe
+
+# A lock is rare.
+if TYPE_CHECKING:
+    from mszoo.registry.lock import Lock
 
 GROUP = "mszoo.commands"
 _OWN = {
@@ -46,13 +51,21 @@ class Commands(TyperGroup):
         found, problems = readable(GROUP)
         for problem in problems:
             typer.echo(str(problem), err=True)
+        lock = _lock()
         for plugin, entry_point in ordered(found):
-            if plugin.name in loaders:
+            if lock is not None and plugin.distribution not in ("mszoo", *lock.code):
+                what = "is left out: the lock of MSZOO_LOCK doesn't list its distribution"
+                hint = "Lock it with `mszoo lock`, or unset MSZOO_LOCK."
+                typer.echo(sentence(f"command {plugin.name!r} of {plugin.source}", what, hint), err=True)
+            elif plugin.name in loaders:
                 who = f"command {plugin.name!r} of {plugin.source}"
                 what = f"has the name of one of {loaders[plugin.name][0]}; this one is left out"
                 typer.echo(sentence(who, what, f"Rename it, or uninstall {plugin.distribution}."), err=True)
             else:
-                loaders[plugin.name] = (plugin.source, entry_point.load)
+                load = entry_point.load
+                if lock is not None and plugin.distribution != "mszoo":
+                    load = functools.partial(_load_locked, lock, plugin, entry_point)
+                loaders[plugin.name] = (plugin.source, load)
         return loaders
 
     def invoke(self, ctx: Any) -> Any:
@@ -76,6 +89,31 @@ class Commands(TyperGroup):
                 return None
             self.commands[cmd_name] = command
         return self.commands.get(cmd_name)
+
+
+def _lock() -> Lock | None:
+    """Return the lock in force; an empty one where it can't be read, which the commands say."""
+    from mszoo.registry.settings import Settings
+
+    try:
+        path = Settings.from_environ().lock
+    except MszooError:
+        return None
+    if path is None:
+        return None
+    from mszoo.registry.lock import Lock, read_lock
+
+    try:
+        return read_lock(path)
+    except MszooError:
+        return Lock("", "", "")
+
+
+def _load_locked(lock: Lock, plugin: Plugin, entry_point: EntryPoint) -> Any:
+    from mszoo.registry.lock_plugins import LockedCode
+
+    LockedCode(lock).check(plugin, entry_point)
+    return entry_point.load()
 
 
 def _load(name: str, source: str, load: Callable[[], Any]) -> Any:

@@ -7,6 +7,7 @@ imports what vLLM has imported when it loads plugins, and then times one of thes
 
 * vLLM's ``load_general_plugins()`` with mszoo left out (``VLLM_PLUGINS=``),
 * the same with mszoo, which is the cost that counts,
+* the same under a lock of all that is installed,
 * its parts one by one: imports, discovery, catalog with all decisions, installation into vLLM's registry; and
   the look-up of one decision afterwards.
 
@@ -27,6 +28,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+KINDS = ("with", "locked", "parts")
 PLUGIN = """
 from mszoo.registry import Capability, ModelAdapter, hookimpl
 
@@ -98,8 +100,14 @@ def make_distribution(folder: Path, count: int) -> None:
 def run(kind: str, folder: Path, count: int) -> dict[str, tuple[float, float]]:
     """Run one fresh process; returns (wall, CPU) seconds by part."""
     environment = os.environ | {"PYTHONPATH": str(folder), "VLLM_LOGGING_LEVEL": "ERROR"}
-    for name in ("VLLM_PLUGINS", "MSZOO_PREFER", "MSZOO_DISABLE", "MSZOO_KERNELS"):
+    for name in ("VLLM_PLUGINS", "MSZOO_PREFER", "MSZOO_DISABLE", "MSZOO_KERNELS", "MSZOO_LOCK"):
         environment.pop(name, None)
+    if kind == "locked":
+        environment["MSZOO_LOCK"] = str(folder / "mszoo.lock")
+        if not (folder / "mszoo.lock").exists():
+            command = "from mszoo.registry.cli import main; main()"
+            arguments = [sys.executable, "-c", command, "lock", environment["MSZOO_LOCK"]]
+            subprocess.run(arguments, env=environment, check=True, capture_output=True)
     if kind == "without":
         environment["VLLM_PLUGINS"] = ""
     result = subprocess.run(
@@ -120,7 +128,7 @@ def measure(counts: list[int], repeats: int) -> dict[str, Any]:
             folder.mkdir()
             make_distribution(folder, count)
         for repeat in range(repeats + 1):  # the first round warms caches and compiles the plugins
-            runs = [("without", 0)] + [(kind, count) for count in counts for kind in ("with", "parts")]
+            runs = [("without", 0)] + [(kind, count) for count in counts for kind in KINDS]
             for kind, count in runs:
                 for part, seconds in run(kind, folders.get(count, Path(root)), count).items():
                     if repeat:

@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mszoo.adapters.vllm.cli.explain.model import own_class
 from mszoo.registry.load import load_catalog
 from mszoo.registry.lock import read_lock
+from mszoo.registry.lock_guard import guard, release
 
 LOAD = "from vllm.plugins import load_general_plugins; load_general_plugins(); print('loaded')"
 
@@ -149,3 +151,23 @@ def test_vllms_own_classes_are_those_of_its_registry() -> None:
         if own_class(name) != f"{entry.module_name}:{entry.class_name}"
     }
     assert wrong == {}
+
+
+def test_what_was_imported_is_compared_before_a_model_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a module that isn't what the lock says, the choice of a model is told, whoever would serve it."""
+    from mszoo.adapters.vllm.models import choice
+
+    built = object()
+    monkeypatch.setattr(choice, "build", lambda *arguments: (built, []))
+    catalog = SimpleNamespace(settings=SimpleNamespace(lock=Path("/the.lock")))
+    held = guard({"mszoo"})
+    try:
+        assert choice.choose(None, "auto", catalog, None, "", {}).built is built
+        held.expected["json.decoder"] = "sha256:0"
+        refused = choice.choose(None, "auto", catalog, None, "", {})
+    finally:
+        release()
+    assert refused.built is None
+    assert str(refused.error).startswith(
+        "MSZOO_LOCK=/the.lock: nothing is served, this differs: json.decoder: its code is not what was locked (/"
+    )

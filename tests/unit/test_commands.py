@@ -10,6 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from mszoo.registry.cli import build, commands
+from mszoo.registry.fingerprints import codes_of
+from mszoo.registry.lock import Lock
+from mszoo.registry.lock_guard import release
 
 GOOD = "def hello(name: str = 'you'):\n    '''Greet somebody.'''\n    print(f'hello {name}')"
 GROUP = """
@@ -121,3 +124,33 @@ def test_help_imports_nothing_heavy():
     )
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert result.stdout == "0 True  []\n"
+
+
+def test_under_a_lock_only_listed_distributions_have_commands(add, tmp_path, monkeypatch):
+    add("raise SystemExit('it ran')", name="stranger", distribution="stranger-dist")
+    add(GOOD, name="listed", distribution="listed-dist")
+    add(GOOD, name="changed", distribution="changed-dist")
+    entry_points = {item.name: item for item in commands.readable(commands.GROUP)[0]}
+    code = {}
+    for name in ("listed", "changed"):
+        module = entry_points[name].module
+        found = codes_of(entry_points[name].dist, module).found
+        code[f"{name}-dist"] = {module: found[module].hash if name == "listed" else "sha256:0"}
+    Lock("0", "cpu", "0", code=code).write(tmp_path / "the.lock")
+    monkeypatch.setenv("MSZOO_LOCK", str(tmp_path / "the.lock"))
+    try:
+        result = run("--help")
+        assert run("listed").stdout == "hello you\n"
+    finally:
+        release()
+    assert result.exit_code == 0
+    assert "listed" in result.stdout
+    lines = sorted(result.stderr.splitlines())
+    assert len(lines) == 2
+    assert lines[0].startswith(
+        "command 'changed' of changed-dist 1.0: can't be loaded (LockError: changed-dist: the code of "
+    )
+    assert lines[1] == (
+        "command 'stranger' of stranger-dist 1.0: is left out: the lock of MSZOO_LOCK doesn't list its "
+        "distribution. Lock it with `mszoo lock`, or unset MSZOO_LOCK."
+    )

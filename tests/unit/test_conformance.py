@@ -361,6 +361,38 @@ def test_check_of_an_unknown_target(target: str, hint: str, tmp_path: Path) -> N
     assert done.stderr == f"mszoo check: {target} is neither a suite nor an architecture of one. {hint}\n"
 
 
+def test_check_obeys_the_settings(tmp_path: Path) -> None:
+    """What MSZOO_DISABLE or the lock leaves out isn't tested, and nothing is where something differs."""
+    site = make_site(tmp_path, suites=("good", "typo"))
+    code = "import os, sys; os.environ.update(dict(item.split('=', 1) for item in sys.argv[1].split(';')));"
+    code += "sys.argv[1:2] = []; from mszoo.registry.cli import main; main()"
+
+    def check(settings: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return run(site, "-c", code, settings, *arguments)
+
+    nobody = "mszoo check: typo is neither a suite nor an architecture of one. "
+    static = ("check", "--tier", "static")
+    done = check("MSZOO_DISABLE=typo", *static, "typo")
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"{nobody}MSZOO_DISABLE leaves typo out: unset MSZOO_DISABLE.\n",
+    )
+    path = site / "the.lock"
+    assert check("MSZOO_DISABLE=typo", "lock", str(path)).returncode == 0
+    done = check(f"MSZOO_LOCK={path};MSZOO_DISABLE=", *static, "typo")
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"{nobody}{path} doesn't list typo: lock it with `mszoo lock`, or unset MSZOO_LOCK.\n",
+    )
+    done = check(f"MSZOO_LOCK={path};MSZOO_DISABLE=", *static, "good")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (site / "tinymodels.py").write_text("raise SystemExit('it ran')")
+    done = check(f"MSZOO_LOCK={path};MSZOO_DISABLE=", *static, "good")
+    assert done.returncode == 2
+    assert "nothing is served, this differs: plugin 'good': the code of tinymodels is not what" in done.stderr
+    assert "it ran" not in done.stdout + done.stderr
+
+
 def test_check_of_another_device(tmp_path: Path) -> None:
     done = run(make_site(tmp_path, suites=("good",)), *CLI, "--device", "npu")
     assert done.returncode == 2

@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 import json
 import pickle
+import subprocess
 import sys
 from importlib.metadata import PathDistribution
 from pathlib import Path
@@ -19,12 +20,15 @@ from typer.testing import CliRunner
 from mszoo.registry import plugins
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.cli import build
+from mszoo.registry.cli.lock.explain import HOLDS, LEAVES_OPEN
 from mszoo.registry.discovery import discover
 from mszoo.registry.errors import LockError
-from mszoo.registry.fingerprints import code_hash, module_hash
+from mszoo.registry.fingerprints import Code, codes_of, module_hash
 from mszoo.registry.load import load_catalog
 from mszoo.registry.lock import Lock, LockedAdapter, LockedPlugin, parse_lock, read_lock
 from mszoo.registry.lock_check import differences, enforce, make_lock
+from mszoo.registry.lock_guard import compiled, in_force, release
+from mszoo.registry.lock_plugins import unhashable
 from mszoo.registry.settings import Settings
 
 VERSION = importlib.metadata.version("mszoo")
@@ -55,12 +59,19 @@ def mszoo_op_adapters():
     return [OpAdapter("rms_norm", "json:norm", "mine")]
 """
 
+
+@pytest.fixture(autouse=True)
+def no_lock_afterwards():
+    yield
+    release()
+
+
 text = st.text(max_size=8)
 decisions = st.dictionaries(
     text, st.lists(st.builds(LockedAdapter, text, text), max_size=2).map(tuple), max_size=3
 )
 locked_plugins = st.builds(
-    LockedPlugin, text, text, text, text, st.dictionaries(text, st.none() | text, max_size=2)
+    LockedPlugin, text, text, text, st.dictionaries(text, st.none() | text, max_size=2)
 )
 locks = st.builds(
     Lock,
@@ -71,6 +82,7 @@ locks = st.builds(
     prefer=st.lists(text, max_size=2).map(tuple),
     requires=st.dictionaries(text, st.none() | text, max_size=2),
     plugins=st.dictionaries(text, locked_plugins, max_size=2),
+    code=st.dictionaries(text, st.dictionaries(text, text, max_size=2), max_size=2),
     models=decisions,
     layers=decisions,
     ops=decisions,
@@ -121,7 +133,9 @@ def test_what_is_locked(pair):
     locked = lock.plugins["alpha"]
     assert (locked.distribution, locked.version, locked.entry_point) == ("alpha-dist", "1.0", alpha.value)
     assert sorted(locked.modules) == ["json", alpha.value]
-    assert all(item.startswith("sha256:") for item in [locked.code, *locked.modules.values()])
+    assert all(item.startswith("sha256:") for item in locked.modules.values())
+    assert sorted(lock.code) == ["alpha-dist", "beta-dist", "mszoo"]
+    assert lock.code["alpha-dist"] == {alpha.value: locked.modules[alpha.value]}
     assert lock.models == {"AlphaForCausalLM": (LockedAdapter("alpha.AlphaForCausalLM", "json:Model"),)}
     assert lock.layers == {"vllm:RMSNorm": (LockedAdapter("beta.vllm:RMSNorm", "json:Norm"),)}
     assert lock.ops == {"rms_norm": (LockedAdapter("beta.rms_norm", "json:norm"),)}
@@ -149,7 +163,9 @@ def test_changed_code_is_named_and_not_imported(pair, tmp_path):
     module = entry_points[0].value
     sys.modules.pop(module)
     (tmp_path / f"{module}.py").write_text("raise SystemExit")
-    assert found(lock, entry_points) == [f"plugin 'alpha': the code of {module} is not what was locked"]
+    assert found(lock, entry_points) == [
+        f"plugin 'alpha': the code of {module} is not what was locked ({tmp_path}/{module}.py)"
+    ]
     assert module not in sys.modules
 
 
@@ -169,7 +185,7 @@ def test_changed_code_beside_the_named_modules(make_plugin, tmp_path):
         assert found(lock, [entry_point]) == []
         (package / "helper.py").write_text("x = 2")
         assert found(lock, [entry_point]) == [
-            "plugin 'demo': the code of demo-dist 1.0 is not what was locked"
+            f"plugin 'demo': the code of package_under_lock.helper is not what was locked ({package}/helper.py)"
         ]
     finally:
         for name in [name for name in sys.modules if name.startswith("package_under_lock")]:
@@ -262,7 +278,7 @@ def test_many_differences_are_counted(pair):
         enforce(Path("x"), problems)
 
 
-GOOD = Lock(VERSION, "cpu", "0" * 12, plugins={"a": LockedPlugin("d", "1", "m", "c", {"m": None})})
+GOOD = Lock(VERSION, "cpu", "0" * 12, plugins={"a": LockedPlugin("d", "1", "m", {"m": None})})
 DAMAGED = "FILE: is damaged: {}. Write it again with `mszoo lock FILE`."
 
 
@@ -289,14 +305,16 @@ def changed(**fields):
             "FILE: is damaged: it is not valid JSON (Expecting value",
         ),
         (
-            changed(version=2),
-            "FILE: has version 2, and this mszoo reads version 1. Write it again with `mszoo lock FILE`.",
+            changed(version=1),
+            "FILE: has version 1, and this mszoo reads version 2. Write it again with `mszoo lock FILE`.",
         ),
-        ('{"format": "mszoo-lock", "version": 1}', DAMAGED.format("device is missing")),
+        ('{"format": "mszoo-lock", "version": 2}', DAMAGED.format("code is missing")),
         (changed(extra=1), DAMAGED.format("extra is not a field of a lock file")),
         (changed(device=3), DAMAGED.format("device is 3 instead of a string")),
         (changed(plugins=[]), DAMAGED.format("plugins is not an object")),
-        (changed(plugins={"a": {}}), DAMAGED.format("plugins.a.code is missing")),
+        (changed(plugins={"a": {}}), DAMAGED.format("plugins.a.distribution is missing")),
+        (changed(code={"a": 1}), DAMAGED.format("code.a is not an object")),
+        (changed(code={"a": {"m": None}}), DAMAGED.format("code.a.m is None instead of a string")),
         (changed(requires={"a": 1}), DAMAGED.format("requires.a is 1 instead of a string")),
         (
             changed(settings={"kernels": "auto", "prefer": "x"}),
@@ -356,6 +374,10 @@ def test_finding_a_module_imports_nothing(tmp_path, monkeypatch):
         assert module_hash(name) is None
 
 
+def hashes(distribution, module):
+    return {name: code.hash for name, code in codes_of(distribution, module).found.items()}
+
+
 def test_installed_and_editable_code_have_one_hash(tmp_path, monkeypatch):
     site, source = tmp_path / "site", tmp_path / "source"
     for root in (site, source):
@@ -366,12 +388,14 @@ def test_installed_and_editable_code_have_one_hash(tmp_path, monkeypatch):
     (info / "RECORD").write_text(
         "twice_under_lock/__init__.py,,\ntwice-1.0.dist-info/RECORD,,\n../bin/twice,,\n"
     )
-    installed = code_hash(PathDistribution(info), "twice_under_lock")
+    monkeypatch.syspath_prepend(site)
+    installed = hashes(PathDistribution(info), "twice_under_lock")
+    assert list(installed) == ["twice_under_lock"]
     (info / "RECORD").write_text("__editable__.twice.pth,,\n__editable___twice_finder.py,,\n")
     monkeypatch.syspath_prepend(source)
-    assert code_hash(PathDistribution(info), "twice_under_lock") == installed
+    assert hashes(PathDistribution(info), "twice_under_lock") == installed
     (source / "twice_under_lock" / "__init__.py").write_text("x = 2")
-    assert code_hash(PathDistribution(info), "twice_under_lock") != installed
+    assert hashes(PathDistribution(info), "twice_under_lock") != installed
 
 
 @pytest.fixture
@@ -417,14 +441,14 @@ def test_whatever_would_run_otherwise_changes_the_hash(installed, path, content,
     first = site.parent / "first"
     first.mkdir()
     monkeypatch.syspath_prepend(first)
-    locked = code_hash(distribution, "whole_under_lock")
+    locked = hashes(distribution, "whole_under_lock")
     if content is None:
         (site / path).unlink()
     else:
         (site / path).parent.mkdir(parents=True, exist_ok=True)
         (site / path).write_text(content)
     importlib.invalidate_caches()
-    assert code_hash(distribution, "whole_under_lock") != locked
+    assert hashes(distribution, "whole_under_lock") != locked
 
 
 @pytest.mark.parametrize(
@@ -432,18 +456,22 @@ def test_whatever_would_run_otherwise_changes_the_hash(installed, path, content,
 )
 def test_what_is_no_code_of_it_doesnt(installed, path):
     distribution, site = installed
-    locked = code_hash(distribution, "whole_under_lock")
+    locked = hashes(distribution, "whole_under_lock")
     (site / path).parent.mkdir(exist_ok=True)
     (site / path).write_text("other")
-    assert code_hash(distribution, "whole_under_lock") == locked
+    assert hashes(distribution, "whole_under_lock") == locked
 
 
 def test_our_own_code_is_locked_whole():
     lock = make_lock(load_catalog({}))
     assert "mszoo.models.llama" in lock.plugins["native"].modules
     assert None not in lock.plugins["native"].modules.values()
-    nothing = hashlib.sha256().hexdigest()
-    assert lock.plugins["native"].code != f"sha256:{nothing}"
+    assert lock.code["mszoo"].keys() > {
+        "mszoo.registry.lock_guard",
+        "mszoo.layers.decoder",
+        "mszoo.conformance",
+    }
+    assert not any(name.startswith("mszoo/build") for name in lock.code["mszoo"])
 
 
 # The command.
@@ -470,7 +498,7 @@ def test_lock_and_check(zoo, tmp_path):
     words = " ".join(result.stdout.split())
     assert f"{tmp_path}/mszoo.lock: locked 2 plugins, 1 architecture, 1 layer, 1 op" in words
     assert "Enforce it with MSZOO_LOCK=" in words
-    assert json.loads((tmp_path / "mszoo.lock").read_text())["version"] == 1
+    assert json.loads((tmp_path / "mszoo.lock").read_text())["version"] == 2
     result = run("lock", "--check")
     assert (result.exit_code, "all is as locked" in " ".join(result.stdout.split())) == (0, True)
     del zoo[0]
@@ -503,6 +531,68 @@ def test_lock_json(zoo, tmp_path):
         "mend": "Write one lock for each device: mszoo lock --device npu",
         "plugin": None,
     }
+
+
+def test_lock_explains_what_it_holds_to_and_what_not(zoo, tmp_path, make_plugin):
+    zoo.append(make_plugin(NEEDY, name="needy", distribution="needy-dist"))
+    assert run("lock", "a.lock").exit_code == 0
+    before = (tmp_path / "a.lock").read_bytes()
+    result = run("lock", "a.lock", "--explain")
+    assert result.exit_code == 0
+    words = " ".join(result.stdout.split())
+    assert "alpha-dist 1.0 (plugins alpha): 1 modules, 0 other files of code" in words
+    assert f"- mszoo {VERSION} (no plugin): " in words
+    assert "Of other distributions, modules that records name: json" in words
+    assert (
+        f"Versions of what adapters require: hypothesis {importlib.metadata.version('hypothesis')}" in words
+    )
+    for sentence in (*HOLDS, *LEAVES_OPEN):
+        assert sentence in words
+    report = json.loads(run("lock", "a.lock", "--explain", "--json").stdout)
+    assert list(report) == ["file", "holds", "leaves_open", "distributions", "named", "requires"]
+    assert report["distributions"]["beta-dist"] == {
+        "version": "2.0", "plugins": ["beta"], "modules": 1, "files": 0
+    }  # fmt: skip
+    assert list(report["named"]) == ["json"]
+    assert (tmp_path / "a.lock").read_bytes() == before
+    result = run("lock", "a.lock", "--explain", "--check")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "mszoo lock: --check and --explain are two questions. Ask one after the other.\n",
+    )
+    assert run("lock", "none.lock", "--explain").exit_code == 2
+
+
+def test_what_a_lock_cannot_hold_to_is_told_when_it_is_written():
+    code = {"a-dist": {"a": "sha256:0", "a.b": "loader x.Y", "a.c": "loader x.Y"}}
+    (problem,) = unhashable(code)
+    assert str(problem) == (
+        "distribution a-dist: a.b, a.c is loaded by x.Y, which may run anything, so nothing is served under this "
+        "lock. Install it as a wheel, and lock it again."
+    )
+
+
+def test_bytecode_of_another_python_is_refused():
+    with pytest.raises(ImportError, match=r"bad magic number in /a.pyc"):
+        compiled(Code("sha256:0", "/a.pyc", b"other" * 9))
+
+
+def test_without_a_lock_nothing_of_it_is_imported():
+    code = "import sys; from mszoo.registry.load import load_catalog; load_catalog({}).problems; "
+    code += (
+        "print({'lock', 'lock_guard', 'fingerprints'} & {name.rpartition('.')[2] for name in sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "set()\n"
+
+
+def test_without_a_lock_nothing_watches_imports(pair):
+    before = list(sys.meta_path)
+    catalog_of(pair[0])
+    assert sys.meta_path == before
+    assert in_force() is None
+    catalog_of(pair[0], pair[1])
+    assert sys.meta_path[0] is in_force()
 
 
 def test_under_a_lock_list_shows_it(zoo, make_plugin, monkeypatch, tmp_path):

@@ -88,6 +88,13 @@ class Swap:
                 what = f"{candidate.adapter.implementation} can't be used ({describe(error)})"
                 reasons.append(f"{candidate.plugin}: {what}. {candidate.plugin.cure}")
             else:
+                if self._catalog.settings.lock is not None:
+                    # Imported here: a lock is rare.
+                    from mszoo.registry.lock_check import imported_refusal
+
+                    other = imported_refusal(self._catalog.settings.lock)
+                    if other is not None:
+                        raise other
                 self._salt(config, candidate)
                 self.computed_by[candidate.qualified_name] = candidate
                 if reasons:

@@ -52,6 +52,12 @@ def choose(
             own, error = _without_us(decision, catalog, vllm_config, refusals)
         except RefusalError as refusal:
             error = refusal
+    if catalog.settings.lock is not None and error is None:
+        # Imported here: a lock is rare.
+        from mszoo.registry.lock_check import imported_refusal
+
+        error = imported_refusal(catalog.settings.lock)
+        built = built if error is None else None
     return Choice(built, own, error, tuple(refusals))
 
 

@@ -62,7 +62,8 @@ def check(
 ) -> None:
     """Run the conformance tests of a suite, of an architecture's adapters, or of everything.
 
-    Exits with 1 if a test fails, or if a plugin or setting has a problem.
+    MSZOO_LOCK and MSZOO_DISABLE hold here as in vLLM. Exits with 1 if a test fails, or if a plugin or setting has a
+    problem; with 2 and without a test if something differs from the lock.
     """
     _require(tier)
     if report is not None:
@@ -70,6 +71,10 @@ def check(
         read_page(report)
         check_writable(report)
     catalog = load_catalog(device=_this_machines(device))
+    if catalog.settings.lock is not None:
+        from mszoo.registry.lock_check import enforce
+
+        enforce(catalog.settings.lock, catalog.differences)  # changed code isn't tested either
     subjects = select(catalog, target)
     results = run(subjects, tier)
     document = check_json(catalog, subjects, results, tier)
@@ -114,8 +119,19 @@ def select(catalog: Catalog, target: str | None) -> list[Subject]:
         names = {name for item in subjects for name in (item.suite, item.name, item.name.partition(".")[2])}
         nearest = difflib.get_close_matches(target, sorted(names - {""}), n=1)
         hint = f"Did you mean {nearest[0]}?" if nearest else "`mszoo list` shows what is registered."
+        hint = _left_out(catalog, target) or hint
         raise MszooError("mszoo check", f"{target} is neither a suite nor an architecture of one", hint)
     return chosen
+
+
+def _left_out(catalog: Catalog, target: str) -> str:
+    """Say who left out a plugin of the name that was asked for; nothing if nobody did."""
+    name = target.partition(".")[0]
+    if name in {plugin.name for plugin in catalog.discovery.disabled}:
+        return f"MSZOO_DISABLE leaves {name} out: unset MSZOO_DISABLE."
+    if name in {plugin.name for plugin in catalog.discovery.unlisted}:
+        return f"{catalog.settings.lock} doesn't list {name}: lock it with `mszoo lock`, or unset MSZOO_LOCK."
+    return ""
 
 
 def _all(catalog: Catalog) -> Iterable[Subject]:

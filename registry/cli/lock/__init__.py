@@ -24,8 +24,9 @@ from mszoo.registry.cli.report import (
 from mszoo.registry.errors import LockError, MszooError
 from mszoo.registry.files import check_writable
 from mszoo.registry.load import load_catalog
-from mszoo.registry.lock import Lock
+from mszoo.registry.lock import Lock, read_lock
 from mszoo.registry.lock_check import make_lock
+from mszoo.registry.lock_plugins import unhashable
 
 _DEFAULT = "mszoo.lock"
 
@@ -38,6 +39,10 @@ def lock(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; compare FILE with what is here.")
     ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Write nothing; say what FILE holds to, and what it leaves open."),
+    ] = False,
     as_json: JsonOption = False,
     device: DeviceOption = None,
 ) -> None:
@@ -47,6 +52,16 @@ def lock(
     Exits with 1 if --check finds a difference, or if a plugin or setting has a problem.
     """
     path = _path(file)
+    if explain:
+        from mszoo.registry.cli.lock.explain import explain_json, print_explanation
+
+        if check:
+            raise MszooError(
+                "mszoo lock", "--check and --explain are two questions", "Ask one after the other."
+            )
+        report = explain_json(read_lock(path), path)
+        print_json(report) if as_json else print_explanation(report)
+        return
     if not check:
         check_writable(path, LockError)
         # A lock in force must not stand in the way of the next one.
@@ -54,6 +69,7 @@ def lock(
         catalog = load_catalog(environ, chosen_device(device))
         made = make_lock(catalog)
         made.write(path)
+        catalog.differences = tuple(unhashable(made.code))
         _report(catalog, path, made, as_json)
         raise typer.Exit(1 if catalog.problems else 0)
     catalog = load_catalog({**os.environ, "MSZOO_LOCK": str(path)}, chosen_device(device))
@@ -68,7 +84,7 @@ def lock_json(catalog: Catalog, path: Path, made: Lock | None) -> dict[str, Any]
     (the content of the file; null with ``--check``), ``differences``, ``problems``.
     ``lock`` is null, or with ``--check`` has ``file`` and ``unlisted`` (names of plugins that are not loaded).
     Differences and problems have ``who``, ``what``, ``mend`` and ``plugin`` (null where no plugin is at fault);
-    differences are problems, too.
+    differences are problems, too. Where a lock is written, they are what it can't hold to.
     """
     return {
         **heading(catalog),
