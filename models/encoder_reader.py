@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mszoo.layers.decoder.spec import AttentionSpec, DecoderLayerSpec, NormSpec, PositionSpec
@@ -21,10 +21,13 @@ class EncoderReader(DecoderReader):
     Args:
         config: the Hugging Face config.
         who: the adapter's name, for messages.
+        names: of a config that its publisher's code decides about, whatever class it has: the publisher's names of
+            common fields, where they are others. Any field may have an effect there.
     """
 
-    def __init__(self, config: Any, who: str) -> None:
-        super().__init__(config, who, reference=reference_of(config))
+    def __init__(self, config: Any, who: str, names: Mapping[str, str] | None = None) -> None:
+        reference = reference_of(config) if names is None else ""
+        super().__init__(config, who, reference=reference, names=names)
         self._num_labels: int = config.num_labels
         self.ignore("id2label", "num_labels", "tie_word_embeddings")
 

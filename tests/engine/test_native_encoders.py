@@ -82,7 +82,7 @@ def test_hugging_faces_answers(architecture: str, tmp_path: Path) -> None:
         with pooling_engine(tmp_path, enforce_eager=eager) as llm:
             given = answers(llm, record)
             assert_pooled_by(llm, f"native.{architecture}")
-            assert runs_compiled(llm) is not eager
+            assert runs_compiled(llm) is not (eager or architecture.startswith("MPNet"))
         assert worst(given, reference(model, record)) <= TOLERANCE
 
 
