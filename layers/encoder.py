@@ -51,6 +51,7 @@ class EncoderSpec:
         norm: of the last layer's hidden states; None where there is none.
         head: makes scores of classes; None for an encoder that gives embeddings.
         name: of the network in checkpoints of models with a head.
+        other_names: by which checkpoints may have the network too.
         embedding_name, layers_name: of the token embedding, and of the list of layers.
         layer_names: of each layer in that list; empty where they are numbered.
         ignored: tensors that checkpoints carry and nobody reads here, whatever the network's name before them; "*"
@@ -70,6 +71,7 @@ class EncoderSpec:
     norm: NormSpec | None = None
     head: HeadSpec | None = None
     name: str = "bert"
+    other_names: tuple[str, ...] = ()
     embedding_name: str = "embeddings.word_embeddings"
     layers_name: str = "encoder.layer"
     layer_names: tuple[str, ...] = ()
@@ -167,7 +169,8 @@ class EncoderForPooling(Encoder):
 
     def checkpoint_name(self, name: str, expected: Collection[str]) -> str:
         """See :meth:`mszoo.layers.model.Model.checkpoint_name`: with and without the network's name before it."""
-        bare = name.removeprefix(f"{self.spec.name}.")
+        first, _, rest = name.partition(".")
+        bare = rest if first in (self.spec.name, *self.spec.other_names) else name
         rooted = f"{self._root}{bare}"
         return rooted if rooted in expected else bare
 

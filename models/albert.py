@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mszoo.layers.decoder.spec import NormSpec, PositionSpec
+from mszoo.layers.decoder.spec import NormSpec
 from mszoo.layers.encoder import EncoderForPooling, EncoderSpec
 from mszoo.models.encoder_reader import EncoderReader
 
@@ -37,13 +37,13 @@ class AlbertModel(EncoderForPooling):
             embedding_size=reader.required("embedding_size"),
             projection_name="encoder.embedding_hidden_mapping_in",
             positions=reader.positions("embeddings.position_embeddings"),
-            token_types=PositionSpec(
-                reader.required("type_vocab_size"), name="embeddings.token_type_embeddings"
-            ),
+            token_types=reader.token_types(),
             head=reader.head(dense_name="" if reader.classifies_tokens else "albert.pooler"),
             name="albert",
             layers_name="encoder.albert_layer_groups",
-            layer_names=tuple(f"{group}.albert_layers.{index}" for group in range(groups) for index in range(inner)),
+            layer_names=tuple(
+                f"{group}.albert_layers.{index}" for group in range(groups) for index in range(inner)
+            ),
             ignored=("predictions.*", "sop_classifier.*", "embeddings.position_ids", "pooler.*"),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from mszoo.layers.decoder.spec import NormSpec, PositionSpec
+from mszoo.layers.decoder.spec import NormSpec
 from mszoo.layers.encoder import EncoderForPooling, EncoderSpec
 from mszoo.models.encoder_reader import EncoderReader
 
@@ -112,6 +112,6 @@ def bert_encoder(reader: EncoderReader, *, first_position: int = 0, **others: An
         lambda _: layer,
         norm.named("embeddings.LayerNorm"),
         positions=reader.positions("embeddings.position_embeddings", first_position),
-        token_types=PositionSpec(reader.required("type_vocab_size"), name="embeddings.token_type_embeddings"),
+        token_types=reader.token_types(),
         **{"ignored": _IGNORED} | others,
     )

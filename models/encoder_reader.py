@@ -54,6 +54,13 @@ class EncoderReader(DecoderReader):
         """Return learned positions."""
         return PositionSpec(self.required("max_position_embeddings"), offset, name)
 
+    def token_types(self, *, may_lack: bool = False) -> PositionSpec | None:
+        """Return the embeddings of token types by BERT's name; None for no types, where the encoder may lack them."""
+        types = self.required("type_vocab_size")
+        if not types and not may_lack:
+            self.refuse("type_vocab_size", types)
+        return PositionSpec(types, name="embeddings.token_type_embeddings") if types else None
+
     def head(self, **changes: Any) -> HeadSpec | None:
         """Return the head for classes of the architecture, or None."""
         if not self.who.endswith((_OF_TEXTS, _OF_TOKENS)):

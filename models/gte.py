@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mszoo.layers.decoder.spec import NormSpec, PositionSpec
+from mszoo.layers.decoder.spec import NormSpec
 from mszoo.layers.encoder import EncoderForPooling, EncoderSpec
 from mszoo.models.encoder_reader import EncoderReader
 
@@ -43,12 +43,12 @@ def gte_encoder(reader: EncoderReader) -> EncoderSpec:
         norm_after_mlp=norm.named("mlp_ln"),
         norms_sums=True,
     )
-    types = reader.required("type_vocab_size")
     return reader.encoder(
         lambda _: layer,
         norm.named("embeddings.LayerNorm"),
-        token_types=PositionSpec(types, name="embeddings.token_type_embeddings") if types else None,
+        token_types=reader.token_types(may_lack=True),
         head=reader.head(dense_name="" if reader.classifies_tokens else "new.pooler.dense"),
         name="new",
+        other_names=("gte",),  # as transformers writes it
         ignored=("lm_head.*", "pooler.*"),
     )

@@ -17,7 +17,7 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "position_embedding_type": ("rope",),
 }
 _IGNORED = """attention_probs_dropout_prob hidden_dropout_prob logn_attention_clip1 pack_qkv rope_scaling rope_theta
-    rotary_kwargs partial_rotary_factor unpad_inputs use_memory_efficient_attention""".split()
+    rotary_kwargs partial_rotary_factor unpad_inputs use_memory_efficient_attention"""
 
 
 class NewModel(EncoderForPooling):
@@ -29,7 +29,7 @@ class NewModel(EncoderForPooling):
         reader = _Reader(config, who, {})
         for name, allowed in _FIXED.items():
             reader.must_be(name, *allowed)
-        reader.ignore(*_IGNORED)
+        reader.ignore(*_IGNORED.split())
         return gte_encoder(reader)
 
 
@@ -58,5 +58,9 @@ class _Reader(EncoderReader):
         if rope["rope_type"] == "ntk":  # another base, and all frequencies over one number
             factor = rope["factor"]
             power = 2 / self.head_size_of_equal_shares()
-            rope |= {"rope_type": "linear", "rope_theta": rope["rope_theta"] * factor, "factor": factor**power}
+            rope |= {
+                "rope_type": "linear",
+                "rope_theta": rope["rope_theta"] * factor,
+                "factor": factor**power,
+            }
         return RotarySpec(rope, self.required("max_position_embeddings"), is_neox_style)

@@ -27,7 +27,9 @@ class MPNetModel(EncoderForPooling):
             reader.refuse("relative_attention_num_buckets", buckets)
         layer = reader.layer(
             reader.encoder_attention(name="attention.attn", o_name="o", relative_bias=True),
-            reader.mlp(gated=False, bias=True, name="", up_name="intermediate.dense", down_name="output.dense"),
+            reader.mlp(
+                gated=False, bias=True, name="", up_name="intermediate.dense", down_name="output.dense"
+            ),
             norm_after_attention=norm.named("attention.LayerNorm"),
             norm_after_mlp=norm.named("output.LayerNorm"),
             norms_sums=True,

@@ -54,6 +54,17 @@ _MPNET: Mapping[str, Any] = {
     "relative_attention_num_buckets": 32,
 }
 _GTE: Mapping[str, Any] = {**_BERT, "rope_parameters": {"rope_type": "default", "rope_theta": 160000.0}}
+_NEW: Mapping[str, Any] = {
+    **_BERT,
+    "auto_map": {"AutoConfig": "configuration.NewConfig"},
+    "layer_norm_eps": 1e-12,
+    "layer_norm_type": "layer_norm",
+    "logn_attention_scale": False,
+    "position_embedding_type": "rope",
+    "rope_theta": 20000.0,
+    "rope_scaling": {"type": "ntk", "factor": 8.0},
+    "type_vocab_size": 1,
+}
 #: vLLM reads the publisher's names and, of the heads alone, transformers'.
 _NOMIC: Mapping[str, Any] = {
     **{key: value for key, value in _BERT.items() if key not in ("hidden_act", "num_labels")},
@@ -99,6 +110,8 @@ RECORDS = (
         for kind in _KINDS
     ),
     encoder("NomicBertModel", "nomic", _NOMIC, _FC, model_type="nomic_bert"),
+    *(encoder(f"New{kind}", "gte_new", _NEW, _WHOLE, model_type="new") for kind in _KINDS),
+    *(encoder(f"GteNew{kind}", "gte_new", _NEW, _WHOLE, model_type="new") for kind in _KINDS[:2]),
     *(encoder(f"Roberta{kind}", "bert", _ROBERTA, model_type="roberta") for kind in _KINDS),
     *(encoder(f"XLMRoberta{kind}", "bert", _XLM, model_type="xlm-roberta") for kind in _KINDS),
 )
