@@ -55,7 +55,7 @@ class EncoderReader(DecoderReader):
         return PositionSpec(self.required("max_position_embeddings"), offset, name)
 
     def token_types(self, *, may_lack: bool = False) -> PositionSpec | None:
-        """Return the embeddings of token types by BERT's name; None for no types, where the encoder may lack them."""
+        """Return the embeddings of token types, by BERT's name; None where the encoder may lack and has none."""
         types = self.required("type_vocab_size")
         if not types and not may_lack:
             self.refuse("type_vocab_size", types)

@@ -81,6 +81,12 @@ def _mlp(reader: EncoderReader) -> MLPSpec:
     act, gated = _ACTIVATIONS[name]
     if gated and width % 256:  # the publisher's code makes more of it
         reader.refuse("n_inner", width)
-    biases = {"bias": reader.flag("mlp_fc1_bias"), "down_bias": reader.flag("mlp_fc2_bias")}
-    up_name = "gate_up_proj" if gated else "fc1"
-    return MLPSpec(width, act, gated=gated, up_name=up_name, down_name="fc2", **biases)
+    return MLPSpec(
+        width,
+        act,
+        gated=gated,
+        bias=reader.flag("mlp_fc1_bias"),
+        down_bias=reader.flag("mlp_fc2_bias"),
+        up_name="gate_up_proj" if gated else "fc1",
+        down_name="fc2",
+    )

@@ -53,7 +53,12 @@ _MPNET: Mapping[str, Any] = {
     **{key: value for key, value in _ROBERTA.items() if key != "type_vocab_size"},
     "relative_attention_num_buckets": 32,
 }
-_GTE: Mapping[str, Any] = {**_BERT, "rope_parameters": {"rope_type": "default", "rope_theta": 160000.0}}
+# vLLM asks for a field of the publisher's.
+_GTE: Mapping[str, Any] = {
+    **_BERT,
+    "position_embedding_type": "rope",
+    "rope_parameters": {"rope_type": "default", "rope_theta": 160000.0},
+}
 _NEW: Mapping[str, Any] = {
     **_BERT,
     "auto_map": {"AutoConfig": "configuration.NewConfig"},

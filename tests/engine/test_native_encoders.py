@@ -53,7 +53,11 @@ def make(folder: Path, architecture: str, **fields: Any) -> Any:
 def make_new(folder: Path, architecture: str) -> Any:
     """Write a random checkpoint of GTE as its publisher does, with the config's class; return the reference."""
     config = dict(RECORD[architecture].example_config)
-    make(folder, architecture.replace("New", "Gte"), type_vocab_size=config["type_vocab_size"])
+    make(
+        folder,
+        architecture.replace("New", "Gte").replace("GteGte", "Gte"),
+        type_vocab_size=config["type_vocab_size"],
+    )
     tensors = {
         name.replace("gte.", "new."): tensor
         for name, tensor in load_file(folder / "model.safetensors").items()
