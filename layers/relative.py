@@ -30,7 +30,7 @@ class RelativeBias(Module):
 
     def __init__(self, spec: RelativeBiasSpec, num_heads: int, *, prefix: str) -> None:
         super().__init__()
-        self._spec = spec
+        self._spec, self._dtype = spec, torch.get_default_dtype()
         self.table = column_linear(spec.num_embeddings, num_heads, bias=False, prefix=f"{prefix}.table")
         self._step: tuple[weakref.ref[Any], torch.Tensor] | None = None
 
@@ -54,7 +54,7 @@ class RelativeBias(Module):
     def _compute(self, length: int) -> torch.Tensor:
         distances = torch.arange(1 - length, length)
         rows = functional.one_hot(bucket(distances, self._spec), self._spec.num_embeddings)
-        by_distance = to_torch(apply_linear(self.table, to_mindspore(rows.to(torch.get_default_dtype()))))
+        by_distance = to_torch(apply_linear(self.table, to_mindspore(rows.to(self._dtype))))
         # The window that begins at a row has the distances of the token that many before the last.
         return by_distance.t().contiguous().unfold(1, length, 1).flip(1)
 
