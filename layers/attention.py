@@ -8,16 +8,27 @@ through vLLM's own ``attn_backend`` argument; on another device vLLM's backend f
 from __future__ import annotations
 
 import copy
-from typing import Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn import functional
 
 from mszoo.kernels import dispatch
 from mszoo.kernels.exchange import to_mindspore, to_torch
-from mszoo.layers.seam import EncoderOnlyAttention, VllmAttention, cpu_backend, get_current_vllm_config
+from mszoo.layers.seam import (
+    EncoderOnlyAttention,
+    VllmAttention,
+    attention_context,
+    cpu_backend,
+    get_current_vllm_config,
+)
 from mszoo.registry.errors import RefusalError
 
 import mindspore as ms
+
+if TYPE_CHECKING:
+    from mszoo.layers.relative import RelativeBias
 
 
 class Attention(VllmAttention):
@@ -134,6 +145,43 @@ class EncoderAttention(EncoderOnlyAttention):
         """Attend: [T, (H + 2 G) D] -> [T, H D]."""
         query, key, value = to_torch(qkv).split(self._sizes, -1)
         return to_mindspore(super().forward(query, key, value))
+
+
+class BiasedEncoderAttention(EncoderAttention):
+    """Attention of an encoder whose scores get a bias by how far two tokens are apart.
+
+    No kernel of vLLM's takes such a bias: torch's attends, one call a sequence. For the arguments see
+    :class:`EncoderAttention`; there is no sliding window.
+
+    Attributes:
+        bias: gives the bias of this rank's heads; whoever builds the model sets it.
+    """
+
+    bias: RelativeBias
+
+    def forward(self, qkv: ms.Tensor) -> ms.Tensor:
+        """Attend: [T, (H + 2 G) D] -> [T, H D]."""
+        parts = to_torch(qkv).split(self._sizes, -1)
+        output = torch.zeros_like(parts[0])
+        metadata = attention_context(self.layer_name).metadata
+        if metadata is None:  # vLLM profiles memory
+            return to_mindspore(output)
+        heads = [part.unflatten(-1, (-1, self.head_size)).transpose(0, 1) for part in parts]
+        starts = metadata.query_start_loc.tolist()
+        bias = self.bias.of(metadata, max(end - start for start, end in pairwise(starts)))
+        for start, end in pairwise(starts):
+            length = end - start
+            query, key, value = (part[None, :, start:end] for part in heads)
+            attended = functional.scaled_dot_product_attention(
+                query,
+                key,
+                value,
+                attn_mask=bias[None, :, :length, :length],
+                scale=self.impl.scale,
+                enable_gqa=self.num_kv_heads != self.num_heads,
+            )
+            output[start:end] = attended[0].transpose(0, 1).flatten(1)
+        return to_mindspore(output)
 
 
 def _without_window(cache_config: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,16 +12,17 @@ import torch
 from mszoo.kernels.exchange import to_mindspore, to_torch
 from mszoo.layers.decoder.build import build_norm
 from mszoo.layers.decoder.layer import DecoderLayer
-from mszoo.layers.decoder.spec import DecoderLayerSpec, NormSpec, PositionSpec
+from mszoo.layers.decoder.spec import DecoderLayerSpec, NormSpec, PositionSpec, RelativeBiasSpec
 from mszoo.layers.embedding import TokenEmbedding, apply_embedding, token_embedding
 from mszoo.layers.heads import ClassificationHead, HeadSpec
+from mszoo.layers.linear import WholeLinear
 from mszoo.layers.model import (
     Encoder,
-    ModuleList,
     add_part,
     current_model_config,
     outside_the_tree,
 )
+from mszoo.layers.relative import RelativeBias
 from mszoo.layers.seam import init_logger
 from mszoo.registry.errors import RefusalError
 
@@ -37,15 +38,22 @@ class EncoderSpec:
     Names are the checkpoint's, inside the network; they may have dots.
 
     Attributes:
-        vocab_size, hidden_size: of the token embedding.
+        vocab_size, hidden_size: of the token embedding, and of the layers.
         layers: one each; their attention isn't causal.
+        order: which of the layers run, one behind the other (ALBERT's share their weights); empty where each runs
+            once.
+        embedding_size: width of the embeddings, where ``projection_name`` brings it to ``hidden_size``.
+        projection_name: of a linear layer behind the embeddings' norm; empty where there is none.
         embedding_norm: of the sum of all embeddings.
         positions: learned position embeddings.
+        relative_bias: of the scores of layers that say so.
         token_types: embeddings of what part of a pair a token belongs to; ``offset`` means nothing here.
         norm: of the last layer's hidden states; None where there is none.
         head: makes scores of classes; None for an encoder that gives embeddings.
         name: of the network in checkpoints of models with a head.
+        other_names: by which checkpoints may have the network too.
         embedding_name, layers_name: of the token embedding, and of the list of layers.
+        layer_names: of each layer in that list; empty where they are numbered.
         ignored: tensors that checkpoints carry and nobody reads here, whatever the network's name before them; "*"
             at the end stands for any.
     """
@@ -54,13 +62,19 @@ class EncoderSpec:
     hidden_size: int
     layers: tuple[DecoderLayerSpec, ...]
     embedding_norm: NormSpec
+    order: tuple[int, ...] = ()
+    embedding_size: int | None = None
+    projection_name: str = ""
     positions: PositionSpec | None = None
+    relative_bias: RelativeBiasSpec | None = None
     token_types: PositionSpec | None = None
     norm: NormSpec | None = None
     head: HeadSpec | None = None
     name: str = "bert"
+    other_names: tuple[str, ...] = ()
     embedding_name: str = "embeddings.word_embeddings"
     layers_name: str = "encoder.layer"
+    layer_names: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 
 
@@ -87,28 +101,35 @@ class EncoderForPooling(Encoder):
         super().__init__()
         self._may_be_too_long = _may_be_too_long(spec.positions, who)
         self.config, self.spec = config, spec
+        self._order = spec.order or tuple(range(len(spec.layers)))
         # A checkpoint of the network alone has no name before the tensors' names.
         self._root = f"{spec.name}." if spec.head is not None else ""
         dot = f"{prefix}." if prefix else ""
-        tables = {spec.embedding_name: token_embedding(spec.vocab_size, spec.hidden_size, prefix=dot)}
+        width = spec.embedding_size or spec.hidden_size
+        tables = {spec.embedding_name: token_embedding(spec.vocab_size, width, prefix=dot)}
         for table in (spec.positions, spec.token_types):
             if table is not None:
-                tables[table.name] = TokenEmbedding(table.num_embeddings, spec.hidden_size, prefix=dot)
+                tables[table.name] = TokenEmbedding(table.num_embeddings, width, prefix=dot)
         for name, table in tables.items():
             add_part(self, f"{self._root}{name}", table)
-        layers = ModuleList(
-            DecoderLayer(layer, prefix=f"{dot}{self._root}{spec.layers_name}.{index}")
-            for index, layer in enumerate(spec.layers)
-        )
-        add_part(self, f"{self._root}{spec.layers_name}", layers)
-        norms = [None if norm is None else build_norm(norm, spec.hidden_size) for norm in self._norms]
+        if spec.projection_name:
+            name = f"{self._root}{spec.projection_name}"
+            add_part(self, name, WholeLinear(width, spec.hidden_size, bias=True, prefix=f"{dot}{name}"))
+        layers = []
+        for name, layer in zip(self._layer_names(), spec.layers, strict=True):
+            layers.append(DecoderLayer(layer, prefix=f"{dot}{self._root}{name}"))
+            add_part(self, f"{self._root}{name}", layers[-1])
+        if spec.relative_bias is not None:
+            self._add_relative_bias(spec.relative_bias, layers, dot)
+        norms = [
+            None if norm is None else build_norm(norm, size)
+            for norm, size in zip(self._norms, (width, spec.hidden_size), strict=True)
+        ]
         for norm, built in zip(self._norms, norms, strict=True):
             if norm is not None and built is not None:
                 add_part(self, f"{self._root}{norm.name}", built)
         embedding_norm, last_norm = norms
-        outside_the_tree(
-            self, encoder_layers=list(layers), embedding_norm=embedding_norm, last_norm=last_norm
-        )
+        outside_the_tree(self, encoder_layers=layers, embedding_norm=embedding_norm, last_norm=last_norm)
         if spec.head is not None:
             ClassificationHead(spec.head, spec.hidden_size, self)
 
@@ -139,20 +160,34 @@ class EncoderForPooling(Encoder):
         """See :meth:`mszoo.layers.Encoder.forward`."""
         x = self.embed_input_ids(input_ids) if inputs_embeds is None else inputs_embeds
         x = self.embedding_norm(self._with_tables(x, positions, token_type_ids))
+        if self.spec.projection_name:
+            x = self._part(self.spec.projection_name)(x)
         residual = None
-        for layer in self.encoder_layers:
-            x, residual = layer(positions, x, residual)
+        for index in self._order:
+            x, residual = self.encoder_layers[index](positions, x, residual)
         return x if self.last_norm is None else self.last_norm(x)
 
     def checkpoint_name(self, name: str, expected: Collection[str]) -> str:
         """See :meth:`mszoo.layers.model.Model.checkpoint_name`: with and without the network's name before it."""
-        bare = name.removeprefix(f"{self.spec.name}.")
+        first, _, rest = name.partition(".")
+        bare = rest if first in (self.spec.name, *self.spec.other_names) else name
         rooted = f"{self._root}{bare}"
         return rooted if rooted in expected else bare
 
     def unused_tensors(self) -> tuple[str, ...]:
         """See :meth:`mszoo.layers.model.Model.unused_tensors`."""
         return self.spec.ignored
+
+    def _layer_names(self) -> list[str]:
+        names = self.spec.layer_names or map(str, range(len(self.spec.layers)))
+        return [f"{self.spec.layers_name}.{name}" for name in names]
+
+    def _add_relative_bias(self, spec: RelativeBiasSpec, layers: Sequence[DecoderLayer], dot: str) -> None:
+        (heads,) = {layer.attention.spec.num_heads for layer in layers}
+        bias = RelativeBias(spec, heads, prefix=f"{dot}{self._root}{spec.name}")
+        add_part(self, f"{self._root}{spec.name}", bias)
+        for layer in layers:
+            outside_the_tree(layer.attention.attn, bias=bias)
 
     @property
     def _norms(self) -> tuple[NormSpec | None, NormSpec | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 
@@ -40,7 +40,7 @@ def add_part(root: Module, name: str, part: Module) -> None:
     for step in path:
         if step not in owner._modules:
             owner.add_module(step, Module())
-        owner = owner.get_submodule(step)
+        owner = cast(Module, owner._modules[step])  # what a plain attribute of that name has isn't a part
     owner.add_module(leaf, part)
 
 

@@ -1,10 +1,10 @@
-"""BERT and RoBERTa, as encoders, cross-encoders and classifiers of texts and tokens."""
+"""BERT, ERNIE, RoBERTa and CamemBERT, as encoders, cross-encoders and classifiers of texts and tokens."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-from mszoo.layers.decoder.spec import NormSpec, PositionSpec
+from mszoo.layers.decoder.spec import NormSpec
 from mszoo.layers.encoder import EncoderForPooling, EncoderSpec
 from mszoo.models.encoder_reader import EncoderReader
 
@@ -15,13 +15,16 @@ _IGNORED = ("cls.*", "lm_head.*", "embeddings.position_ids", "embeddings.token_t
 class BertModel(EncoderForPooling):
     """BERT, as Hugging Face's ``models/bert`` defines it: each half of a layer adds to the stream and norms it."""
 
+    root: ClassVar[str] = "bert"
+
     @classmethod
     def read_config(cls, config: Any, who: str) -> EncoderSpec:
-        """Read a ``bert`` config."""
+        """Read a ``bert`` config, or one of an encoder that differs in its name alone."""
         reader = EncoderReader(config, who)
-        dense = "" if reader.classifies_tokens else "bert.pooler.dense"
+        reader.must_be("use_task_id", False)  # ERNIE's embeddings of tasks
+        dense = "" if reader.classifies_tokens else f"{cls.root}.pooler.dense"
         head = reader.head(dense_name=dense)
-        return _encoder(reader, first_position=0, name="bert", head=head)
+        return bert_encoder(reader, name=cls.root, head=head)
 
 
 class BertForSequenceClassification(BertModel):
@@ -30,6 +33,20 @@ class BertForSequenceClassification(BertModel):
 
 class BertForTokenClassification(BertModel):
     """BERT with a head for classes of each token."""
+
+
+class ErnieModel(BertModel):
+    """ERNIE, which is BERT without embeddings of tasks."""
+
+    root: ClassVar[str] = "ernie"
+
+
+class ErnieForSequenceClassification(ErnieModel):
+    """ERNIE with a head for classes of a text or a pair of texts."""
+
+
+class ErnieForTokenClassification(ErnieModel):
+    """ERNIE with a head for classes of each token."""
 
 
 class RobertaModel(EncoderForPooling):
@@ -46,7 +63,7 @@ class RobertaModel(EncoderForPooling):
         of_texts = {"name": "classifier.out_proj", "dense_name": "classifier.dense"}
         head = reader.head(**{} if reader.classifies_tokens else of_texts)
         first = reader.required("pad_token_id") + 1
-        return _encoder(reader, first_position=first, name="roberta", head=head)
+        return bert_encoder(reader, first_position=first, name="roberta", head=head)
 
 
 class RobertaForSequenceClassification(RobertaModel):
@@ -69,7 +86,20 @@ class XLMRobertaForTokenClassification(RobertaModel):
     """XLM-R with a head for classes of each token."""
 
 
-def _encoder(reader: EncoderReader, *, first_position: int, **others: Any) -> EncoderSpec:
+class CamembertModel(RobertaModel):
+    """CamemBERT, which is RoBERTa with another vocabulary."""
+
+
+class CamembertForSequenceClassification(RobertaModel):
+    """CamemBERT with a head for classes of a text or a pair of texts."""
+
+
+class CamembertForTokenClassification(RobertaModel):
+    """CamemBERT with a head for classes of each token."""
+
+
+def bert_encoder(reader: EncoderReader, *, first_position: int = 0, **others: Any) -> EncoderSpec:
+    """Return an encoder with BERT's layers and embeddings, by BERT's names."""
     norm = NormSpec("layer_norm", reader.required("layer_norm_eps"))
     layer = reader.layer(
         reader.encoder_attention(qkv_name="self.qkv_proj", o_name="output.dense"),
@@ -82,7 +112,6 @@ def _encoder(reader: EncoderReader, *, first_position: int, **others: Any) -> En
         lambda _: layer,
         norm.named("embeddings.LayerNorm"),
         positions=reader.positions("embeddings.position_embeddings", first_position),
-        token_types=PositionSpec(reader.required("type_vocab_size"), name="embeddings.token_type_embeddings"),
-        ignored=_IGNORED,
-        **others,
+        token_types=reader.token_types(),
+        **{"ignored": _IGNORED} | others,
     )

@@ -48,6 +48,8 @@ _SIZES = frozenset(
         "word_embed_proj_dim",
     }
 )
+#: Sizes that may be 0: an encoder without token types (GTE).
+_FROM_0 = frozenset({"type_vocab_size"})
 #: Numbers, and whether they must be more than 0.
 _NUMBERS = {
     "attention_multiplier": False,
@@ -93,7 +95,8 @@ def wrong_type(name: str, own: str, value: Any) -> str:
     if names & _SIZES:
         # Of each layer, where the field's own name is another: Hunyuan's moe_topk.
         values = value if isinstance(value, list) and value and own != name else [value]
-        return "" if all(_is_size(one) for one in values) else "a whole number above 0"
+        least = 0 if names & _FROM_0 else 1
+        return "" if all(_is_size(one, least) for one in values) else f"a whole number above {least - 1}"
     if names & _NUMBERS.keys():
         above = any(_NUMBERS.get(one) for one in names)
         if is_number(value) and (value > 0 or not above):
@@ -114,5 +117,5 @@ def is_same(one: Any, other: Any) -> bool:
     return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
-def _is_size(value: Any) -> bool:
-    return is_number(value) and isinstance(value, int) and value > 0
+def _is_size(value: Any, least: int) -> bool:
+    return is_number(value) and isinstance(value, int) and value >= least

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mszoo.layers.decoder.spec import AttentionSpec, DecoderLayerSpec, NormSpec, PositionSpec
@@ -21,10 +21,13 @@ class EncoderReader(DecoderReader):
     Args:
         config: the Hugging Face config.
         who: the adapter's name, for messages.
+        names: of a config that its publisher's code decides about, whatever class it has: the publisher's names of
+            common fields, where they are others. Any field may have an effect there.
     """
 
-    def __init__(self, config: Any, who: str) -> None:
-        super().__init__(config, who, reference=reference_of(config))
+    def __init__(self, config: Any, who: str, names: Mapping[str, str] | None = None) -> None:
+        reference = reference_of(config) if names is None else ""
+        super().__init__(config, who, reference=reference, names=names)
         self._num_labels: int = config.num_labels
         self.ignore("id2label", "num_labels", "tie_word_embeddings")
 
@@ -50,6 +53,13 @@ class EncoderReader(DecoderReader):
     def positions(self, name: str, offset: int = 0) -> PositionSpec:
         """Return learned positions."""
         return PositionSpec(self.required("max_position_embeddings"), offset, name)
+
+    def token_types(self, *, may_lack: bool = False) -> PositionSpec | None:
+        """Return the embeddings of token types, by BERT's name; None where the encoder may lack and has none."""
+        types = self.required("type_vocab_size")
+        if not types and not may_lack:
+            self.refuse("type_vocab_size", types)
+        return PositionSpec(types, name="embeddings.token_type_embeddings") if types else None
 
     def head(self, **changes: Any) -> HeadSpec | None:
         """Return the head for classes of the architecture, or None."""

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mszoo.adapters.native import encoder_references
 from mszoo.adapters.native.references import REFERENCES
-from mszoo.conformance import ModelConformance
+from mszoo.conformance import EncoderConformance, ModelConformance
+from mszoo.conformance.checkpoints import Checkpoint
 
 #: As checkpoints bring it: the file that ``auto_map`` names in config.json.
 _CONFIGURATION = '''"""The config class of {model_type}."""
@@ -110,3 +112,48 @@ class TestXverse(TestBaiChuan):
     """The same."""
 
     architecture = "native.XverseForCausalLM"
+
+
+class TestNew(EncoderConformance):
+    """The standard tests of an encoder whose config class comes with the checkpoints, and a small reference."""
+
+    architecture = "native.NewModel"
+
+    @classmethod
+    def write_files(cls, folder: Path) -> None:
+        """Write the config class."""
+        write_config_class(cls.find()[0].adapter.example_config, folder)
+
+    @classmethod
+    def options(cls) -> dict[str, Any]:
+        """Return the options of the engines."""
+        return {**super().options(), "trust_remote_code": True}
+
+    @classmethod
+    def reference(cls, checkpoint: Checkpoint, text: list[int]) -> Any:
+        """Return what the reference makes of a text."""
+        return encoder_references.new(checkpoint.config, checkpoint.weights, text)
+
+
+class TestNewForTexts(TestNew):
+    """The same."""
+
+    architecture = "native.NewForSequenceClassification"
+
+
+class TestNewForTokens(TestNew):
+    """The same."""
+
+    architecture = "native.NewForTokenClassification"
+
+
+class TestGteNew(TestNew):
+    """The same."""
+
+    architecture = "native.GteNewModel"
+
+
+class TestGteNewForTexts(TestNew):
+    """The same."""
+
+    architecture = "native.GteNewForSequenceClassification"

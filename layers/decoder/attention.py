@@ -8,7 +8,7 @@ import torch
 
 from mszoo.kernels import dispatch
 from mszoo.kernels.exchange import to_mindspore, to_torch
-from mszoo.layers.attention import Attention, EncoderAttention
+from mszoo.layers.attention import Attention, BiasedEncoderAttention, EncoderAttention
 from mszoo.layers.decoder.build import build_norm, build_rotary
 from mszoo.layers.decoder.projections import ordered_tensors, transposed_tensors
 from mszoo.layers.decoder.spec import AttentionSpec, NormSpec
@@ -133,7 +133,8 @@ class SelfAttention(Module):
             raise _looks_ahead("such models are served on a CPU alone")
         if spec.logits_soft_cap is not None:  # vLLM's CPU kernel is inexact with one then
             raise _looks_ahead(f"logits_soft_cap={spec.logits_soft_cap} isn't served with that")
-        return EncoderAttention(
+        make = BiasedEncoderAttention if spec.relative_bias else EncoderAttention
+        return make(
             self.num_heads,
             spec.head_size,
             scale,

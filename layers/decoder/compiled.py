@@ -76,6 +76,8 @@ def unsupported(spec: DecoderLayerSpec) -> str | None:
         return "latent attention"
     if spec.attention.qk_norm_weights:
         return "qk_norm_weights"
+    if spec.attention.relative_bias:
+        return "relative_bias"
     if spec.norm_beside is not None:
         return "norm_beside"
     if spec.has_experts and spec.parallel_residual:

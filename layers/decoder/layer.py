@@ -61,7 +61,7 @@ class DecoderLayer(Module):
             )
         else:
             attention = LatentAttention(of_attention, hidden, prefix=f"{prefix}.{of_attention.name}")
-        self.add_module(of_attention.name, attention)
+        add_part(self, of_attention.name, attention)
         mlp: MLP | MixtureOfExperts
         if isinstance(of_mlp, MoESpec):
             mlp = MixtureOfExperts(of_mlp, hidden, prefix=f"{prefix}.{of_mlp.name}")

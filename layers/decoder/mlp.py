@@ -6,7 +6,7 @@ import torch
 
 from mszoo.kernels.exchange import to_torch
 from mszoo.layers.activation import Activation
-from mszoo.layers.decoder.projections import transposed_tensors
+from mszoo.layers.decoder.projections import swapped_tensors, transposed_tensors
 from mszoo.layers.decoder.spec import MLPSpec, MoESpec
 from mszoo.layers.linear import WholeLinear, apply_linear, column_linear, gate_up_linear, row_linear
 from mszoo.layers.model import Module, add_part, outside_the_tree
@@ -61,6 +61,8 @@ class MLP(Module):
 
     def checkpoint_tensors(self, name: str) -> dict[str, Expected]:
         """See :class:`mszoo.layers.weights.HasOwnTensors`."""
+        if self.spec.up_first:
+            return swapped_tensors(f"{name}.{self.spec.up_name}", self.up)
         if not self.spec.conv1d:
             return {}
         up = transposed_tensors(f"{name}.{self.spec.up_name}", self.up)

@@ -30,6 +30,29 @@ def transposed_tensors(name: str, linear: torch.nn.Module) -> dict[str, Expected
     return table
 
 
+def swapped_tensors(name: str, linear: torch.nn.Module) -> dict[str, Expected]:
+    """Return, by checkpoint name, the tensors of gate and up projection in one, which has up first.
+
+    Args:
+        name: the projection's, in the model and in the checkpoint.
+        linear: the layer of vLLM's.
+    """
+
+    def load(parameter: Any, tensor: torch.Tensor) -> None:
+        axis = getattr(parameter, "output_dim", None)
+        if axis is None:  # what all rows share
+            parameter.weight_loader(parameter, tensor)
+            return
+        up, gate = tensor.chunk(2, axis)
+        parameter.weight_loader(parameter, gate, 0)
+        parameter.weight_loader(parameter, up, 1)
+
+    return {
+        f"{name}.{leaf}": Expected(f"{name}.{leaf}", None, checkpoint_shape(linear, leaf, None), load=load)
+        for leaf, _ in linear.named_parameters()
+    }
+
+
 def ordered_tensors(name: str, qkv: Any, layout: QKVLayout) -> dict[str, Expected]:
     """Return, by checkpoint name, the tensors of queries, keys and values that aren't in vLLM's order.
 

@@ -91,6 +91,8 @@ class AttentionSpec:
         logits_soft_cap: scores become ``cap * tanh(scores / cap)``; None leaves them.
         is_causal: tokens see earlier ones and themselves. Otherwise they see the whole sequence, nothing is cached,
             and such a decoder can only be pooled (gte-Qwen2); not with ``logits_soft_cap``.
+        relative_bias: scores get a bias by how far two tokens are apart, which the encoder hands to its layers
+            (MPNet); not where attention is causal, nor with ``sliding_window``.
         name, qkv_name, o_name: the checkpoint's, of the attention and of the projections in it. The record of the
             model says which of the checkpoint's modules ``qkv_name`` holds.
         qkv_layout: see :class:`QKVLayout`.
@@ -113,6 +115,7 @@ class AttentionSpec:
     sliding_window: int | None = None
     logits_soft_cap: float | None = None
     is_causal: bool = True
+    relative_bias: bool = False
     name: str = "self_attn"
     qkv_name: str = "qkv_proj"
     o_name: str = "o_proj"
@@ -164,6 +167,8 @@ class MLPSpec:
         up_name: of the first projection (gate and up in one where gated); the record of the model says which of the
             checkpoint's modules it holds.
         down_name: of the second one.
+        up_first: the checkpoint has up and gate in one tensor in this order (GTE), not gate and up; not with
+            ``conv1d``.
         conv1d: as of :class:`AttentionSpec`.
     """
 
@@ -175,6 +180,7 @@ class MLPSpec:
     name: str = "mlp"
     up_name: str = "gate_up_proj"
     down_name: str = "down_proj"
+    up_first: bool = False
     conv1d: bool = False
 
 
@@ -288,6 +294,26 @@ class PositionSpec:
     num_embeddings: int
     offset: int = 0
     name: str = "embed_positions"
+
+
+@dataclass(frozen=True)
+class RelativeBiasSpec:
+    """A bias of attention's scores by how far two tokens are apart, one table for all layers (T5, MPNet).
+
+    Half of the buckets are for tokens ahead. Half of those are for one distance each, the others for ranges that
+    grow with the logarithm, up to ``max_distance``.
+
+    Attributes:
+        name: the checkpoint's, of the table, inside the network.
+        num_embeddings: rows of the table.
+        num_buckets: how many of them are used.
+        max_distance: tokens this far away and more share a bucket.
+    """
+
+    name: str
+    num_embeddings: int
+    num_buckets: int = 32
+    max_distance: int = 128
 
 
 @dataclass(frozen=True)
