@@ -141,12 +141,13 @@ def _imported(name: str, module: Any, locked: str) -> Problem | None:
     file = _file(module)
     if locked == NAMESPACE and not file:
         return None
-    forged = type(spec) is ModuleSpec and type(spec.loader) is _Loader and spec.loader.module is not module
+    loader: Any = spec.loader if type(spec) is ModuleSpec else None
+    forged = type(loader) is _Loader and loader.module is not module
     if code is None or forged or (code.hash != NAMESPACE and file != code.where):
         what = f"what lies in sys.modules ({printable(file, 300) or 'no file'}) is not what was locked"
         return Problem(name, what, _HINT)
     problem = _difference(name, locked or None, code)
-    if problem is None and type(spec.loader) is not _Loader and code.where.endswith(".py"):
+    if problem is None and type(loader) is not _Loader and code.where.endswith(".py"):
         problem = _bytecode_problem(name, code)
     return problem
 
