@@ -34,6 +34,7 @@ _SUFFIXES = (
 )
 _LIBRARY = re.compile(r"\.so(\.\d+)*$")
 _CACHE = "__pycache__"
+_PIECE = 1 << 20
 _DEEPEST = 20  # namespaces in namespaces: links may make circles
 # Whoever overrides none of these brings what lies in the file.
 _METHODS = (
@@ -93,24 +94,34 @@ def code_of(spec: ModuleSpec) -> Code | None:
     if type(loader) is zipimport.zipimporter:
         return _from_zip(loader, spec)
     if _is_pytests(loader):  # it adds to asserts what they compare
-        content = _read(str(spec.origin))
-        return Code(_hash(content), str(spec.origin), content or b"")
-    for kind in _LOADERS:
-        if isinstance(loader, kind):
-            if any(getattr(type(loader), name, None) is not getattr(kind, name, None) for name in _METHODS):
-                break
-            path = str(loader.path)
-            content = _read(path)
-            kept = b"" if content is None or kind is _LOADERS[2] else content
-            return Code(_hash(content), path, kept)
+        return _from_source(str(spec.origin))
+    kind = next((item for item in _LOADERS if isinstance(loader, item)), None)
+    if kind is not None and all(_brings_its_file(type(loader), kind, name) for name in _METHODS):
+        path = str(loader.path)
+        if kind is importlib.machinery.ExtensionFileLoader:
+            return Code(file_hash(path), path)
+        return _from_source(path)
     if spec.origin in ("built-in", "frozen"):
         return None
     return Code(f"{LOADER}{type(loader).__module__}.{type_name(loader)}", str(spec.origin or "no file"))
 
 
+def _brings_its_file(loader: type, kind: type, method: str) -> bool:
+    return getattr(loader, method, None) is getattr(kind, method, None)
+
+
 def file_hash(path: str) -> str:
-    """Return ``sha256:<hex>`` of a file."""
-    return _hash(_read(path))
+    """Return ``sha256:<hex>`` of a file of any size."""
+    digest = hashlib.sha256()
+    try:
+        if not os.path.isfile(path):
+            return _hash(None)
+        with open(path, "rb") as file:
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+    except (OSError, ValueError):
+        return _hash(None)
+    return f"sha256:{digest.hexdigest()}"
 
 
 def codes_of(distribution: Distribution | None, module: str) -> Codes:
@@ -125,17 +136,18 @@ def codes_of(distribution: Distribution | None, module: str) -> Codes:
         distribution: whose code; None for a damaged installation.
         module: a module of it.
     """
+    importlib.invalidate_caches()  # what was added a moment ago, too
     recorded = _recorded(distribution)
     roots: tuple[str, ...] = ()
     loaders = _pth_files(distribution, recorded) if distribution is not None else {}
     names = _packages(recorded)
     if names <= loaders.keys():
-        roots = tuple(dict.fromkeys(_roots(loaders.values())))
+        folder = str(distribution.locate_file("")) if distribution is not None and loaders else ""
+        roots = tuple(dict.fromkeys(_roots(folder, loaders)))
         named = _named(distribution, loaders, roots) | {module.partition(".")[0]}
         # A finder's map names what lies in a namespace, others its top.
         tops = {name for name in named if not any(item.startswith(f"{name}.") for item in named)}
         names = {item for name in tops for item in _outermost(name, None, roots)}
-    importlib.invalidate_caches()  # what was added a moment ago, too
     walk = _Walk()
     for name in sorted(names):
         spec = find_module(name)
@@ -251,11 +263,13 @@ def _pth_files(distribution: Distribution, recorded: Mapping[str, str]) -> dict[
     return finders | found
 
 
-def _roots(texts: Iterable[str]) -> Iterator[str]:
-    for text in texts:
-        for line in text.splitlines():
-            if line[:1] == "/" and os.path.isdir(line.strip()):
-                yield line.strip()
+def _roots(folder: str, loaders: Mapping[str, str]) -> Iterator[str]:
+    """Give the folders that .pth files put on ``sys.path``, as Python writes them there."""
+    for name, text in loaders.items():
+        for line in text.splitlines() if name.endswith(".pth") else ():
+            root = os.path.abspath(os.path.join(folder, line.strip()))
+            if line.strip() and not line.startswith(("import ", "import\t", "#")) and os.path.isdir(root):
+                yield root
 
 
 def _named(distribution: Distribution | None, loaders: Mapping[str, str], roots: Sequence[str]) -> set[str]:
@@ -339,6 +353,11 @@ def _packages(recorded: Iterable[str]) -> set[str]:
 def _is_pytests(loader: object) -> bool:
     pytest = sys.modules.get("_pytest.assertion.rewrite")
     return pytest is not None and type(loader) is pytest.AssertionRewritingHook
+
+
+def _from_source(path: str) -> Code:
+    content = _read(path)
+    return Code(_hash(content), path, content or b"")
 
 
 def _from_zip(loader: zipimport.zipimporter, spec: ModuleSpec) -> Code:

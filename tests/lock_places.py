@@ -277,7 +277,7 @@ def meson(place: Place) -> None:
 
 def flit(place: Place) -> None:
     place.code("source")
-    place.write("site/good.pth", f"{place.source}\n")
+    place.write("site/good.pth", "../source\n")
     place.metadata(["good.pth"])
 
 
