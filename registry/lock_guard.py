@@ -138,15 +138,16 @@ def _imported(name: str, module: Any, locked: str) -> Problem | None:
     """Say what is wrong with a module that Python imported without the finder."""
     spec = _attribute(module, "__spec__")
     code = _code_of(spec) if type(spec) is ModuleSpec else None
+    loader: Any = None if code is None else spec.loader
     file = _file(module)
     if locked == NAMESPACE and not file:
         return None
-    forged = type(spec) is ModuleSpec and type(spec.loader) is _Loader and spec.loader.module is not module
+    forged = type(loader) is _Loader and loader.module is not module
     if code is None or forged or (code.hash != NAMESPACE and file != code.where):
         what = f"what lies in sys.modules ({printable(file, 300) or 'no file'}) is not what was locked"
         return Problem(name, what, _HINT)
     problem = _difference(name, locked or None, code)
-    if problem is None and type(spec.loader) is not _Loader and code.where.endswith(".py"):
+    if problem is None and type(loader) is not _Loader and code.where.endswith(".py"):
         problem = _bytecode_problem(name, code)
     return problem
 
