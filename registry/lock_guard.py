@@ -213,15 +213,14 @@ def compiled(code: Code) -> CodeType:
     return loaded
 
 
-def guard(distributions: Iterable[str]) -> Guard:
+def guard() -> Guard:
     """Put a guard in force in this process, in place of the one before.
 
-    Args:
-        distributions: those that the lock lists; of others nothing that mszoo asks for is imported.
+    Of other distributions than mszoo nothing that mszoo asks for is imported, until they are allowed.
     """
     release()
     made = Guard()
-    allow_only(distributions)
+    allow_only({"mszoo"})
     _in_force.append(made)
     ONLOOKERS.append(made)
     sys.meta_path.insert(0, made)  # type: ignore[arg-type]

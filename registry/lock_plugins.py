@@ -6,6 +6,7 @@ import importlib.metadata
 from collections.abc import Iterable, Mapping
 from importlib.metadata import Distribution, EntryPoint
 
+from mszoo.registry.allowed import allow
 from mszoo.registry.decisions import Candidate
 from mszoo.registry.entry_points import Plugin
 from mszoo.registry.errors import LockError, Problem
@@ -41,15 +42,15 @@ class LockedCode:
 
     def __init__(self, lock: Lock) -> None:
         self._lock = lock
-        self._guard = guard({OWN, *(item.distribution for item in lock.plugins.values())})
+        self._guard = guard()
         self._clauses: dict[str, list[str]] = {}
         self._told: set[str] = set()
 
     def own_differences(self) -> list[Problem]:
-        """Compare mszoo's own code, where no plugin that the lock lists says it."""
+        """Compare mszoo's own code; what differs is told here where no plugin that the lock lists tells it."""
+        clauses = self._of_distribution(OWN, _own(), OWN)
         if any(item.distribution == OWN for item in self._lock.plugins.values()):
             return []
-        clauses = self._of_distribution(OWN, _own(), OWN)
         version = importlib.metadata.version(OWN)
         hint = f"pip install --force-reinstall --no-deps {OWN}=={version}"
         return [Problem(OWN, "; ".join(clauses), hint)] if clauses else []
@@ -107,6 +108,7 @@ class LockedCode:
             self._clauses[name] = differences_of(locked, found.found)
             if not self._clauses[name]:
                 self._guard.hold(locked, found)
+                allow(name)
         return self._clauses[name]
 
 
