@@ -101,9 +101,8 @@ def code_of(spec: ModuleSpec) -> Code | None:
         if kind is importlib.machinery.ExtensionFileLoader:
             return Code(file_hash(path), path)
         return _from_source(path)
-    if spec.origin in ("built-in", "frozen"):
-        return None
-    return Code(f"{LOADER}{type(loader).__module__}.{type_name(loader)}", str(spec.origin or "no file"))
+    name = f"{LOADER}{type(loader).__module__}.{type_name(loader)}"
+    return None if spec.origin in ("built-in", "frozen") else Code(name, str(spec.origin or "no file"))
 
 
 def _brings_its_file(loader: type, kind: type, method: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from mszoo.registry.allowed import listed
+from mszoo.registry.allowed import allowed
 from mszoo.registry.containment import caught, contained
 from mszoo.registry.entry_points import ordered, readable
 from mszoo.registry.errors import Problem
@@ -16,20 +16,20 @@ GROUP = "mszoo.ops"
 
 def known_ops() -> tuple[str, ...]:
     """Return the names of the op specs; mszoo's own are those of mszoo.kernels.spec."""
-    return _read(listed())[0]
+    return _read(allowed())[0]
 
 
 def ops_problems() -> tuple[Problem, ...]:
     """Return what is wrong with those who specify ops; what they specify is unknown then."""
-    return _read(listed())[1]
+    return _read(allowed())[1]
 
 
 @functools.cache
-def _read(allowed: frozenset[str] | None) -> tuple[tuple[str, ...], tuple[Problem, ...]]:
+def _read(only: frozenset[str] | None) -> tuple[tuple[str, ...], tuple[Problem, ...]]:
     names: list[str] = []
     found, problems = readable(GROUP)
     for source, entry_point in ordered(found):
-        if allowed is not None and source.distribution not in allowed:
+        if only is not None and source.distribution not in only:
             continue
         with contained() as traces, caught() as failure:
             names += [plain_text(name) for name in entry_point.load()]

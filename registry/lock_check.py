@@ -118,7 +118,10 @@ def _setting_differences(lock: Lock, catalog: Catalog) -> Iterator[Problem]:
 def _missing(lock: Lock, catalog: Catalog) -> Iterator[Problem]:
     discovery = catalog.discovery
     disabled = {plugin.name for plugin in discovery.disabled}
-    differing = {problem.plugin for problem in discovery.differences}
+    told = {problem.plugin for problem in discovery.differences}
+    # What differs in a distribution is told once.
+    distributions = {item.distribution for name, item in lock.plugins.items() if name in told}
+    differing = {name for name, item in lock.plugins.items() if item.distribution in distributions}
     failed = {problem.plugin: problem for problem in discovery.problems}
     for name in sorted(lock.plugins.keys() - {plugin.name for plugin in discovery.plugins} - differing):
         locked, who = lock.plugins[name], f"plugin {name!r}"

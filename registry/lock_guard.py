@@ -138,10 +138,10 @@ def _imported(name: str, module: Any, locked: str) -> Problem | None:
     """Say what is wrong with a module that Python imported without the finder."""
     spec = _attribute(module, "__spec__")
     code = _code_of(spec) if type(spec) is ModuleSpec else None
+    loader: Any = None if code is None else spec.loader
     file = _file(module)
     if locked == NAMESPACE and not file:
         return None
-    loader: Any = spec.loader if type(spec) is ModuleSpec else None
     forged = type(loader) is _Loader and loader.module is not module
     if code is None or forged or (code.hash != NAMESPACE and file != code.where):
         what = f"what lies in sys.modules ({printable(file, 300) or 'no file'}) is not what was locked"
@@ -213,15 +213,14 @@ def compiled(code: Code) -> CodeType:
     return loaded
 
 
-def guard(distributions: Iterable[str]) -> Guard:
+def guard() -> Guard:
     """Put a guard in force in this process, in place of the one before.
 
-    Args:
-        distributions: those that the lock lists; of others nothing that mszoo asks for is imported.
+    Of other distributions than mszoo nothing that mszoo asks for is imported, until they are allowed.
     """
     release()
     made = Guard()
-    allow_only(distributions)
+    allow_only({"mszoo"})
     _in_force.append(made)
     ONLOOKERS.append(made)
     sys.meta_path.insert(0, made)  # type: ignore[arg-type]

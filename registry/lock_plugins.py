@@ -6,6 +6,7 @@ import importlib.metadata
 from collections.abc import Iterable, Mapping
 from importlib.metadata import Distribution, EntryPoint
 
+from mszoo.registry.allowed import allow
 from mszoo.registry.decisions import Candidate
 from mszoo.registry.entry_points import Plugin
 from mszoo.registry.errors import LockError, Problem
@@ -41,20 +42,24 @@ class LockedCode:
 
     def __init__(self, lock: Lock) -> None:
         self._lock = lock
-        self._guard = guard({OWN, *(item.distribution for item in lock.plugins.values())})
+        self._guard = guard()
         self._clauses: dict[str, list[str]] = {}
+        self._told: set[str] = set()
 
     def own_differences(self) -> list[Problem]:
-        """Compare mszoo's own code, where no plugin that the lock lists says it."""
+        """Compare mszoo's own code; what differs is told here where no plugin that the lock lists tells it."""
+        clauses = self._of_distribution(OWN, _own(), OWN)
         if any(item.distribution == OWN for item in self._lock.plugins.values()):
             return []
-        clauses = self._of_distribution(OWN, _own(), OWN)
         version = importlib.metadata.version(OWN)
         hint = f"pip install --force-reinstall --no-deps {OWN}=={version}"
         return [Problem(OWN, "; ".join(clauses), hint)] if clauses else []
 
-    def plugin_differences(self, plugin: Plugin, entry_point: EntryPoint) -> list[Problem]:
-        """Compare a plugin that the lock lists with its files."""
+    def plugin_differences(self, plugin: Plugin, entry_point: EntryPoint) -> list[Problem] | None:
+        """Compare a plugin that the lock lists with its files; None if all is as locked.
+
+        What differs in the code of a distribution is told once, for all of its plugins.
+        """
         locked = self._lock.plugins[plugin.name]
         who = f"plugin {plugin.name!r}"
         if plugin.version != locked.version:
@@ -68,12 +73,23 @@ class LockedCode:
         own = self._lock.code.get(plugin.distribution, {})
         others = {name: text for name, text in locked.modules.items() if name not in own}
         changed = [name for name, text in others.items() if module_hash(name) != text]
+        found = []
+        if clauses and plugin.distribution not in self._told:
+            self._told.add(plugin.distribution)
+            names = [
+                repr(name)
+                for name, item in self._lock.plugins.items()
+                if item.distribution == plugin.distribution
+            ]
+            all_of_it = f"plugin{'s' * (len(names) > 1)} {', '.join(sorted(names))}"
+            found.append(Problem(all_of_it, "; ".join(clauses), _reinstall(plugin), plugin.name))
         if changed:
-            clauses = [f"the code of {', '.join(changed)} is not what was locked", *clauses]
-        if clauses:
-            return [Problem(who, "; ".join(clauses), _reinstall(plugin), plugin.name)]
+            what = f"the code of {', '.join(changed)} is not what was locked"
+            found.append(Problem(who, what, _reinstall(plugin), plugin.name))
+        if clauses or changed:
+            return found
         self._guard.expected |= {name: text for name, text in others.items() if text is not None}
-        return []
+        return None
 
     def check(self, plugin: Plugin, entry_point: EntryPoint) -> None:
         """Compare the distribution of an entry point of another group, before it is loaded.
@@ -92,6 +108,7 @@ class LockedCode:
             self._clauses[name] = differences_of(locked, found.found)
             if not self._clauses[name]:
                 self._guard.hold(locked, found)
+                allow(name)
         return self._clauses[name]
 
 

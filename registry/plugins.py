@@ -85,7 +85,7 @@ def load_plugins(
             what = f"has the name of {first}, which was found first; this one is skipped"
             hint = f"Uninstall {first.distribution} or {plugin.distribution}, or rename one entry point."
             loaded.problems.append(Problem(str(plugin), what, hint, plugin.name))
-        elif code is not None and (changes := code.plugin_differences(plugin, entry_point)):
+        elif code is not None and (changes := code.plugin_differences(plugin, entry_point)) is not None:
             loaded.differences += changes
         else:
             with contained() as traces:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from mszoo.registry import plugins
+from mszoo.registry import known_ops, plugins
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.cli import build
 from mszoo.registry.cli.lock.explain import HOLDS, LEAVES_OPEN
@@ -167,6 +167,24 @@ def test_changed_code_is_named_and_not_imported(pair, tmp_path):
         f"plugin 'alpha': the code of {module} is not what was locked ({tmp_path}/{module}.py)"
     ]
     assert module not in sys.modules
+
+
+def test_ops_of_changed_code_are_not_imported(pair, make_module, make_entry_point, tmp_path, monkeypatch):
+    """The plugin beside has an op, so whoever specifies ops is asked; the changed distribution does, too."""
+    entry_points, lock = pair
+    ops = make_entry_point(make_module("raise SystemExit"), "ops", "alpha-dist", group="mszoo.ops")
+    own = [item for item in importlib.metadata.entry_points(group="mszoo.ops") if item.dist.name == "mszoo"]
+    monkeypatch.setattr("mszoo.registry.known_ops.readable", lambda group: ([ops, *own], []))
+    known_ops._read.cache_clear()
+    sys.modules.pop(entry_points[0].value)
+    (tmp_path / f"{entry_points[0].value}.py").write_text("raise SystemExit")
+    try:
+        catalog = catalog_of(entry_points, lock)
+        assert catalog.op_decisions().keys() == {"rms_norm"}
+        assert catalog.problems == ()
+        assert ops.value not in sys.modules
+    finally:
+        known_ops._read.cache_clear()
 
 
 def test_changed_code_beside_the_named_modules(make_plugin, tmp_path):
