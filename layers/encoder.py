@@ -48,6 +48,7 @@ class EncoderSpec:
         positions: learned position embeddings.
         relative_bias: of the scores of layers that say so.
         token_types: embeddings of what part of a pair a token belongs to; ``offset`` means nothing here.
+        tasks: embeddings of tasks, the first of which every token gets (ERNIE); ``offset`` means nothing here.
         norm: of the last layer's hidden states; None where there is none.
         head: makes scores of classes; None for an encoder that gives embeddings.
         name: of the network in checkpoints of models with a head.
@@ -68,6 +69,7 @@ class EncoderSpec:
     positions: PositionSpec | None = None
     relative_bias: RelativeBiasSpec | None = None
     token_types: PositionSpec | None = None
+    tasks: PositionSpec | None = None
     norm: NormSpec | None = None
     head: HeadSpec | None = None
     name: str = "bert"
@@ -107,7 +109,7 @@ class EncoderForPooling(Encoder):
         dot = f"{prefix}." if prefix else ""
         width = spec.embedding_size or spec.hidden_size
         tables = {spec.embedding_name: token_embedding(spec.vocab_size, width, prefix=dot)}
-        for table in (spec.positions, spec.token_types):
+        for table in (spec.positions, spec.token_types, spec.tasks):
             if table is not None:
                 tables[table.name] = TokenEmbedding(table.num_embeddings, width, prefix=dot)
         for name, table in tables.items():
@@ -206,6 +208,9 @@ class EncoderForPooling(Encoder):
         if self.spec.token_types is not None:
             rows = torch.zeros_like(places) if types is None else to_torch(types)
             added = self._part(self.spec.token_types.name)(rows)
+        if self.spec.tasks is not None:
+            found = self._part(self.spec.tasks.name)(torch.zeros_like(places))
+            added = found if added is None else added + found
         if self.spec.positions is not None:
             rows = places + self.spec.positions.offset
             beyond = rows >= self.spec.positions.num_embeddings if self._may_be_too_long else None

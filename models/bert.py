@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from mszoo.layers.decoder.spec import NormSpec
+from mszoo.layers.decoder.spec import NormSpec, PositionSpec
 from mszoo.layers.encoder import EncoderForPooling, EncoderSpec
 from mszoo.models.encoder_reader import EncoderReader
 
@@ -21,10 +21,15 @@ class BertModel(EncoderForPooling):
     def read_config(cls, config: Any, who: str) -> EncoderSpec:
         """Read a ``bert`` config, or one of an encoder that differs in its name alone."""
         reader = EncoderReader(config, who)
-        reader.must_be("use_task_id", False)  # ERNIE's embeddings of tasks
         dense = "" if reader.classifies_tokens else f"{cls.root}.pooler.dense"
         head = reader.head(dense_name=dense)
-        return bert_encoder(reader, name=cls.root, head=head)
+        return bert_encoder(reader, name=cls.root, head=head, tasks=cls.read_tasks(reader))
+
+    @classmethod
+    def read_tasks(cls, reader: EncoderReader) -> PositionSpec | None:
+        """Return the embeddings of tasks, or None."""
+        del reader
+        return None
 
 
 class BertForSequenceClassification(BertModel):
@@ -36,9 +41,16 @@ class BertForTokenClassification(BertModel):
 
 
 class ErnieModel(BertModel):
-    """ERNIE, which is BERT without embeddings of tasks."""
+    """ERNIE, which is BERT with or without embeddings of tasks."""
 
     root: ClassVar[str] = "ernie"
+
+    @classmethod
+    def read_tasks(cls, reader: EncoderReader) -> PositionSpec | None:
+        """See :meth:`BertModel.read_tasks`."""
+        rows = reader.required("task_type_vocab_size")
+        name = "embeddings.task_type_embeddings"
+        return PositionSpec(rows, name=name) if reader.flag("use_task_id") else None
 
 
 class ErnieForSequenceClassification(ErnieModel):

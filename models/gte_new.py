@@ -56,7 +56,7 @@ class _Reader(EncoderReader):
         if rope.pop("partial_rotary_factor", 1.0) != 1.0 or rope.get("mixed_b") is not None:
             self.refuse("rope_parameters", self.required("rope_parameters"))
         if rope["rope_type"] == "ntk":  # another base, and all frequencies over one number
-            factor = rope["factor"]
+            factor = rope.get("factor") or self.refuse("rope_parameters", self.required("rope_parameters"))
             power = 2 / self.head_size_of_equal_shares()
             rope |= {
                 "rope_type": "linear",

@@ -49,6 +49,7 @@ _MODERN: Mapping[str, Any] = {
     "sep_token_id": 2,
 }
 _ALBERT: Mapping[str, Any] = {**_BERT, "embedding_size": 64, "num_hidden_groups": 2, "num_hidden_layers": 4}
+_ERNIE: Mapping[str, Any] = {**_BERT, "task_type_vocab_size": 3, "use_task_id": True}
 _MPNET: Mapping[str, Any] = {
     **{key: value for key, value in _ROBERTA.items() if key != "type_vocab_size"},
     "relative_attention_num_buckets": 32,
@@ -107,7 +108,7 @@ RECORDS = (
         encoder(f"Electra{kind}", "electra", {**_BERT, "embedding_size": 64}, model_type="electra")
         for kind in _KINDS
     ),
-    *(encoder(f"Ernie{kind}", "bert", _BERT, model_type="ernie") for kind in _KINDS),
+    *(encoder(f"Ernie{kind}", "bert", _ERNIE, model_type="ernie") for kind in _KINDS),
     *(encoder(f"Gte{kind}", "gte", _GTE, _WHOLE, model_type="gte") for kind in _KINDS),
     *(encoder(f"MPNet{kind}", "mpnet", _MPNET, _QKV, model_type="mpnet") for kind in _KINDS),
     *(

@@ -58,7 +58,7 @@ class EncoderConformance(ArchitectureConformance):
             if all("reference" not in vars(one) for one in cls.__mro__ if one is not EncoderConformance):
                 pytest.fail(f"transformers has no {adapter.architecture} to compare with", pytrace=False)
             write_tokenizer(folder, adapter.example_config["vocab_size"])
-            llm = engines.get(folder, load_format="dummy", enforce_eager=True, **cls.options())
+            llm = engines.get(folder, load_format="dummy", **cls.options())
             expected = model_of(llm).network.expected_tensors()
             return {name: entry.shape for name, entry in expected.items() if entry.shape is not None}
 

@@ -45,8 +45,14 @@ NOT_PUBLISHED = {
     "OrionForCausalLM",
     "TeleChat3ForCausalLM",
     "BertForTokenClassification",
-    *(f"DistilBert{kind}" for kind in ENCODERS),
-    *(f"ModernBert{kind}" for kind in ENCODERS),
+    *(
+        f"{family}{kind}"
+        for family in ("Albert", "DistilBert", "Gte", "MPNet", "ModernBert", "New")
+        for kind in ENCODERS
+    ),
+    *(f"{family}{kind}" for family in ("Camembert", "Electra", "Ernie") for kind in ENCODERS[1:]),
+    *(f"GteNew{kind}" for kind in ENCODERS[:2]),
+    "NomicBertModel",
     "RobertaForSequenceClassification",
     "RobertaForTokenClassification",
     "XLMRobertaForTokenClassification",
