@@ -42,14 +42,14 @@ suites: $(VENV)/.suites ## add MindSpore Transformers and MindSpore One to .venv
 demo: env ## serve SmolLM2 on MindSpore with vllm serve and ask it a question
 	@$(BIN)/python -m mszoo.adapters.vllm.cli.demo.serve
 
-test: env suites ## run all tests; with VLLM=0.30, what depends on vLLM, with that one
+test: env suites ## run the tests; VLLM=0.30: what depends on vLLM, with that one; ARGS=--all: the long ones too
 	@mkdir -p $(REPORTS)
 ifdef EVERY_VLLM
-	$(BIN)/python -m pytest @tests/engine/every_vllm.txt $(TWO_AT_A_TIME) --durations=10 \
+	$(BIN)/python -m pytest @tests/engine/every_vllm.txt $(TWO_AT_A_TIME) $(ARGS) --durations=10 \
 	  --junitxml=$(REPORTS)/engine.xml
 else
-	$(BIN)/python -m pytest tests/unit $(TWO_AT_A_TIME) --durations=10 --junitxml=$(REPORTS)/unit.xml
-	$(BIN)/python -m pytest tests/engine $(TWO_AT_A_TIME) --durations=10 --junitxml=$(REPORTS)/engine.xml
+	$(BIN)/python -m pytest tests/unit $(TWO_AT_A_TIME) $(ARGS) --durations=10 --junitxml=$(REPORTS)/unit.xml
+	$(BIN)/python -m pytest tests/engine $(TWO_AT_A_TIME) $(ARGS) --durations=10 --junitxml=$(REPORTS)/engine.xml
 endif
 
 ascend: env suites $(ASCEND)/.stand-in ## run tests on the real vllm-ascend, over a stand-in for the NPU; ARGS=--all for all

@@ -32,21 +32,7 @@ PROMPTS = [
 LONG = 8  # tokens of an answer
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--all", action="store_true", help="run the long tests too")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--all"):
-        return
-    skip = pytest.mark.skip(reason="takes long: make ascend ARGS=--all")
-    for item in items:
-        if item.get_closest_marker("long"):
-            item.add_marker(skip)
-
-
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "long: runs with --all alone")
     assert version("vllm-ascend") == "0.23.0", "make ascend runs these tests, in an environment of their own"
 
 

@@ -17,8 +17,11 @@ def attention_options(folder: Path, dtype: str) -> dict[str, Any]:
         folder: the checkpoint.
         dtype: as ``vllm.LLM`` takes it, such as ``float32``.
     """
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    latent = config.get("kv_lora_rank") is not None
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):  # of another format, or broken: whoever serves it will say so
+        return {}
+    latent = isinstance(config, dict) and config.get("kv_lora_rank") is not None
     return {"attention_backend": "CPU_MLA"} if latent and dtype != "bfloat16" and _kernels_of_amx() else {}
 
 
