@@ -85,7 +85,7 @@ def running_engine(folder: Path, **options: Any) -> Iterator[Any]:
     # aside, they cost nothing; vLLM's shutdown takes them back.
     gc.freeze()
     asked = defaults | options
-    llm = LLM(str(folder), **(attention_options(folder, asked["dtype"]) | asked))
+    llm = LLM(str(folder), **(attention_options(Path(folder), asked["dtype"]) | asked))
     try:
         yield llm
     finally:

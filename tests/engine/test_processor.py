@@ -27,25 +27,21 @@ def test_a_latent_cache_in_float32(tmp_path: Path) -> None:
         item for item in native.mszoo_model_adapters() if item.architecture == "DeepseekV2ForCausalLM"
     ]
     corpus.write_config(dict(record.example_config), tmp_path)
-    with (
-        pytest.raises(
-            RefusalError,
-            match=r"DeepseekV2ForCausalLM: it is served in float32, and vLLM attends to latent caches on "
-            r"processors with AMX in bfloat16 alone\. Serve it with --dtype bfloat16, or with "
-            r"--attention-backend CPU_MLA",
-        ),
-        running_engine(tmp_path, attention_backend=None, load_format="dummy"),
-    ):
+    options = {"attention_backend": None, "load_format": "dummy"}
+    with pytest.raises(RefusalError) as refusal, running_engine(tmp_path, **options):
         pass
+    assert (
+        "DeepseekV2ForCausalLM: it is served in float32, and vLLM attends to latent caches on processors with AMX "
+        "in bfloat16 alone. Serve it with --dtype bfloat16, or with --attention-backend CPU_MLA "
+        "(of a head: attention_backend in --speculative-config)"
+    ) in str(refusal.value)
 
 
 def test_int8_weights_in_float32(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
-    with (
-        pytest.raises(
-            RefusalError,
-            match=r"LlamaForCausalLM: it is served in float32, and vLLM multiplies int8 weights on processors with "
-            r"AMX in bfloat16 and float16 alone\. Serve it with --dtype bfloat16",
-        ),
-        running_engine(make_w8a8(checkpoint("llama"), tmp_path / "w8a8")),
-    ):
+    folder = make_w8a8(checkpoint("llama"), tmp_path / "w8a8")
+    with pytest.raises(RefusalError) as refusal, running_engine(folder):
         pass
+    assert (
+        "LlamaForCausalLM: it is served in float32, and vLLM multiplies int8 weights on processors with AMX "
+        "bfloat16 and float16 alone. Serve it with --dtype bfloat16"
+    ) in str(refusal.value)

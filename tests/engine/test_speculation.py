@@ -16,6 +16,7 @@ import torch
 import pytest
 
 from mszoo.adapters.decoder import LATENT
+from mszoo.conformance.processor import attention_options
 from mszoo.layers import step
 
 from .answers import WATCHED, run_all
@@ -101,6 +102,8 @@ def jobs(
     }
     for name, source in sparse.items():
         made |= {f"plain-{name}": _job(source), name: _job(source, "mtp", count=2)}
+        # vLLM asks for a head's attention backend on its own.
+        made[name]["options"]["speculative_config"] |= attention_options(source, "float32")
     made["ngram"] = _job(llama, "ngram", prompt_lookup_min=1, prompt_lookup_max=3)
     return made
 

@@ -58,7 +58,11 @@ def _check_float32_on_amx(who: str, vllm_config: Any) -> None:
     amx, any_dtype = (getattr(AttentionBackendEnum, name, None) for name in ("AMX_MLA", "CPU_MLA"))
     if vllm_config.model_config.use_mla and amx and vllm_config.attention_config.backend != any_dtype:
         what = "it is served in float32, and vLLM attends to latent caches on processors with AMX in bfloat16 alone"
-        raise RefusalError(who, what, "Serve it with --dtype bfloat16, or with --attention-backend CPU_MLA")
+        hint = (
+            "Serve it with --dtype bfloat16, or with --attention-backend CPU_MLA "
+            "(of a head: attention_backend in --speculative-config)"
+        )
+        raise RefusalError(who, what, hint)
     if amx and _is_w8a8(vllm_config.quant_config):
         what = (
             "it is served in float32, and vLLM multiplies int8 weights on processors with AMX in bfloat16 and "
