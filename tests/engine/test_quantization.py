@@ -95,9 +95,9 @@ def test_weights(kind: str, sources: dict[str, Path], tmp_path: Path) -> None:
         write(sources[kind], folder, plain, name)
         try:
             with running_engine(folder, dtype="bfloat16", **RAW_LOGITS) as llm:
-                if table()[name][kind] == "no":  # with AMX vLLM's own models have kernels for more
-                    assert AMX, name
-                    assert served_by(llm)["adapter"] is None
+                # With AMX vLLM has kernels for more, some for its own models alone.
+                assert table()[name][kind] == "yes" or AMX, name
+                if table()[name][kind] == "no" and served_by(llm)["adapter"] is None:
                     continue
                 worst = worst_logit(llm, plain)
                 assert worst <= tolerance(name), f"{name}: logits differ by {worst:.2f}"
@@ -107,6 +107,9 @@ def test_weights(kind: str, sources: dict[str, Path], tmp_path: Path) -> None:
             assert KINDS[kind].removeprefix("native.") in str(refusal)
             assert any(reason in str(refusal) for reason in REASONS)
             assert "dense models take compressed-tensors W8A8" in str(refusal)
+        except ValueError as error:  # of vLLM's own model: mszoo's leave it to that where there is AMX
+            assert AMX, name
+            assert "Unsupported FP8 MoE backend" in str(error)
 
 
 @pytest.mark.usefixtures("groups_of_its_own")
