@@ -22,7 +22,8 @@ except importlib.metadata.PackageNotFoundError:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "tier"), [("XLMRobertaModel", "engine"), ("ElectraModel", "numeric")]
+    ("architecture", "tier"),
+    [("XLMRobertaModel", "numeric"), pytest.param("ElectraModel", "engine", marks=pytest.mark.long)],
 )
 def test_conformance(architecture: str, tier: str) -> None:
     status, report, _ = check(f"mindone.{architecture}", "--tier", tier, path=[])

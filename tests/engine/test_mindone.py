@@ -134,6 +134,7 @@ def prompts(smollm2: Path) -> Iterator[list[list[int]]]:
     ]
 
 
+@pytest.mark.long
 def test_smollm2_answers_as_the_native_model_does(smollm2: Path, prompts: list[list[int]]) -> None:
     from vllm import SamplingParams
 

@@ -14,7 +14,12 @@ except importlib.metadata.PackageNotFoundError:
     pytest.skip("mindone is not installed: make suites", allow_module_level=True)
 
 #: One of each kind: norms of heads, norms of 1 + w and caps, experts, learned positions.
-REPRESENTATIVES = ("Qwen3ForCausalLM", "Gemma2ForCausalLM", "Qwen3MoeForCausalLM", "OPTForCausalLM")
+REPRESENTATIVES = (
+    "Qwen3ForCausalLM",
+    pytest.param("Gemma2ForCausalLM", marks=pytest.mark.long),
+    "Qwen3MoeForCausalLM",
+    "OPTForCausalLM",
+)
 
 
 @pytest.mark.parametrize("architecture", REPRESENTATIVES)
