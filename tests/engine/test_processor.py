@@ -42,6 +42,6 @@ def test_int8_weights_in_float32(checkpoint: Callable[..., Path], tmp_path: Path
     with pytest.raises(RefusalError) as refusal, running_engine(folder):
         pass
     assert (
-        "LlamaForCausalLM: it is served in float32, and vLLM multiplies int8 weights on processors with AMX "
+        "LlamaForCausalLM: it is served in float32, and vLLM multiplies int8 weights on processors with AMX in "
         "bfloat16 and float16 alone. Serve it with --dtype bfloat16"
     ) in str(refusal.value)
