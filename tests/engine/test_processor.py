@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from mszoo.adapters.vllm.models import lacking
 from mszoo.registry.errors import RefusalError
 from tests.published import corpus
 
-from .conftest import running_engine
+from .conftest import running_engine, served_by
 from .test_inherited import make_w8a8
 
 
@@ -45,3 +46,13 @@ def test_int8_weights_in_float32(checkpoint: Callable[..., Path], tmp_path: Path
         "LlamaForCausalLM: it is served in float32, and vLLM multiplies int8 weights on processors with AMX in "
         "bfloat16 and float16 alone. Serve it with --dtype bfloat16"
     ) in str(refusal.value)
+
+
+def test_int8_weights_with_zero_points_in_float32(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    """vLLM multiplies these by oneDNN, on any processor."""
+    folder = make_w8a8(checkpoint("llama"), tmp_path / "w8a8")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"]["config_groups"]["group_0"]["input_activations"]["symmetric"] = False
+    (folder / "config.json").write_text(json.dumps(config))
+    with running_engine(folder) as llm:
+        assert served_by(llm)["adapter"] == "native.LlamaForCausalLM"

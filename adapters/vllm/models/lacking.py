@@ -112,12 +112,15 @@ def _schemes(quantization: Any) -> list[Any]:
 
 
 def _is_w8a8(quantization: Any) -> bool:
-    """Say whether a compressed-tensors checkpoint has int8 weights, and what they multiply is made int8."""
-    groups = getattr(quantization, "target_scheme_map", {}).values()
-    return any(
-        group and group.get("input_activations") is not None and group["weights"].type == "int"
-        for group in groups
-    )
+    """Say whether a compressed-tensors checkpoint has int8 weights, and what they multiply is made int8.
+
+    Where that has a zero point vLLM multiplies by oneDNN, in float32 too.
+    """
+    for group in getattr(quantization, "target_scheme_map", {}).values():
+        given = group.get("input_activations") if group else None
+        if given is not None and given.symmetric and group["weights"].type == "int":
+            return True
+    return False
 
 
 def _has_amx() -> bool:
