@@ -17,13 +17,17 @@ from .test_bad_input import edit_tensors, generate
 
 
 def test_every_registered_name_meets_vllms_class_checks() -> None:
-    """Each class generates text or is pooled, and vLLM can convert it to a pooling model."""
+    """Each class generates text or is pooled, and vLLM can convert it to a pooling model.
+
+    Medusa's heads alone read hidden states in place of tokens and positions, vLLM's own as ours.
+    """
     from vllm.model_executor.models.adapters import as_embedding_model, as_seq_cls_model
     from vllm.model_executor.models.interfaces_base import (
         is_pooling_model,
         is_text_generation_model,
         is_vllm_model,
     )
+    from vllm.model_executor.models.medusa import Medusa
     from vllm.model_executor.models.registry import ModelRegistry
 
     from mszoo.adapters.vllm.install import install
@@ -36,6 +40,9 @@ def test_every_registered_name_meets_vllms_class_checks() -> None:
     for name in names:
         model_class = ModelRegistry.models[name].load_model_cls()
         assert model_class.__name__ == name.replace(".", "_")
+        if name.removeprefix("native.") == "MedusaModel":
+            assert is_vllm_model(model_class) == is_vllm_model(Medusa), name
+            continue
         assert is_vllm_model(model_class), name
         assert is_pooling_model(model_class) != is_text_generation_model(model_class), name
         assert is_pooling_model(as_embedding_model(model_class)), name
