@@ -176,7 +176,7 @@ def test_fork(changes, method, level, text):
             {"MSZOO_XYZ": ""},
             "warning",
             "MSZOO_XYZ: is not a variable of mszoo, and does nothing. mszoo reads MSZOO_DISABLE, MSZOO_KERNELS, "
-            "MSZOO_LOCK, MSZOO_PREFER. unset MSZOO_XYZ",
+            "MSZOO_LOCK, MSZOO_PLUGINS, MSZOO_PREFER. unset MSZOO_XYZ",
         ),
     ],
 )
