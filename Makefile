@@ -30,7 +30,7 @@ STAND_IN := $(shell find tests/torch_npu_stand_in -type f -not -name '*.pyc' -no
 # Most of the tests' time one core starts an engine. The tests of a file share their engines: they stay together.
 TWO_AT_A_TIME := -n 2 --dist loadfile
 
-.PHONY: help env suites demo test ascend published upstream lint clean
+.PHONY: help env suites demo test ascend published upstream newcomer lint clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ upstream: env suites ## run tests of vLLM's own, with mszoo and without: exit 1 
 	$(PIP) install --no-deps --upgrade --target .cache/upstream/site -r requirements-upstream.txt
 	$(BIN)/python -m tests.tools.upstream
 
+newcomer: env ## build it, install it into fresh environments with pip and with uv, serve, write a plugin
+	$(BIN)/python -m tests.tools.newcomer $(ARGS)
+
 lint: env ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -81,14 +84,14 @@ $(VENV)/.python:
 	$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 
-$(VENV)/.requirements: $(VENV)/.python $(REQUIREMENTS) $(wildcard .ci/*/*)
+$(VENV)/.requirements: $(VENV)/.python $(REQUIREMENTS)
 	$(PIP) install --no-deps $(REQUIREMENTS:%=-r %)
-	$(PIP) install --no-deps --no-build-isolation ./.ci/torchvision-ops ./.ci/vllm-metadata
 	@touch $@
 
 # A strict editable install links single files, so it is made again when files come or go.
 $(VENV)/.project: $(VENV)/.requirements $(VENV)/.files pyproject.toml setup.py $(wildcard kernels/csrc/*)
 	$(PIP) install --no-deps --no-build-isolation --config-settings editable_mode=strict -e .
+	$(BIN)/python -m mszoo.registry.vllm_metadata
 	@touch $@
 
 # After the project, so that pip runs once at a time; and again only if what is pinned changes.
@@ -103,7 +106,8 @@ $(ASCEND)/.stand-in: $(VENV)/.requirements requirements-ascend-stand-in.txt $(ST
 	  > $$($(ASCEND)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/mszoo-below.pth
 	$(ASCEND)/bin/python -m pip --disable-pip-version-check install --no-deps --ignore-installed -r requirements-ascend-stand-in.txt
 	$(ASCEND)/bin/python -m pip --disable-pip-version-check install --no-deps --ignore-installed --no-build-isolation \
-	  ./.ci/vllm-metadata ./tests/torch_npu_stand_in
+	  ./tests/torch_npu_stand_in
+	$(ASCEND)/bin/python -m mszoo.registry.vllm_metadata --ignore-installed
 	@touch $@
 
 $(VENV)/.files: $(VENV)/.python FORCE

@@ -13,7 +13,17 @@ The ground floor: it imports nothing of vLLM, torch, MindSpore or mszoo's other 
 """
 
 from mszoo.registry.errors import MszooError
+from mszoo.registry.finding import Finding
 from mszoo.registry.hookspecs import hookimpl
 from mszoo.registry.records import Capability, LayerAdapter, ModelAdapter, OpAdapter, Suite
 
-__all__ = ["Capability", "LayerAdapter", "ModelAdapter", "MszooError", "OpAdapter", "Suite", "hookimpl"]
+__all__ = [
+    "Capability",
+    "Finding",
+    "LayerAdapter",
+    "ModelAdapter",
+    "MszooError",
+    "OpAdapter",
+    "Suite",
+    "hookimpl",
+]

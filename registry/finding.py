@@ -23,12 +23,15 @@ class Finding:
         who: the distribution, variable, plugin or machine that it is about.
         what: a clause without a closing period.
         hint: what to do about it; ends with the command where one mends it.
+        fix: the command that mends it and asks nothing, as a list of arguments; ``mszoo doctor --fix`` shows it
+            and runs it. Empty where people have to decide.
     """
 
     level: Level
     who: str
     what: str
     hint: str
+    fix: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("who", "what", "hint"):

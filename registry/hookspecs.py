@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import pluggy
 
 from mszoo.registry.decisions import Decision
+from mszoo.registry.finding import Finding
 from mszoo.registry.records import LayerAdapter, ModelAdapter, OpAdapter, Suite
 
 PROJECT = "mszoo"
@@ -37,6 +38,11 @@ def mszoo_op_adapters() -> Iterable[OpAdapter]:  # type: ignore[empty-body]
 @hookspec(firstresult=True)
 def mszoo_select(architecture: str, candidates: Sequence[ModelAdapter]) -> ModelAdapter | None:
     """Choose one of an architecture's available candidates, or None to leave the order as it is."""
+
+
+@hookspec
+def mszoo_doctor_checks(device: str) -> Iterable[Finding]:  # type: ignore[empty-body]
+    """Say what on this machine or in this environment keeps the plugin's models from being served on a device."""
 
 
 @hookspec

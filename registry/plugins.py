@@ -69,6 +69,13 @@ def load_plugins(
     loaded = Loaded()
     if entry_points is None:
         entry_points, loaded.problems = readable(GROUP)
+    if settings.plugins:
+        # Imported here: it is for trying.
+        from mszoo.registry.unpackaged import unpackaged
+
+        more, problems = unpackaged(settings.plugins, GROUP)
+        entry_points = [*entry_points, *more]
+        loaded.problems += problems
     code = None if lock is None else _locked_code(lock)
     if code is not None:
         loaded.differences += code.own_differences()

@@ -25,6 +25,7 @@ class Settings:
         disabled: plugin names of MSZOO_DISABLE; they are not imported.
         kernels: MSZOO_KERNELS; one of :data:`KERNELS`.
         lock: MSZOO_LOCK, absolute; the lock file to enforce, or None.
+        plugins: MSZOO_PLUGINS; plugins that are not packaged: modules, and absolute paths of files and folders.
     """
 
     prefer: tuple[str, ...] = ()
@@ -32,6 +33,7 @@ class Settings:
     disabled: frozenset[str] = frozenset()
     kernels: str = "auto"
     lock: Path | None = None
+    plugins: tuple[str, ...] = ()
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -49,6 +51,7 @@ class Settings:
             disabled=frozenset() if none_disabled else frozenset(_names(disable)),
             kernels=_kernels(environ.get("MSZOO_KERNELS", "")),
             lock=_path(environ.get("MSZOO_LOCK", "")),
+            plugins=tuple(map(_module, _names(environ.get("MSZOO_PLUGINS", "")))),
         )
 
 
@@ -64,6 +67,15 @@ def _suites(text: str) -> tuple[str, ...]:
                 "MSZOO_PREFER", f"{name!r} is not a suite name", "Separate names by commas: mindone,native."
             )
     return names
+
+
+def _module(text: str) -> str:
+    if os.sep in text or text.endswith(".py"):
+        return str(Path(text).expanduser().absolute())
+    if not all(part.isidentifier() for part in text.split(".")):
+        hint = "Name modules, files or folders, separated by commas: my_plugin, ./my_plugin.py."
+        raise SettingsError("MSZOO_PLUGINS", f"{text!r} is neither a module nor a path", hint)
+    return text
 
 
 def _path(text: str) -> Path | None:

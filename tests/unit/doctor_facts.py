@@ -25,7 +25,6 @@ GOOD = Environment(
     other_plugins=("stats",),
     kernel_libraries=("cpu_ops.torch-2.13.0.so",),
 )
-SOURCE = "In mszoo's source folder: pip install --no-deps ./.ci/vllm-metadata"
 PLATFORM = {"platform_plugins": ("ascend",)}
 #: A machine with all that vllm-ascend 0.23.0 wants, and what is installed on it.
 ASCEND = Machine(

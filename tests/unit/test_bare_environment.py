@@ -139,6 +139,7 @@ print(json.dumps({
     assert report["importable"] == []
     assert report["all"] == [
         "Capability",
+        "Finding",
         "LayerAdapter",
         "ModelAdapter",
         "MszooError",

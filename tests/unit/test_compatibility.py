@@ -41,7 +41,7 @@ def mszoo_commands():
 """
 HOOKS = (
     "mszoo_suite, mszoo_model_adapters, mszoo_layer_adapters, mszoo_op_adapters, mszoo_select, "
-    "mszoo_model_loaded."
+    "mszoo_doctor_checks, mszoo_model_loaded."
 )
 UNKNOWN = "is unknown, so it is ignored. It needs a newer mszoo."
 TOLD = [

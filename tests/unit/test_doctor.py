@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -12,11 +13,17 @@ import pytest
 from typer.testing import CliRunner
 
 from mszoo.registry import plugins, versions
+from mszoo.registry.catalog import Catalog
 from mszoo.registry.cli import build
 from mszoo.registry.cli.doctor.environment import DISTRIBUTIONS, read_environment
+from mszoo.registry.cli.doctor.fix import fix
 from mszoo.registry.cli.doctor.imports import IMPORTS, check_imports
+from mszoo.registry.cli.doctor.plugins import plugins_findings
 from mszoo.registry.cli.doctor.settings import VARIABLES
 from mszoo.registry.cli.doctor.vllm import check_installed
+from mszoo.registry.discovery import discover
+from mszoo.registry.finding import Finding
+from mszoo.registry.settings import Settings
 
 from .doctor_facts import GOOD, ROOT, facts, texts
 
@@ -114,32 +121,32 @@ def test_the_command(environment):
     text = " ".join(result.stdout.split())
     assert "Device cpu, decisions " in text
     assert "problems: 0; imports were not tried: mszoo doctor --imports" in text
-    environment(facts(versions={"torchvision": "0.28.0"}))
+    environment(facts(versions={"torchaudio": "2.13.0+cu130"}))
     result = run()
     assert result.exit_code == 1
-    assert "pip uninstall -y torchvision" in " ".join(result.stdout.split())
+    assert "pip uninstall -y torchaudio" in " ".join(result.stdout.split())
     assert "problems: 1" in " ".join(result.stdout.split())
     assert run("--nothing").exit_code == 2
 
 
 def test_the_command_in_json(environment):
-    environment(facts(versions={"vllm-mindspore": "0.5.1", "torchvision": "0.28.0"}))
+    environment(facts(versions={"vllm-mindspore": "0.5.1", "torchaudio": "2.13.0+cu130"}))
     result = run("--json")
     report = json.loads(result.stdout)
     assert result.exit_code == 1
     assert (report["device"], report["python"], report["imports"]) == ("cpu", "3.11.9", False)
-    assert report["versions"]["torchvision"] == "0.28.0"
+    assert report["versions"]["torchaudio"] == "2.13.0+cu130"
     assert [item["level"] for item in report["findings"]] == ["problem", "warning", "info"]
-    assert report["findings"][0]["mend"].endswith("pip uninstall -y torchvision")
+    assert report["findings"][0]["mend"].endswith("pip uninstall -y torchaudio")
 
 
 def test_a_bad_setting_is_a_finding_and_hides_no_other(environment, monkeypatch):
     monkeypatch.setenv("MSZOO_KERNELS", "cuda")
-    environment(facts(environ={"MSZOO_KERNELS": "cuda"}, versions={"torchvision": "0.28.0"}))
+    environment(facts(environ={"MSZOO_KERNELS": "cuda"}, versions={"torchaudio": "2.13.0+cu130"}))
     result = run("--json")
     assert result.exit_code == 1
     assert [item["who"] for item in json.loads(result.stdout)["findings"][:2]] == [
-        "torchvision 0.28.0",
+        "torchaudio 2.13.0+cu130",
         "MSZOO_KERNELS",
     ]
 
@@ -206,3 +213,115 @@ def test_a_vllm_that_is_nowhere(tmp_path, monkeypatch):
         archive.writestr("vllm-9.9.dist-info/WHEEL", tags)
         archive.writestr("vllm-9.9.dist-info/RECORD", "")
     assert json.loads(run("--vllm", "9.9", "--json").stdout)["version"] == "9.9"
+
+
+FIXED = """
+import sys
+from mszoo.registry import Finding
+from mszoo.registry.cli.doctor.fix import fix
+
+findings = [
+    Finding("problem", "a", "is bad", "Mend it", (sys.executable, "-c", "print('mended a')")),
+    Finding("warning", "b", "is bad too", "Mend it", (sys.executable, "-c", "print('mended a')")),
+    Finding("warning", "c", "is worse", "Mend it", (sys.executable, "-c", sys.argv[2])),
+    Finding("info", "d", "is for people", "Think"),
+]
+raise SystemExit(fix(findings, "cpu", yes=sys.argv[1] == "yes"))
+"""
+
+
+def fixed(answer, third="print('mended c')", given=""):
+    command = [sys.executable, "-c", FIXED, answer, third]
+    return subprocess.run(command, check=False, input=given, capture_output=True, text=True, timeout=120)
+
+
+def test_fixes_are_shown_asked_for_and_run_once_each():
+    done = fixed("ask", given="n\n")
+    assert done.returncode == 1
+    assert "These commands mend what was found:" in done.stdout
+    assert "# a, b" in done.stdout
+    assert "# c" in done.stdout
+    assert "Run them?" in done.stdout
+    assert "Nothing was changed." in done.stdout
+    assert "mended a\n" not in done.stdout
+    done = fixed("yes")
+    assert [line for line in done.stdout.splitlines() if line.startswith("mended")] == [
+        "mended a",
+        "mended c",
+    ]
+    assert "Device cpu, decisions " in done.stdout  # it examined anew
+
+
+def test_a_fix_that_fails_ends_it():
+    done = fixed("yes", "raise SystemExit(3)")
+    assert done.returncode == 1
+    assert (
+        "ended with exit status 3; the commands after it were not run. Its output above says why."
+        in done.stderr
+    )
+    assert "Device cpu" not in done.stdout
+
+
+def test_a_fix_that_is_not_there(capsys):
+    absent = Finding("problem", "a", "is bad", "Mend it", ("/no/such/command", "it"))
+    assert fix([absent], "cpu", yes=True) == 1
+    said = "/no/such/command it: can't be run (No such file or directory). Is it still there?\n"
+    assert capsys.readouterr().err == said
+
+
+def test_fix_without_anything_to_mend(environment):
+    result = run("--fix")
+    assert result.exit_code == 0
+    assert "Nothing here is mended by a command of mszoo doctor --fix." in result.stdout
+    environment(facts(versions={"torchaudio": "2.13.0+cu130"}))
+    assert run("--fix").exit_code == 1
+    assert run("--fix", "--json").exit_code == 2
+    assert run("--yes").exit_code == 2
+
+
+CHECKS = {
+    "good": (
+        "return [Finding('warning', 'the cache', 'is cold', 'Warm it', ('true',))]",
+        "the cache, says demo-dist 1.0: is cold. Warm it",
+    ),
+    "raises": ("raise ValueError('no')", "mszoo_doctor_checks raised ValueError: no"),
+    "text": (
+        "return 'bad'",
+        "mszoo_doctor_checks returned a str instead of an iterable. Return a list of Finding records.",
+    ),
+    "none": ("return None", "mszoo_doctor_checks raised after 0 items TypeError"),
+    "wrong": (
+        "return [5]",
+        "item 0 of mszoo_doctor_checks is refused: RecordError: an int: is no Finding. "
+        "Return Finding records only.",
+    ),
+    "level": (
+        "return [Finding('bad', 'a', 'b', 'c')]",
+        "a Finding: has the level 'bad'",
+    ),
+    "who": ("return [Finding('info', 5, 'b', 'c')]", "requires a 'str' object"),
+    "fix": (
+        "return [Finding('info', 'a', 'b', 'c', ['ls'])]",
+        "a Finding: has a list as its fix. Give a command as a tuple of texts.",
+    ),
+    "endless": (
+        "import itertools\n    return (Finding('info', 'a', 'b', 'c') for _ in itertools.count())",
+        "mszoo_doctor_checks gives more than 100 findings; all are ignored. Give a few that people can read.",
+    ),
+    "leaves": ("import os\n    os.chdir('/')\n    return []", "when mszoo_doctor_checks was called"),
+}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_checks_of_plugins(name, make_plugin):
+    body, text = CHECKS[name]
+    source = f"from mszoo.registry import Finding\n@hookimpl\ndef mszoo_doctor_checks(device):\n    {body}\n"
+    here = Path.cwd()
+    settings = Settings()
+    catalog = Catalog(discover(settings, [make_plugin(source, name)]), settings, "cpu")
+    assert catalog.problems == ()
+    (finding,) = plugins_findings(catalog)
+    assert text in str(finding)
+    assert (finding.level, finding.fix) == (("warning", ("true",)) if name == "good" else ("problem", ()))
+    assert "demo-dist 1.0" in str(finding)
+    assert Path.cwd() == here

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import shlex
+
 from mszoo.registry.ascend.machine import Machine
 from mszoo.registry.cli.doctor.ascend import check_ascend
 from mszoo.registry.cli.doctor.environment import DISTRIBUTIONS
 from mszoo.registry.cli.doctor.kernels import check_kernels, library_name
+from mszoo.registry.installer import reinstall
 from mszoo.registry.versions import ASCEND_STACKS
 
 from .doctor_facts import ASCEND, ASCEND_VERSIONS, GOOD, ROOT, facts, texts
 
 
 def test_kernels():
-    hint = "pip install --force-reinstall --no-deps --no-build-isolation ."
+    command = reinstall()
+    shown = shlex.join(command)
+    assert "--force-reinstall --no-deps --no-build-isolation" in shown
     (finding,) = check_kernels(facts(kernel_libraries=("cpu_ops.torch-2.12.0.so",)))
     assert (finding.level, str(finding)) == (
         "warning",
         "mszoo: has no compiled kernels for torch 2.13.0+cpu, and is slower without them (they were compiled for "
-        f"torch 2.12.0). In mszoo's source folder: {hint}",
+        f"torch 2.12.0). Compile them: mszoo doctor --fix, or {shown}",
     )
+    assert finding.fix == command
     (finding,) = check_kernels(facts(kernel_libraries=(), compiler=False))
     assert str(finding) == (
-        "mszoo: has no compiled kernels for torch 2.13.0+cpu, and is slower without them. In mszoo's source "
-        f"folder: install a C++ compiler (apt-get install g++), then {hint}"
+        "mszoo: has no compiled kernels for torch 2.13.0+cpu, and is slower without them. Install a C++ compiler "
+        f"(apt-get install g++), then compile them: {shown}"
     )
+    assert finding.fix == ()
     (finding,) = check_kernels(facts(kernel_libraries=None))
     assert (finding.level, str(finding)) == (
         "problem",
-        f"mszoo: lacks its package mszoo.kernels. In mszoo's source folder: {hint}",
+        f"mszoo: lacks its package mszoo.kernels. Install it anew: {shown}",
     )
     assert list(check_kernels(facts("npu", kernel_libraries=()))) == []
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 
 import pytest
 
 from mszoo.registry.cli.doctor.settings import VARIABLES, check_settings
 from mszoo.registry.cli.doctor.vllm_plugins import check_fork, check_vllm_plugins
+from mszoo.registry.installer import reinstall
 
 from .doctor_facts import PLATFORM, ROOT, facts, texts
 
@@ -79,7 +81,7 @@ def test_our_entry_point_and_several_platforms():
     (finding,) = check_vllm_plugins(facts(general_plugins=()))
     assert str(finding) == (
         "mszoo: has no entry point in vllm.general_plugins, so vLLM never asks it. "
-        "Install mszoo again, in its source folder: pip install --no-deps --no-build-isolation ."
+        f"Install it anew: {shlex.join(reinstall())}"
     )
     (finding,) = check_vllm_plugins(facts(platform_plugins=("ascend", "other")))
     assert str(finding) == (
@@ -174,7 +176,7 @@ def test_fork(changes, method, level, text):
             {"MSZOO_XYZ": ""},
             "warning",
             "MSZOO_XYZ: is not a variable of mszoo, and does nothing. mszoo reads MSZOO_DISABLE, MSZOO_KERNELS, "
-            "MSZOO_LOCK, MSZOO_PREFER. unset MSZOO_XYZ",
+            "MSZOO_LOCK, MSZOO_PLUGINS, MSZOO_PREFER. unset MSZOO_XYZ",
         ),
     ],
 )

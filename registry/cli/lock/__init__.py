@@ -67,6 +67,9 @@ def lock(
         # A lock in force must not stand in the way of the next one.
         environ = {name: value for name, value in os.environ.items() if name != "MSZOO_LOCK"}
         catalog = load_catalog(environ, chosen_device(device))
+        if catalog.settings.plugins:
+            what = "names plugins that are not packaged, and a lock holds to distributions"
+            raise LockError("MSZOO_PLUGINS", what, "Unset it, or package them: mszoo new.")
         made = make_lock(catalog)
         made.write(path)
         catalog.differences = tuple(unhashable(made.code))

