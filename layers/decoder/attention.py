@@ -74,7 +74,7 @@ class SelfAttention(Module):
         add_part(self, spec.o_name, output)
 
     @property
-    def qkv(self) -> torch.nn.Module:
+    def qkv_projection(self) -> torch.nn.Module:
         """The projection to queries, keys and values, or what vLLM put in its place."""
         return self.get_submodule(self.spec.qkv_name)
 
@@ -92,7 +92,7 @@ class SelfAttention(Module):
 
     def forward(self, positions: ms.Tensor, x: ms.Tensor) -> ms.Tensor:
         """[T], [T, input] -> [T, hidden]."""
-        qkv = apply_linear(self.qkv, x)
+        qkv = apply_linear(self.qkv_projection, x)
         late = self.spec.qk_norm_after_rotary
         if self._norm_heads is not None and not late:
             qkv = self._norm_heads(qkv)
@@ -109,10 +109,10 @@ class SelfAttention(Module):
         spec = self.spec
         table: dict[str, Expected] = {}
         if spec.qkv_layout is not None:
-            table |= ordered_tensors(f"{name}.{spec.qkv_name}", self.qkv, spec.qkv_layout)
+            table |= ordered_tensors(f"{name}.{spec.qkv_name}", self.qkv_projection, spec.qkv_layout)
         if spec.conv1d:
             if spec.qkv_layout is None:
-                table |= transposed_tensors(f"{name}.{spec.qkv_name}", self.qkv)
+                table |= transposed_tensors(f"{name}.{spec.qkv_name}", self.qkv_projection)
             table |= transposed_tensors(f"{name}.{spec.o_name}", self.output_projection)
         return table
 

@@ -46,27 +46,27 @@ class MLP(Module):
         add_part(self._owner, spec.down_name, down)
 
     @property
-    def up(self) -> torch.nn.Module:
+    def up_projection(self) -> torch.nn.Module:
         """The first projection (gate and up where gated), or what vLLM put in its place."""
         return self._projection(self.spec.up_name)
 
     @property
-    def down(self) -> torch.nn.Module:
+    def down_projection(self) -> torch.nn.Module:
         """The second projection, or what vLLM put in its place."""
         return self._projection(self.spec.down_name)
 
     def forward(self, x: ms.Tensor) -> ms.Tensor:
         """[T, hidden] -> [T, hidden]."""
-        return apply_linear(self.down, self.act_fn(apply_linear(self.up, x)))
+        return apply_linear(self.down_projection, self.act_fn(apply_linear(self.up_projection, x)))
 
     def checkpoint_tensors(self, name: str) -> dict[str, Expected]:
         """See :class:`mszoo.layers.weights.HasOwnTensors`."""
         if self.spec.up_first:
-            return swapped_tensors(f"{name}.{self.spec.up_name}", self.up)
+            return swapped_tensors(f"{name}.{self.spec.up_name}", self.up_projection)
         if not self.spec.conv1d:
             return {}
-        up = transposed_tensors(f"{name}.{self.spec.up_name}", self.up)
-        return up | transposed_tensors(f"{name}.{self.spec.down_name}", self.down)
+        up = transposed_tensors(f"{name}.{self.spec.up_name}", self.up_projection)
+        return up | transposed_tensors(f"{name}.{self.spec.down_name}", self.down_projection)
 
     def _projection(self, name: str) -> torch.nn.Module:
         owner: torch.nn.Module = self._owner

@@ -98,8 +98,8 @@ def multiplied_otherwise(layer: DecoderLayer, method: type) -> str | None:
 
 def projections(layer: DecoderLayer) -> tuple[torch.nn.Module, ...]:
     """Return the linear layers of a layer in order: qkv, o, and of an MLP up (gate and up where gated) and down."""
-    of_mlp = () if layer.has_experts else (layer.mlp.up, layer.mlp.down)
-    return layer.attention.qkv, layer.attention.output_projection, *of_mlp
+    of_mlp = () if layer.has_experts else (layer.mlp.up_projection, layer.mlp.down_projection)
+    return layer.attention.qkv_projection, layer.attention.output_projection, *of_mlp
 
 
 def _ops(layer: DecoderLayer) -> Iterator[str]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import tomllib
 from typer.testing import CliRunner
 
 from mszoo.registry import plugins
 from mszoo.registry.cli import build
-from mszoo.registry.cli.new import Names, names_of, write
+from mszoo.registry.cli.new import KINDS, Names, names_of, write
 from mszoo.registry.errors import MszooError
 
 EXAMPLE = Path(__file__).parents[1] / "example_plugin"
@@ -63,6 +67,8 @@ def test_every_name_is_filled_in(tmp_path):
         "package",
         "suite",
         "prefix",
+        "kind",
+        "subject",
         "architecture",
         "directory",
         "files",
@@ -166,3 +172,43 @@ def test_the_name_of_another_suite_is_refused(make_plugin, monkeypatch):
     entry_point = make_plugin('@hookimpl\ndef mszoo_suite():\n    return Suite("acme")', name="other")
     monkeypatch.setattr(plugins, "readable", lambda group: ([entry_point], []))
     assert run("mszoo-acme").stderr == "mszoo new: there is a suite 'acme' already. Choose another name.\n"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_is_a_whole_package_that_passes_the_static_tier(kind, tmp_path):
+    report = json.loads(run("acme-llm", "--kind", kind, "--json").stdout)
+    assert (report["kind"], "architecture" in report) == (kind, kind in ("decoder", "encoder"))
+    folder = Path(report["directory"])
+    for name, text in contents(folder).items():
+        assert "@" not in text.replace("@hookimpl", "").replace("@classmethod", "").replace(
+            " @ ", ""
+        ).replace("actions/checkout@v4", "").replace("actions/setup-python@v5", ""), name
+        if name.endswith(".py"):
+            ast.parse(text)
+    # Installed as pip does it, without pip.
+    info = folder / "acme_llm-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-llm\nVersion: 0.1.0\n")
+    points = tomllib.loads((folder / "pyproject.toml").read_text())["project"]["entry-points"]
+    lines = [
+        f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in found.items()) for group, found in points.items()
+    ]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    command = [sys.executable, "-c", "from mszoo.registry.cli import main; main()"]
+    command += ["check", "acme_llm", "--tier", "static", "--json"]
+    environ = os.environ | {"PYTHONPATH": str(folder)}
+    done = subprocess.run(
+        command,
+        env=environ,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    report = json.loads(done.stdout)
+    outcomes = {item["test"]: item["outcome"] for adapter in report["adapters"] for item in adapter["tests"]}
+    assert done.returncode == 0, done.stdout
+    assert set(outcomes.values()) <= {"passed", "skipped"}
+    assert {"model": "test_example_config", "layer": "test_target_exists", "op": "test_op_exists"}[
+        KINDS[kind].noun
+    ] in outcomes

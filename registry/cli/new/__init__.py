@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from mszoo.registry.availability import installed_version
-from mszoo.registry.cli.report import JsonOption, chosen_device, print_json
+from mszoo.registry.cli.report import JsonOption, choice, chosen_device, print_json
 from mszoo.registry.devices import TABLE
 from mszoo.registry.errors import MszooError
 from mszoo.registry.load import load_catalog
@@ -25,17 +25,43 @@ from mszoo.registry.validation import SUITE_NAME
 
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _PREFIX = "mszoo_"
-#: Files of the package, and the template of each.
+#: Files of every package, and the template of each.
 _FILES = {
     "pyproject.toml": "pyproject.toml",
-    "README.md": "README.md",
     ".gitignore": "gitignore",
     ".github/workflows/check.yml": "workflow.yml",
     "@PACKAGE@/__init__.py": "init.py",
+}
+#: Files that each kind has its own template of, in a folder of the kind's name.
+_OF_EACH_KIND = {
+    "README.md": "README.md",
     "@PACKAGE@/adapter.py": "adapter.py",
-    "@PACKAGE@/model.py": "model.py",
     "@PACKAGE@/conformance.py": "conformance.py",
     "tests/test_conformance.py": "test_conformance.py",
+}
+_MODEL, _LAYERS, _OPS = ({f"@PACKAGE@/{name}.py": f"{name}.py"} for name in ("model", "layers", "ops"))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a package registers.
+
+    Args:
+        noun: what it is called in the package's texts.
+        files: those that this kind alone has.
+        subject: what is checked and explained, with the names to fill in.
+    """
+
+    noun: str
+    files: dict[str, str]
+    subject: str
+
+
+KINDS = {
+    "decoder": Kind("model", _MODEL, "@PREFIX@ForCausalLM"),
+    "encoder": Kind("model", _MODEL, "@PREFIX@Model"),
+    "layer": Kind("layer", _LAYERS, "vllm:RMSNorm"),
+    "op": Kind("op", _OPS, "rms_norm"),
 }
 
 
@@ -69,9 +95,15 @@ def new(
     directory: Annotated[
         Path | None, typer.Option("--directory", metavar="DIR", help="Where to write it. Default: ./NAME.")
     ] = None,
+    kind: Annotated[
+        str,
+        choice(
+            tuple(KINDS), "--kind", help="What it registers: a model of one of two kinds, a layer, an op."
+        ),
+    ] = "decoder",
     as_json: JsonOption = False,
 ) -> None:
-    """Write a package that registers a model of its own, with tests; it serves as it is.
+    """Write a package that registers a model, layer or op of its own, with tests; it works as it is.
 
     No file is overwritten.
     """
@@ -79,10 +111,14 @@ def new(
     taken = [item.suite.name for item in load_catalog(device=chosen_device(None)).discovery.contributions]
     check_free(names, taken)
     folder = (directory or Path(names.distribution)).expanduser().absolute()
-    files = write(names, folder)
+    files = write(names, folder, kind)
     if as_json:
-        # Keys: the four names, ``architecture`` (of the model), ``directory``, and the ``files`` in it.
-        named = {**vars(names), "architecture": f"{names.prefix}ForCausalLM"}
+        # Keys: the four names, ``kind``, ``subject`` (the architecture, layer or op), ``directory``, ``files``; and
+        # ``architecture`` where it is a model.
+        subject = names.fill(KINDS[kind].subject)
+        named = {**vars(names), "kind": kind, "subject": subject}
+        if KINDS[kind].noun == "model":
+            named["architecture"] = subject
         print_json({**named, "directory": str(folder), "files": files})
         return
     for file in files:
@@ -130,17 +166,23 @@ def check_free(names: Names, suites: Iterable[str]) -> None:
         raise MszooError("mszoo new", f"a Python package {names.package} is installed already", hint)
 
 
-def write(names: Names, folder: Path) -> list[str]:
+def write(names: Names, folder: Path, kind: str = "decoder") -> list[str]:
     """Write the package into a folder, which is made if needed, and return the files' names in it.
+
+    Args:
+        names: of its parts.
+        folder: where to.
+        kind: one of ``KINDS``.
 
     Raises:
         MszooError: a file exists already, and then nothing is written; or the folder can't be written to.
     """
     templates = importlib.resources.files(__name__) / "template"
-    contents = {
-        names.fill(name): names.fill((templates / f"{template}.tmpl").read_text(encoding="utf-8"))
-        for name, template in _FILES.items()
-    }
+    own = {name: f"{kind}/{template}" for name, template in (_OF_EACH_KIND | KINDS[kind].files).items()}
+    contents = {}
+    for name, template in (_FILES | own).items():
+        text = (templates / f"{template}.tmpl").read_text(encoding="utf-8")
+        contents[names.fill(name)] = names.fill(text).replace("@NOUN@", KINDS[kind].noun)
     existing = [name for name in contents if (folder / name).exists() or (folder / name).is_symlink()]
     if existing:
         hint = "Give another --directory; nothing was written."
