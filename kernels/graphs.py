@@ -1,9 +1,10 @@
 """The ``mindspore`` kernel set in one graph: all layers of a dense decoder, compiled by MindSpore at once.
 
-Op by op, MindSpore's dispatch costs ten times what the arithmetic of a few tokens does, and every graph that is
-launched costs about a millisecond beside a busy torch. A graph is compiled for each shape that it meets, in tenths
-of a second a layer, so the number of tokens is rounded up to one of :data:`TOKENS`; more tokens than that are
-computed op by op, where the arithmetic dominates.
+Op by op, MindSpore's dispatch costs ten times what the arithmetic of a few tokens does, every graph that is
+launched costs about a millisecond beside a busy torch, and many an op loses a piece of memory at each call, which
+those of a graph don't. A graph is compiled for each shape that it meets, in tenths of a second a layer, and its
+memory (2 to 3 MiB a layer) is never freed. So a step is computed in pieces, whose shapes are rounded up to a
+bounded number of them: :class:`Shapes`.
 
 What layers share is computed once, ahead of them: the tables that rotate heads, the rows of the cache, and the bias
 that hides keys. An op costs microseconds whatever it computes, and a slice of heads more than a product does. So
@@ -15,6 +16,7 @@ can't write into vLLM's memory; the caller stores them afterwards.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from mszoo.kernels import mindspore_set as kernels
 
@@ -29,13 +31,62 @@ _scores = ops.BatchMatMul(transpose_b=True)
 _weighted = ops.BatchMatMul()
 _part = ops.Slice()  # a third faster than indexing, which is a strided slice
 
-#: The numbers of tokens that graphs are compiled for.
-TOKENS = (1, 2, 4, 8, 16, 32, 64)
+#: Sequences that have one query each, as a piece of a step takes them.
+SEQUENCES = (1, 2, 4, 8, 16, 32, 64)
+#: Queries of one sequence, as a piece of a step takes them.
+QUERIES = (4, 16, 64, 256)
+#: Graphs that are compiled; beyond, one of each kind for each number of blocks, which holds every piece.
+GRAPHS = 16
 
 
-def bucket(tokens: int) -> int | None:
-    """Return the smallest of :data:`TOKENS` that holds ``tokens``, or None if none does."""
-    return next((size for size in TOKENS if size >= tokens), None)
+class Shape(NamedTuple):
+    """What a graph is compiled for.
+
+    Attributes:
+        tokens: T.
+        sequences: B, which is T or 1.
+        blocks: columns of the block table.
+    """
+
+    tokens: int
+    sequences: int
+    blocks: int
+
+    def holds(self, other: Shape) -> bool:
+        """Say whether a piece of the other shape can be computed in this one."""
+        alike = other.tokens == 1 or (self.sequences == 1) == (other.sequences == 1)
+        return alike and self.tokens >= other.tokens and self.blocks >= other.blocks
+
+
+class Shapes:
+    """The shapes that the graphs of one model were compiled for: a bounded number."""
+
+    def __init__(self) -> None:
+        self._compiled: set[Shape] = set()
+
+    def fit(self, tokens: int, sequences: int, blocks: int) -> Shape:
+        """Return the shape in which a piece is computed.
+
+        Args:
+            tokens: T, at most the last of :data:`SEQUENCES`, or of :data:`QUERIES` where ``sequences`` is 1.
+            sequences: T or 1.
+            blocks: how many the longest sequence has.
+        """
+        sizes = SEQUENCES if sequences == tokens else QUERIES
+        size = next(size for size in sizes if size >= tokens)
+        exact = Shape(size, size if sequences == tokens else 1, _power_of_4(blocks))
+        if exact in self._compiled or len(self._compiled) < GRAPHS:
+            found = exact
+        else:
+            others = [shape for shape in self._compiled if shape.holds(exact)]
+            largest = Shape(sizes[-1], sizes[-1] if sequences == tokens else 1, exact.blocks)
+            found = min(others, key=lambda shape: (shape.tokens * shape.blocks, shape), default=largest)
+        self._compiled.add(found)
+        return found
+
+
+def _power_of_4(count: int) -> int:
+    return 1 << (count - 1).bit_length() + (count - 1).bit_length() % 2
 
 
 class LayerCell(nn.Cell):

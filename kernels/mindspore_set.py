@@ -2,27 +2,32 @@
 
 Only ops that MindSpore's CPU backend has are used. Matrix products are in float32 there, so on CPU this set
 serves float32. Shapes: T tokens, H query heads, G key/value heads, D head size, N model width.
+
+A server meets ever new shapes, and for some ops (``Gather``, ``ReduceMean``, ``Range``) MindSpore compiles and
+keeps something for each. So a gather's rows are rounded up, and the others aren't used: see kernels/README.md.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
+from mszoo.kernels.shapes import rounded_up
+
 import mindspore as ms
-from mindspore import ops
+from mindspore import mint, ops
 
 # Only MatMul(transpose_b=True) reads a [out, in] weight as it lies; matmul(x, w.T) copies it at every call.
 _matmul = ops.MatMul(transpose_b=True)
 _scores = ops.BatchMatMul(transpose_b=True)
 _weighted = ops.BatchMatMul()
-_mean = ops.ReduceMean(keep_dims=True)
 _MASKED = -1e30
 _TOGETHER = 64  # queries of a sequence
 
 
 def embedding(ids: ms.Tensor, weight: ms.Tensor) -> ms.Tensor:
     """See :data:`mszoo.kernels.spec.EMBEDDING`."""
-    return ops.gather(weight, ids, 0)
+    return _rows(weight, ids)
 
 
 def linear(x: ms.Tensor, weight: ms.Tensor, bias: ms.Tensor | None = None) -> ms.Tensor:
@@ -33,7 +38,7 @@ def linear(x: ms.Tensor, weight: ms.Tensor, bias: ms.Tensor | None = None) -> ms
 
 def rms_norm(x: ms.Tensor, weight: ms.Tensor, eps: float) -> ms.Tensor:
     """See :data:`mszoo.kernels.spec.RMS_NORM`."""
-    return x * ops.rsqrt(_mean(ops.square(x), -1) + eps) * weight
+    return x * ops.rsqrt(mint.mean(ops.square(x), -1, True) + eps) * weight
 
 
 def fused_add_rms_norm(
@@ -64,9 +69,7 @@ def rotary_embedding(
     """See :data:`mszoo.kernels.spec.ROTARY_EMBEDDING`."""
     q, k, v = _split_heads(qkv, num_heads, num_kv_heads)
     tokens = qkv.shape[0]
-    cos, sin = ops.split(
-        ops.gather(cos_sin_cache, positions, 0).reshape(tokens, 1, -1), _half(cos_sin_cache), -1
-    )
+    cos, sin = ops.split(_rows(cos_sin_cache, positions).reshape(tokens, 1, -1), _half(cos_sin_cache), -1)
     rotate = _rotate_pairs if interleaved else _rotate
     rotated = rotate(ops.cat((q, k), 1), cos, sin)
     return ops.cat((rotated, v), 1).reshape(qkv.shape)
@@ -74,8 +77,8 @@ def rotary_embedding(
 
 def layer_norm(x: ms.Tensor, weight: ms.Tensor | None, bias: ms.Tensor | None, eps: float) -> ms.Tensor:
     """See :data:`mszoo.kernels.spec.LAYER_NORM`."""
-    centred = x - _mean(x, -1)
-    normed = centred * ops.rsqrt(_mean(ops.square(centred), -1) + eps)
+    centred = x - mint.mean(x, -1, True)
+    normed = centred * ops.rsqrt(mint.mean(ops.square(centred), -1, True) + eps)
     if weight is not None:
         normed = normed * weight
     return normed if bias is None else normed + bias
@@ -192,10 +195,8 @@ def attend(
     key, value = gather_pages(kv_cache, block_table, num_kv_heads)
     length = key.shape[1]
     scores = score(by_kv_head(query, batch, num_kv_heads), key, scale, softcap)
-    row = start.reshape(batch, 1, 1, 1) + ops.arange(tokens, dtype=ms.int32).reshape(1, 1, tokens, 1)
-    scores = scores.reshape(batch, heads, tokens, length) + causal_bias(
-        row, ops.arange(length, dtype=ms.int32), sliding_window
-    )
+    row = start.reshape(batch, 1, 1, 1) + _numbers(tokens).reshape(1, 1, tokens, 1)
+    scores = scores.reshape(batch, heads, tokens, length) + causal_bias(row, _numbers(length), sliding_window)
     weights = ops.softmax(scores, -1).reshape(key.shape[0], -1, length)
     return by_token(_weighted(weights, value), batch, heads)
 
@@ -212,7 +213,7 @@ def gather_pages(
     _, block_size, head_size = kv_cache.shape
     rows = key_rows(block_table, num_kv_heads)
     shape = batch * num_kv_heads, blocks * block_size, head_size
-    return ops.gather(kv_cache, rows, 0).reshape(shape), ops.gather(kv_cache, rows + 1, 0).reshape(shape)
+    return _rows(kv_cache, rows).reshape(shape), _rows(kv_cache, rows + 1).reshape(shape)
 
 
 def key_rows(block_table: ms.Tensor, num_kv_heads: int) -> ms.Tensor:
@@ -252,6 +253,25 @@ def causal_bias(row: ms.Tensor, column: ms.Tensor, sliding_window: int | None) -
     if sliding_window:
         hidden = ops.logical_or(hidden, column <= row - sliding_window)
     return hidden.astype(ms.float32) * _MASKED
+
+
+def _rows(table: ms.Tensor, rows: ms.Tensor) -> ms.Tensor:
+    """Return the rows [R] of a table [V, ...]: [R, ...]. Some are read twice, and left out of the result."""
+    count = rows.shape[0]
+    more = rounded_up(count) - count
+    if not more:
+        return ops.gather(table, rows, 0)
+    return ops.gather(table, ops.cat((rows, rows[:more])), 0)[:count]
+
+
+def _numbers(count: int) -> ms.Tensor:
+    """Return 0 to ``count`` - 1 in int32."""
+    return _more_numbers(1 << (count - 1).bit_length())[:count]
+
+
+@functools.cache
+def _more_numbers(count: int) -> ms.Tensor:
+    return ops.arange(count, dtype=ms.int32)
 
 
 def _split_heads(qkv: ms.Tensor, num_heads: int, num_kv_heads: int) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor]:

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch.nn import functional
 
 from mszoo.kernels.exchange import to_mindspore
+from mszoo.kernels.shapes import rounded_up
 from mszoo.layers.seam import ForwardContext, get_forward_context
 
 import mindspore as ms
 
 if TYPE_CHECKING:  # it stands on vLLM's CPU backend
     from mszoo.layers.seam_cpu import CPUAttentionMetadata
+
+
+class Piece(NamedTuple):
+    """Rows of a step: queries of one sequence, or one query of each of several.
+
+    Attributes:
+        row, rows: the first one, and how many.
+        sequence, sequences: the first one, and how many.
+        cached: tokens before the first query of the sequence that has most of them.
+    """
+
+    row: int
+    rows: int
+    sequence: int
+    sequences: int
+    cached: int
 
 
 class Batch:
@@ -30,7 +48,6 @@ class Batch:
         self.query_start: list[int] = metadata.query_start_loc.tolist()
         self.seq_lens: list[int] = metadata.seq_lens.tolist()
         self._used: dict[int, tuple[torch.Tensor, ms.Tensor]] = {}
-        self._padded: dict[tuple[int, int], tuple[ms.Tensor, ms.Tensor] | None] = {}
 
     def used(self, kv_cache: torch.Tensor) -> tuple[ms.Tensor, ms.Tensor]:
         """Return the blocks that the step attends to, as a cache of their own, and the block table for it.
@@ -41,7 +58,8 @@ class Batch:
             kv_cache: vLLM's.
 
         Returns:
-            ``kv_cache`` and ``block_table`` of the op ``paged_attention``.
+            ``kv_cache`` and ``block_table`` of the op ``paged_attention``. The cache has blocks behind those that
+            are used, for a number of them that returns.
         """
         cache = pages(kv_cache)
         size = cache.shape[3]
@@ -49,38 +67,60 @@ class Batch:
             blocks = -(-max(self.seq_lens) // size)
             table = self._metadata.block_table[: len(self.seq_lens), :blocks]
             own = torch.arange(table.numel(), dtype=torch.int32).view(table.shape)
-            self._used[size] = table.flatten().long(), to_mindspore(own)
+            index = table.flatten().long()
+            index = functional.pad(index, (0, rounded_up(len(index)) - len(index)))
+            self._used[size] = index, to_mindspore(own)
         index, table_of_own = self._used[size]
         return to_mindspore(cache[index].flatten(0, 2)), table_of_own
 
-    def padded(self, rows: int, block_size: int) -> tuple[ms.Tensor, ms.Tensor] | None:
-        """Return the batch as a graph takes it; None if it has chunks of several tokens beside other sequences.
+    def pieces(self, most_sequences: int, most_queries: int) -> list[Piece]:
+        """Return the step in pieces that graphs take, in the order in which they are to be computed.
 
         Args:
-            rows: queries of the step, padding included.
-            block_size: tokens in a block.
+            most_sequences: of a piece, with one query each.
+            most_queries: of a piece, of one sequence.
+        """
+        pieces: list[Piece] = []
+        sequence = 0
+        while sequence < len(self.seq_lens):
+            first, last = self.query_start[sequence], sequence + 1
+            queries = self.query_start[last] - first
+            cached = self.seq_lens[sequence] - queries
+            if queries > 1:
+                for done in range(0, queries, most_queries):
+                    rows = min(most_queries, queries - done)
+                    pieces.append(Piece(first + done, rows, sequence, 1, cached + done))
+            elif queries:
+                while (
+                    last < len(self.seq_lens)
+                    and last - sequence < most_sequences
+                    and self.query_start[last + 1] - self.query_start[last] == 1
+                ):
+                    last += 1
+                longest = max(self.seq_lens[sequence:last]) - 1
+                pieces.append(Piece(first, last - sequence, sequence, last - sequence, longest))
+            sequence = last
+        return pieces
+
+    def tables(self, piece: Piece, sequences: int, blocks: int) -> tuple[ms.Tensor, ms.Tensor]:
+        """Return a piece's sequences as a graph takes them, with rows and columns that are any.
+
+        Args:
+            piece: of this step.
+            sequences, blocks: B and n, of the graph.
 
         Returns:
-            ``block_table`` [B, n] and ``start`` [B] of :class:`mszoo.kernels.graphs.DecoderCell`, int32: B is
-            ``rows`` where every sequence has one query, and 1 for a sequence alone; n is a power of 4, since each
-            is another graph.
+            ``block_table`` [B, n] and ``start`` [B] of :class:`mszoo.kernels.graphs.DecoderCell`, int32.
         """
-        key = rows, block_size
-        if key not in self._padded:
-            self._padded[key] = self._pad(rows, block_size)
-        return self._padded[key]
-
-    def _pad(self, rows: int, block_size: int) -> tuple[ms.Tensor, ms.Tensor] | None:
-        sequences, tokens = len(self.seq_lens), self._metadata.num_actual_tokens
-        if sequences not in (1, tokens):
-            return None
-        queries = tokens // sequences
-        blocks = max(1, -(-(max(self.seq_lens) - queries) // block_size))
-        size = rows if queries == 1 else 1
-        table = torch.zeros(size, 4 ** (((blocks - 1).bit_length() + 1) // 2), dtype=torch.int32)
-        table[:sequences, :blocks] = self._metadata.block_table[:, :blocks]
-        start = torch.zeros(size, dtype=torch.int32)
-        start[:sequences] = self._metadata.seq_lens - queries
+        own = slice(piece.sequence, piece.sequence + piece.sequences)
+        table = torch.zeros(sequences, blocks, dtype=torch.int32)
+        used = self._metadata.block_table[own, :blocks]
+        table[: piece.sequences, : used.shape[1]] = used
+        start = torch.zeros(sequences, dtype=torch.int32)
+        if piece.sequences == 1:
+            start[0] = piece.cached
+        else:
+            start[: piece.sequences] = self._metadata.seq_lens[own] - 1
         return to_mindspore(table), to_mindspore(start)
 
 
@@ -93,19 +133,21 @@ class Step:
 
     def __init__(self, context: ForwardContext) -> None:
         self.context = context
-        self._slots: dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+        self._slots: dict[tuple[int, int, int], tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
         self._batches: dict[int, Batch] = {}
 
     def slots(
-        self, slot_mapping: torch.Tensor, block_size: int
+        self, slot_mapping: torch.Tensor, block_size: int, first: int, rows: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return row, block and offset [T] of each real token's slot."""
-        found = self._slots.get(id(slot_mapping))
+        """Return row, block and offset [T] of each real token's slot, of ``rows`` rows from ``first`` on."""
+        key = id(slot_mapping), first, rows
+        found = self._slots.get(key)
         if found is None:
             # Padding is -1, and so is a token that a draft model proposed and the target rejected: among others.
-            rows = (slot_mapping >= 0).nonzero().flatten()
-            slots = slot_mapping[rows]
-            found = self._slots[id(slot_mapping)] = rows, slots // block_size, slots % block_size
+            part = slot_mapping[first : first + rows]
+            own = (part >= 0).nonzero().flatten()
+            slots = part[own]
+            found = self._slots[key] = own, slots // block_size, slots % block_size
         return found
 
     def batch(self, metadata: CPUAttentionMetadata) -> Batch:
@@ -138,8 +180,10 @@ def rows_of(kv_cache: torch.Tensor) -> torch.Tensor:
     return pages(kv_cache).flatten(0, 2)
 
 
-def store(step: Step, kv_cache: torch.Tensor, slot_mapping: torch.Tensor, pairs: torch.Tensor) -> None:
-    """Put keys beside values [T, G, 2, D] into their slots; rows without one are left out."""
+def store(
+    step: Step, kv_cache: torch.Tensor, slot_mapping: torch.Tensor, pairs: torch.Tensor, first: int = 0
+) -> None:
+    """Put keys beside values [T, G, 2, D] into the slots of the rows from ``first`` on that have one."""
     cache = pages(kv_cache)
-    row, block, offset = step.slots(slot_mapping, cache.shape[3])
+    row, block, offset = step.slots(slot_mapping, cache.shape[3], first, pairs.shape[0])
     cache[block, :, :, offset] = pairs[row]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn import functional
 
 from mszoo.kernels import dispatch, graphs
 from mszoo.kernels.exchange import to_mindspore, to_torch
@@ -15,7 +16,7 @@ from mszoo.layers.decoder.spec import AttentionSpec, DecoderLayerSpec, MLPSpec
 from mszoo.layers.methods import MindSporeLinearMethod
 from mszoo.layers.norm import RMSNorm
 from mszoo.layers.seam import attention_context, cpu_backend
-from mszoo.layers.step import current_step, rows_of, store
+from mszoo.layers.step import Batch, Piece, current_step, rows_of, store
 
 import mindspore as ms
 
@@ -120,7 +121,7 @@ class DecoderGraph:
 
     def __init__(self, layers: Sequence[DecoderLayer], norm: RMSNorm) -> None:
         self._attention = [layer.attention.attn for layer in layers]
-        self._shared = _SharedParameters()
+        self._shared, self._shapes = _SharedParameters(), graphs.Shapes()
         first = layers[0].attention
         self._cell = graphs.DecoderCell(
             [self._layer(layer) for layer in layers],
@@ -140,31 +141,39 @@ class DecoderGraph:
     def __call__(self, positions: ms.Tensor, x: ms.Tensor) -> ms.Tensor | None:
         """Compute a step: [T], embeddings [T, hidden] -> hidden states [T, hidden]; None if no graph fits it.
 
-        The step is rounded up to a number of tokens that graphs are compiled for. The added rows are computed and
-        dropped; nothing of them reaches the KV cache or another row.
+        It is computed in pieces, each rounded up to a shape that a graph is compiled for. The added rows are
+        computed and dropped; nothing of them reaches the KV cache or another row.
         """
-        tokens = x.shape[0]
-        size = graphs.bucket(tokens)
-        if size is None:
-            return None
-        attention = self._attention
-        contexts = [attention_context(attn.layer_name) for attn in attention]
+        contexts = [attention_context(attn.layer_name) for attn in self._attention]
         if any(context[0] is not contexts[0][0] for context in contexts):
             return None  # layers of several KV cache groups have block tables of their own
-        block_size = rows_of(contexts[0][2]).shape[1]
-        batch = current_step().batch(contexts[0][0]).padded(size, block_size)
-        if batch is None:
-            return None
-        more = size - tokens
+        batch = current_step().batch(contexts[0][0])
+        given, at = to_torch(x), to_torch(positions)
+        pieces = batch.pieces(graphs.SEQUENCES[-1], graphs.QUERIES[-1])
+        if len(pieces) == 1 and pieces[0].rows == given.shape[0]:
+            return to_mindspore(self._piece(batch, contexts, pieces[0], at, given))
+        hidden = torch.zeros_like(given)  # vLLM may have padded the step
+        for piece in pieces:
+            rows = slice(piece.row, piece.row + piece.rows)
+            hidden[rows] = self._piece(batch, contexts, piece, at[rows], given[rows])
+        return to_mindspore(hidden)
+
+    def _piece(
+        self, batch: Batch, contexts: Sequence[Any], piece: Piece, positions: torch.Tensor, x: torch.Tensor
+    ) -> torch.Tensor:
+        """Compute a piece, and store its keys and values: [t], [t, hidden] -> [t, hidden]."""
+        blocks = max(1, -(-piece.cached // rows_of(contexts[0][2]).shape[1]))
+        shape = self._shapes.fit(piece.rows, piece.sequences, blocks)
+        more = shape.tokens - piece.rows
         if more:
-            positions = to_mindspore(torch.nn.functional.pad(to_torch(positions), (0, more)))
-            x = to_mindspore(torch.nn.functional.pad(to_torch(x), (0, 0, 0, more)))
-        hidden, keys, values = self._cell(x, positions, *batch)
-        result, step = to_torch(hidden), current_step()
-        pairs = torch.stack((to_torch(keys), to_torch(values)), 3)
+            positions, x = functional.pad(positions, (0, more)), functional.pad(x, (0, 0, 0, more))
+        tables = batch.tables(piece, shape.sequences, shape.blocks)
+        hidden, keys, values = self._cell(to_mindspore(x), to_mindspore(positions), *tables)
+        result = to_torch(hidden)[: piece.rows]
+        pairs = torch.stack((to_torch(keys), to_torch(values)), 3)[:, : piece.rows]
         for (_, _, kv_cache, slot_mapping), of_layer in zip(contexts, pairs, strict=True):
-            store(step, kv_cache, slot_mapping, of_layer)
-        return hidden if not more else to_mindspore(result[:tokens])
+            store(current_step(), kv_cache, slot_mapping, of_layer, piece.row)
+        return result
 
     def _layer(self, layer: DecoderLayer) -> graphs.LayerCell:
         attn, impl = layer.attention.attn, layer.attention.attn.impl

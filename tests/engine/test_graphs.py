@@ -8,7 +8,7 @@ import pytest
 
 from mszoo.kernels import runtime
 
-from .conftest import assert_mindspore, running_engine
+from .conftest import RAW_LOGITS, assert_mindspore, running_engine, worst_of
 
 runtime.prepare("cpu")
 from mszoo.kernels import graphs  # noqa: E402
@@ -111,3 +111,48 @@ def test_a_graph_follows_a_weight_that_moved(checkpoint, monkeypatch) -> None:
         after = llm.generate([prompt], sampling, use_tqdm=False)[0].outputs[0].token_ids
     assert list(before) != [0] * 4
     assert list(after) == [0] * 4  # every logit is 0
+
+
+@pytest.mark.parametrize("limit", [2, graphs.GRAPHS])
+def test_graphs_compute_every_step_in_a_bounded_number_of_shapes(checkpoint, monkeypatch, limit: int) -> None:
+    """Prompts of many lengths, in chunks, beside sequences that decode: the logits are Hugging Face's."""
+    from transformers import AutoModelForCausalLM
+    from vllm import SamplingParams
+
+    def shapes(model: torch.nn.Module) -> tuple[bool, list[graphs.Shape]]:
+        return model.model.graph.runs, sorted(model.model.graph._graph._shapes._compiled)
+
+    monkeypatch.setenv("MSZOO_KERNELS", "mindspore")
+    monkeypatch.setattr(graphs, "GRAPHS", limit)
+    folder = checkpoint("llama", num_hidden_layers=1)
+    lengths = [1, 2, 3, 5, 18, 33, 64, 65, 90, 131, 257, 300]
+    prompts = [[(7 * at + length) % 256 for at in range(length)] for length in lengths]
+    sampling = SamplingParams(
+        temperature=0, max_tokens=9, ignore_eos=True, detokenize=False, logprobs=-1, prompt_logprobs=-1
+    )
+    options = {"enforce_eager": False, "max_model_len": 512, **RAW_LOGITS}
+    with running_engine(folder, **options) as llm:
+        outputs = llm.generate([{"prompt_token_ids": ids} for ids in prompts], sampling, use_tqdm=False)
+        ((runs, compiled),) = llm.apply_model(shapes)
+    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    assert runs
+    assert len(compiled) <= limit + 2 * len({1, 4})  # of both kinds, for each number of blocks
+    assert worst_of(prompts, outputs, reference) < 1e-4
+
+
+def test_a_shape_holds_what_fits_into_it() -> None:
+    shapes = graphs.Shapes()
+    assert shapes.fit(3, 3, 2) == (4, 4, 4)
+    assert shapes.fit(1, 1, 1) == (1, 1, 1)
+    assert shapes.fit(5, 1, 3) == (16, 1, 4)
+    assert not graphs.Shape(64, 64, 16).holds(graphs.Shape(16, 1, 4))
+    assert graphs.Shape(64, 64, 16).holds(graphs.Shape(1, 1, 4))
+    assert not graphs.Shape(64, 64, 1).holds(graphs.Shape(1, 1, 4))
+    every = [(tokens, tokens, blocks) for tokens in range(1, 65) for blocks in range(1, 300)]
+    every += [(tokens, 1, blocks) for tokens in range(2, 257) for blocks in range(1, 300)]
+    fits = {wanted: shapes.fit(*wanted) for wanted in every}
+    assert len(shapes._compiled) <= graphs.GRAPHS + 2 * len({1, 4, 16, 64, 256, 1024})
+    for (tokens, sequences, blocks), shape in fits.items():
+        assert shape.tokens >= tokens
+        assert shape.blocks >= blocks
+        assert tokens == 1 or (shape.sequences == 1) == (sequences == 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import torch
@@ -157,3 +159,39 @@ def test_vllms_attention_takes_heads_that_lie_apart(size: int, heads: int, kv_he
             found.append((attended, cache))
         assert torch.equal(found[0][0], found[1][0])
         assert torch.equal(found[0][1], found[1][1])
+
+
+def test_new_shapes_leave_little_behind() -> None:
+    """A server meets ever new numbers of tokens: MindSpore has to keep nothing for each of them."""
+    found = subprocess.run([sys.executable, "-c", _NEW_SHAPES], capture_output=True, text=True, check=True)
+    assert float(found.stdout.split()[-1]) < 25.0  # MiB; with what was kept for each shape, 139
+
+
+_NEW_SHAPES = """
+import ctypes
+import torch
+from mszoo.kernels import runtime
+runtime.prepare("cpu")
+from mszoo.kernels import mindspore_set as kernels
+from mszoo.kernels.exchange import to_mindspore
+
+weight, table, norm = torch.randn(256, 512), torch.randn(900, 64), torch.ones(512)
+weight, table, norm = map(to_mindspore, (weight, table, norm))
+
+def resident():
+    ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps isn't of shapes
+    lines = open("/proc/self/smaps_rollup").read().splitlines()
+    return int(next(line for line in lines if line.startswith("Rss")).split()[1]) / 1024
+
+def step(tokens):
+    kernels.embedding(to_mindspore(torch.arange(tokens)), table)
+    kernels.linear(kernels.rms_norm(to_mindspore(torch.randn(tokens, 512)), norm, 1e-6), weight)
+
+step(800)
+for tokens in range(1, 800, 2):
+    step(tokens)
+before = resident()
+for tokens in range(2, 800, 2):
+    step(tokens)
+print(resident() - before)
+"""
