@@ -25,7 +25,9 @@ def refused(adapter: ModelAdapter) -> list[str]:
     """Return what an adapter refuses by its record, as vLLM's options."""
     dtypes = [f"--dtype {dtype}" for dtype in DTYPES if dtype not in adapter.dtypes]
     flags = [flag for capability, flag in FLAGS.items() if capability not in adapter.capabilities]
-    return [*dtypes, *flags, *(["--runner generate"] if adapter.pooling or adapter.drafts else [])]
+    runner = ["--runner generate"] if adapter.pooling or adapter.drafts else []
+    images = ["--convert", "--mm-encoder-only", "--enable-tower-connector-lora"] if adapter.modalities else []
+    return [*dtypes, *flags, *runner, *images]
 
 
 def check(candidate: Candidate, vllm_config: Any) -> None:
@@ -44,8 +46,11 @@ def check(candidate: Candidate, vllm_config: Any) -> None:
         raise _refusal(candidate, "serving by itself", "Name it in --speculative-config of another model")
     if model.runner_type != runner and not (runner == "generate" and drafts(vllm_config)):
         raise _refusal(candidate, f"the {model.runner_type} runner", f"Serve it with --runner {runner}")
-    if model.convert_type not in (("none",) if adapter.pooling else ("none", *CONVERSIONS)):
+    if model.convert_type not in (
+        ("none",) if adapter.pooling or adapter.modalities else ("none", *CONVERSIONS)
+    ):
         raise _refusal(candidate, f"--convert {model.convert_type}", "Serve it without")
+    _check_modalities(candidate, vllm_config)
     if has_mistral_names(vllm_config):
         raise _refusal(
             candidate, "weights under Mistral's own names", "Convert them to Hugging Face's format"
@@ -53,6 +58,26 @@ def check(candidate: Candidate, vllm_config: Any) -> None:
     for capability, feature in asked(vllm_config).items():
         if capability not in adapter.capabilities:
             raise _refusal(candidate, feature, "Serve without it, or with another implementation")
+
+
+def _check_modalities(candidate: Candidate, vllm_config: Any) -> None:
+    """Compare what a candidate reads with what vLLM's class of the architecture does, which is of the first one.
+
+    Raises:
+        RefusalError: it reads less or more, or the operator asked for a part of the model.
+    """
+    reads, multimodal = candidate.adapter.modalities, vllm_config.model_config.multimodal_config
+    if bool(reads) != (multimodal is not None):
+        hint = "Serve it with another implementation"
+        what = "serving text alone" if reads else "images beside text"
+        raise _refusal(candidate, what, hint)
+    if not reads:
+        return
+    if getattr(multimodal, "mm_encoder_only", False):
+        raise _refusal(candidate, "--mm-encoder-only", "Serve it without, or with another implementation")
+    if getattr(vllm_config.lora_config, "enable_tower_connector_lora", False):
+        what = "--enable-tower-connector-lora"
+        raise _refusal(candidate, what, "Serve it without, or with another implementation")
 
 
 def asked(vllm_config: Any) -> dict[Capability, str]:
