@@ -19,6 +19,8 @@ from mszoo.models.llama import LlamaForCausalLM
 from mszoo.registry import Capability, ModelAdapter
 from mszoo.registry.errors import MszooError
 
+import mindspore as ms
+
 from .test_bridge_messages import make_catalog
 
 GOOD = "mszoo.models.llama:LlamaForCausalLM"
@@ -33,6 +35,36 @@ class Raises(LlamaForCausalLM):
 class OtherShape(LlamaForCausalLM):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return to_mindspore(to_torch(super().forward(*args, **kwargs))[:1])
+
+
+class OtherRank(LlamaForCausalLM):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return super().forward(*args, **kwargs).expand_dims(0)
+
+
+class Nothing(LlamaForCausalLM):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return None
+
+
+class OfTorch(LlamaForCausalLM):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return to_torch(super().forward(*args, **kwargs))
+
+
+class LyingTensor(LlamaForCausalLM):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return type("Lying", (), {"__class__": ms.Tensor, "shape": (3, 64), "dtype": ms.float32})()
+
+
+class IntegerLogits(LlamaForCausalLM):
+    def compute_logits(self, hidden_states: Any) -> Any:
+        return to_mindspore(to_torch(super().compute_logits(hidden_states)).int())
+
+
+class LogitsOfOneToken(LlamaForCausalLM):
+    def compute_logits(self, hidden_states: Any) -> Any:
+        return super().compute_logits(hidden_states)[:1]
 
 
 class OtherDtype(LlamaForCausalLM):
@@ -87,7 +119,13 @@ def try_candidates(config: Any, *models: str) -> tuple[Any, list[MszooError]]:
     ("model", "what"),
     [
         (Raises, "its first step raised RuntimeError: the size of a must match the size of b. "),
-        (OtherShape, "its first step gave hidden states [1, 64] of 3 tokens, not [3, 64]. "),
+        (OtherShape, "its first step gave hidden states [1, 64] of 3 tokens. "),
+        (OtherRank, "its first step gave hidden states [1, 3, 64] of 3 tokens. "),
+        (Nothing, "its first step gave None. "),
+        (OfTorch, "its first step gave a Tensor instead of hidden states, a tensor of MindSpore's. "),
+        (LyingTensor, "its first step gave a Lying instead of hidden states, a tensor of MindSpore's. "),
+        (IntegerLogits, "its first step gave logits of int32. "),
+        (LogitsOfOneToken, "its first step gave logits [1, 256] of 3 tokens. "),
         (OtherDtype, "its first step gave hidden states of float64, not of float32. "),
         (OtherVocabulary, "its first step gave logits [3, 7] of 3 tokens, not [3, 256]. "),
         (
