@@ -16,8 +16,12 @@ from mszoo.adapters.vllm.cli.explain.trial import _one_rank
 from mszoo.adapters.vllm.models.build import build
 from mszoo.kernels.exchange import to_mindspore, to_torch
 from mszoo.models.llama import LlamaForCausalLM
-from mszoo.registry import Capability, ModelAdapter
+from mszoo.registry import Capability, ModelAdapter, OpAdapter, Suite
+from mszoo.registry.catalog import Catalog
+from mszoo.registry.discovery import Contribution, Discovery, discover
+from mszoo.registry.entry_points import Plugin
 from mszoo.registry.errors import MszooError
+from mszoo.registry.settings import Settings
 
 import mindspore as ms
 
@@ -142,6 +146,32 @@ def test_what_does_not_run_is_refused_and_the_next_is_taken(model: type, what: s
     layers = dict(built.network.named_modules())
     for name, layer in config.compilation_config.static_forward_context.items():
         assert layers[name] is layer
+
+
+def rms_norm(x: Any, *_: Any) -> Any:
+    """Of a plugin's: it forgets the last token."""
+    return x[:-1]
+
+
+def test_an_op_that_gives_another_shape_costs_the_candidate(config: Any) -> None:
+    """Such an op ended the process: ``free(): invalid size``."""
+    op = OpAdapter("rms_norm", f"{__name__}:rms_norm", "bad", dtypes=["float32"], priority=1)
+    record = ModelAdapter("LlamaForCausalLM", GOOD, frozenset(), packed_modules_mapping=PACKED)
+    plugins = [Plugin("zoo", "zoo-dist", "1.0", "zoo"), Plugin("bad", "bad-dist", "2.0", "bad")]
+    contributions = (
+        Contribution(plugins[0], Suite("zoo"), models=(record,)),
+        Contribution(plugins[1], Suite("bad"), ops=(op,)),
+    )
+    discovery = Discovery(contributions, (), tuple(plugins), discover(Settings(), []).manager)
+    catalog = Catalog(discovery, Settings(), "cpu")
+    config.compilation_config.static_forward_context.clear()
+    built, (refusal,) = build(catalog.decide("LlamaForCausalLM"), "auto", catalog, config, "", {})
+    assert built is None
+    assert str(refusal) == (
+        f"zoo.LlamaForCausalLM: its first step raised {__name__}:rms_norm of bad of bad-dist 2.0: "
+        "rms_norm gave [2, 64] of float32, not [3, 64] of float32. "
+        "Fix or upgrade bad-dist, or set MSZOO_DISABLE=bad to go on without it."
+    )
 
 
 def test_a_step_leaves_the_network_as_it_was(config: Any) -> None:
