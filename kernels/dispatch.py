@@ -43,6 +43,7 @@ class Implementation:
         who: who gives it: ``mszoo``, ``vLLM``, or the suite and its distribution.
         reason: why it was chosen, for people.
         builtin: it is mszoo's choice, not a suite's.
+        cure: how to mend it or do without, for people.
     """
 
     kernel_set: str
@@ -50,6 +51,7 @@ class Implementation:
     who: str
     reason: str
     builtin: bool = False
+    cure: str = "Mend it"
 
 
 @dataclass(frozen=True)
@@ -99,14 +101,19 @@ class Kernels:
         return self.ops[op].builtin and self.ops[op].path == VLLM_OWNED.get(op)
 
     def function(self, op: str) -> Callable[..., Any]:
-        """Return the implementation of ``op``.
+        """Return the implementation of ``op``; a suite's is held to the spec (:mod:`mszoo.kernels.checked`).
 
         Raises:
             LookupError: vLLM's own module runs this op (:data:`VLLM_OWNED`); call that module instead.
         """
         if self.by_vllm(op):
             raise LookupError(f"the kernel of {op} is called through vLLM's own module")
-        return load(self.ops[op].path)
+        item = self.ops[op]
+        if item.builtin:
+            return load(item.path)
+        from mszoo.kernels.checked import checked  # MindSpore comes with it
+
+        return checked(op, load(item.path), f"{item.path} of {item.who}", item.cure)
 
 
 def load(path: str) -> Callable[..., Any]:

@@ -16,8 +16,14 @@ from mszoo.adapters.vllm.cli.explain.trial import _one_rank
 from mszoo.adapters.vllm.models.build import build
 from mszoo.kernels.exchange import to_mindspore, to_torch
 from mszoo.models.llama import LlamaForCausalLM
-from mszoo.registry import Capability, ModelAdapter
+from mszoo.registry import Capability, ModelAdapter, OpAdapter, Suite
+from mszoo.registry.catalog import Catalog
+from mszoo.registry.discovery import Contribution, Discovery, discover
+from mszoo.registry.entry_points import Plugin
 from mszoo.registry.errors import MszooError
+from mszoo.registry.settings import Settings
+
+import mindspore as ms
 
 from .test_bridge_messages import make_catalog
 
@@ -33,6 +39,36 @@ class Raises(LlamaForCausalLM):
 class OtherShape(LlamaForCausalLM):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return to_mindspore(to_torch(super().forward(*args, **kwargs))[:1])
+
+
+class OtherRank(LlamaForCausalLM):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return super().forward(*args, **kwargs).expand_dims(0)
+
+
+class Nothing(LlamaForCausalLM):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return None
+
+
+class OfTorch(LlamaForCausalLM):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return to_torch(super().forward(*args, **kwargs))
+
+
+class LyingTensor(LlamaForCausalLM):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return type("Lying", (), {"__class__": ms.Tensor, "shape": (3, 64), "dtype": ms.float32})()
+
+
+class IntegerLogits(LlamaForCausalLM):
+    def compute_logits(self, hidden_states: Any) -> Any:
+        return to_mindspore(to_torch(super().compute_logits(hidden_states)).int())
+
+
+class LogitsOfOneToken(LlamaForCausalLM):
+    def compute_logits(self, hidden_states: Any) -> Any:
+        return super().compute_logits(hidden_states)[:1]
 
 
 class OtherDtype(LlamaForCausalLM):
@@ -87,7 +123,13 @@ def try_candidates(config: Any, *models: str) -> tuple[Any, list[MszooError]]:
     ("model", "what"),
     [
         (Raises, "its first step raised RuntimeError: the size of a must match the size of b. "),
-        (OtherShape, "its first step gave hidden states [1, 64] of 3 tokens, not [3, 64]. "),
+        (OtherShape, "its first step gave hidden states [1, 64] of 3 tokens. "),
+        (OtherRank, "its first step gave hidden states [1, 3, 64] of 3 tokens. "),
+        (Nothing, "its first step gave None. "),
+        (OfTorch, "its first step gave a Tensor instead of hidden states, a tensor of MindSpore's. "),
+        (LyingTensor, "its first step gave a Lying instead of hidden states, a tensor of MindSpore's. "),
+        (IntegerLogits, "its first step gave logits of int32. "),
+        (LogitsOfOneToken, "its first step gave logits [1, 256] of 3 tokens. "),
         (OtherDtype, "its first step gave hidden states of float64, not of float32. "),
         (OtherVocabulary, "its first step gave logits [3, 7] of 3 tokens, not [3, 256]. "),
         (
@@ -104,6 +146,32 @@ def test_what_does_not_run_is_refused_and_the_next_is_taken(model: type, what: s
     layers = dict(built.network.named_modules())
     for name, layer in config.compilation_config.static_forward_context.items():
         assert layers[name] is layer
+
+
+def rms_norm(x: Any, *_: Any) -> Any:
+    """Of a plugin's: it forgets the last token."""
+    return x[:-1]
+
+
+def test_an_op_that_gives_another_shape_costs_the_candidate(config: Any) -> None:
+    """Such an op ended the process: ``free(): invalid size``."""
+    op = OpAdapter("rms_norm", f"{__name__}:rms_norm", "bad", dtypes=["float32"], priority=1)
+    record = ModelAdapter("LlamaForCausalLM", GOOD, frozenset(), packed_modules_mapping=PACKED)
+    plugins = [Plugin("zoo", "zoo-dist", "1.0", "zoo"), Plugin("bad", "bad-dist", "2.0", "bad")]
+    contributions = (
+        Contribution(plugins[0], Suite("zoo"), models=(record,)),
+        Contribution(plugins[1], Suite("bad"), ops=(op,)),
+    )
+    discovery = Discovery(contributions, (), tuple(plugins), discover(Settings(), []).manager)
+    catalog = Catalog(discovery, Settings(), "cpu")
+    config.compilation_config.static_forward_context.clear()
+    built, (refusal,) = build(catalog.decide("LlamaForCausalLM"), "auto", catalog, config, "", {})
+    assert built is None
+    assert str(refusal) == (
+        f"zoo.LlamaForCausalLM: its first step raised {__name__}:rms_norm of bad of bad-dist 2.0: "
+        "rms_norm gave [2, 64] of float32, not [3, 64] of float32. "
+        "Fix or upgrade bad-dist, or set MSZOO_DISABLE=bad to go on without it."
+    )
 
 
 def test_a_step_leaves_the_network_as_it_was(config: Any) -> None:

@@ -152,7 +152,8 @@ AT_ONCE = {
     "vllm/logger.py": "init_logger = None",
     "vllm/platforms.py": "current_platform = None",
     "vllm/version.py": "__version__ = '0'",
-    "vllm/model_executor/models/interfaces.py": "SupportsLoRA = SupportsPP = supports_pp = object",
+    "vllm/model_executor/models/interfaces.py": "class SupportsMultiModal: ...\n"
+    "SupportsLoRA = SupportsPP = supports_pp = object",
     "vllm/model_executor/models/registry.py": "ModelRegistry = None",
 }
 

@@ -35,7 +35,7 @@ WHO = "plugin 'demo' (demo-dist 1.0): "
 CURE = "Fix or upgrade demo-dist, or set MSZOO_DISABLE=demo to go on without it."
 HOOKS = (
     "The hooks are mszoo_suite, mszoo_model_adapters, mszoo_layer_adapters, mszoo_op_adapters, mszoo_select, "
-    "mszoo_model_loaded."
+    "mszoo_doctor_checks, mszoo_model_loaded."
 )
 FORGOT = (
     "has no hook implementation. "

@@ -64,7 +64,7 @@ def test_a_suite_replaces_one_op():
     kernels = choose("auto", "cpu", "float32", {"linear": [offer(path="math:sqrt")]})
     assert kernels.from_suites == {"linear": offer(path="math:sqrt")}
     assert not kernels.by_vllm("linear")
-    assert kernels.function("linear")(9) == 3
+    assert dispatch.load(kernels.ops["linear"].path)(9) == 3
     assert kernels.set_of("linear") == "mindspore"
     assert kernels.name == kernels.base == "cpu"
     # The set's name doesn't make an op vLLM's: a suite's own is called.
@@ -101,14 +101,15 @@ def test_the_catalog_decides_who_goes_before_our_own():
     low, high = OpAdapter("rms_norm", "demo:low", "x"), OpAdapter("linear", "demo:high", "x", priority=1)
     kernels = choose_kernels(catalog_of([low, high]), "auto", "float32")
     who = "demo of demo-dist 1.0"
+    cure = "Fix or upgrade demo-dist, or set MSZOO_DISABLE=demo to go on without it."
     assert kernels.from_suites == {
-        "linear": Implementation("x", "demo:high", who, "higher priority (1 > 0)"),
+        "linear": Implementation("x", "demo:high", who, "higher priority (1 > 0)", cure=cure),
     }
     kernels = choose_kernels(catalog_of([low, high], prefer=("demo",)), "auto", "float32")
     reason = "MSZOO_PREFER puts demo first"
     assert kernels.from_suites == {
-        "rms_norm": Implementation("x", "demo:low", who, reason),
-        "linear": Implementation("x", "demo:high", who, reason),
+        "rms_norm": Implementation("x", "demo:low", who, reason, cure=cure),
+        "linear": Implementation("x", "demo:high", who, reason, cure=cure),
     }
 
 

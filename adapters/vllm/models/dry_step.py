@@ -98,7 +98,7 @@ def _obstacle_on(device: str, network: Any) -> str | None:
 
 def _step(network: Any, model_config: Any, *, pooling: bool) -> str | None:
     """Return what is wrong about a step's results, or None."""
-    from mszoo.kernels.exchange import to_mindspore, to_torch
+    from mszoo.kernels.exchange import to_mindspore
 
     ids, positions = torch.zeros(TOKENS, dtype=torch.int32), torch.arange(TOKENS)
     handed_over = None
@@ -106,22 +106,37 @@ def _step(network: Any, model_config: Any, *, pooling: bool) -> str | None:
         room = network.make_empty_intermediate_tensors(TOKENS, model_config.dtype, ids.device)
         (handed_over,) = map(to_mindspore, room.values())
     given = network(to_mindspore(ids), to_mindspore(positions), handed_over)
+    return _wrong_states(given, model_config, pooling=pooling) or (
+        None if pooling or not network.is_last_stage else _wrong_logits(network, given, model_config)
+    )
+
+
+def _wrong_states(given: Any, model_config: Any, *, pooling: bool) -> str | None:
+    from mszoo.adapters.vllm.models import results
+    from mszoo.kernels.exchange import to_torch
+
+    wrong: str | None = results.rows_of(given, TOKENS, "hidden states")
+    if wrong is not None:
+        return wrong
     hidden_states = to_torch(given)
-    width = _width(model_config) if pooling else hidden_states.shape[-1]
-    if tuple(hidden_states.shape) != (TOKENS, width):
-        return f"hidden states {list(hidden_states.shape)} of {TOKENS} tokens, not [{TOKENS}, {width}]"
+    if pooling and hidden_states.shape[-1] != _width(model_config):
+        return f"hidden states {list(hidden_states.shape)}, not [{TOKENS}, {_width(model_config)}]"
     if hidden_states.dtype != model_config.dtype:
         return f"hidden states of {_name(hidden_states.dtype)}, not of {_name(model_config.dtype)}"
-    if pooling or not network.is_last_stage:
-        return None
+    return None
+
+
+def _wrong_logits(network: Any, given: Any, model_config: Any) -> str | None:
+    from mszoo.adapters.vllm.models import results
+
     logits = network.compute_logits(given)
     if logits is None:  # a rank that doesn't gather them
         return None
-    shape, vocabulary = tuple(logits.shape), model_config.get_vocab_size()
-    if shape != (TOKENS, vocabulary):
+    wrong: str | None = results.rows_of(logits, TOKENS, "logits")
+    shape, vocabulary = tuple(getattr(logits, "shape", ())), model_config.get_vocab_size()
+    if wrong is None and shape != (TOKENS, vocabulary):
         return f"logits {list(shape)} of {TOKENS} tokens, not [{TOKENS}, {vocabulary}]"
-    dtype = to_torch(logits).dtype
-    return None if dtype.is_floating_point else f"logits of {_name(dtype)}"
+    return wrong
 
 
 def _items(network: Any, model_config: Any) -> str | None:

@@ -105,7 +105,9 @@ class _Function:
             hint = f"Mend the plugin, or leave {provider_name(self._candidate.suite.name)} out"
             raise PluginError(who, f"{path} can't be loaded ({describe(error)})", hint) from error
         log.info("mszoo: %s runs inside torch: %s", who, path)
-        return function
+        from mszoo.kernels.checked import checked  # MindSpore comes with it
+
+        return checked(self._op, function, who, plugin.cure)
 
 
 def _provide(provider: str, op: str, dtypes: tuple[str, ...]) -> bool:

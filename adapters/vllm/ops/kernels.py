@@ -57,7 +57,9 @@ def _from_suites(catalog: Catalog, dtype: str) -> dict[str, dict[Implementation,
             if reason is not None:
                 plugin, adapter = candidate.plugin, candidate.adapter
                 who = f"{candidate.suite.name} of {plugin.source}"
-                item = Implementation(adapter.kernel_set, adapter.implementation, who, reason)
+                item = Implementation(
+                    adapter.kernel_set, adapter.implementation, who, reason, cure=plugin.cure
+                )
                 offers.setdefault(op, {})[item] = plugin
     return offers
 
