@@ -70,7 +70,7 @@ class MindSporeMultiModal(MindSporeCausalLM, SupportsMultiModal):
     def embed_multimodal(self, **kwargs: Any) -> list[torch.Tensor]:
         """Return the embeddings of each item that a step begins to read, in order: [tokens of the item, hidden]."""
         inputs = {name: _to_mindspore(value) for name, value in kwargs.items()}
-        return [to_torch(item) for item in self.call(self.network.embed_multimodal, **inputs)]
+        return [to_torch(item) for item in self.call("a step", self.network.embed_multimodal, **inputs)]
 
     def embed_input_ids(
         self,

@@ -158,7 +158,7 @@ class MindSporeModel(torch.nn.Module):
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Return the embeddings of token ids: [T] -> [T, hidden]."""
-        return to_torch(self._called("a look-up", self.network.embed_input_ids, to_mindspore(input_ids)))
+        return to_torch(self.call("a look-up", self.network.embed_input_ids, to_mindspore(input_ids)))
 
     def forward(
         self,
@@ -183,24 +183,17 @@ class MindSporeModel(torch.nn.Module):
         inputs_embeds: torch.Tensor | None,
         **others: Any,
     ) -> Any:
-<<<<<<< HEAD
-        hidden_states = self.call(
-=======
         from mszoo.adapters.vllm.models import results
 
-        hidden_states = self._called(
+        hidden_states = self.call(
             "a step",
->>>>>>> wt-hard
             self.network,
             None if input_ids is None else to_mindspore(input_ids),
             to_mindspore(positions),
             None if inputs_embeds is None else to_mindspore(inputs_embeds),
             **others,
         )
-<<<<<<< HEAD
-=======
         results.check(self.candidate, hidden_states, positions.shape[-1], "hidden states")
->>>>>>> wt-hard
         self._count()
         if self.is_last_stage:
             return to_torch(hidden_states)
@@ -209,31 +202,24 @@ class MindSporeModel(torch.nn.Module):
 
         return IntermediateTensors({HANDED_OVER: to_torch(hidden_states)})
 
-<<<<<<< HEAD
-    def call(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        """Return what the network, or a method of it, returns.
+    def call(self, what: str, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        """Return what the candidate's model has for a part of a step.
+
+        Args:
+            what: the part, for a message.
+            function: the network, or a method of it.
+            arguments, named: those of the function.
 
         Raises:
             PluginError: it asked to end the process.
         """
         try:
             return function(*arguments, **named)
-=======
-    def _called(self, what: str, function: Callable[..., Any], *args: Any, **others: Any) -> Any:
-        """Call what the candidate's model has for a part of a step."""
-        try:
-            return function(*args, **others)
->>>>>>> wt-hard
         except (SystemExit, GeneratorExit) as error:  # the worker would end in silence
             if asks_to_end(error):
                 raise
             who = f"{self.candidate.qualified_name} of {self.candidate.plugin.source}"
-<<<<<<< HEAD
-            what = f"a step raised {describe(error)}"
-            raise PluginError(who, what, self.candidate.plugin.cure) from error
-=======
             raise PluginError(who, f"{what} raised {describe(error)}", self.candidate.plugin.cure) from error
->>>>>>> wt-hard
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Load the checkpoint's tensors and return the names of the parameters that got one."""
@@ -300,7 +286,7 @@ class MindSporeCausalLM(MindSporeModel):
         from mszoo.adapters.vllm.models import results
 
         given = to_mindspore(hidden_states)
-        logits = self._called("making logits", self.network.compute_logits, given)
+        logits = self.call("making logits", self.network.compute_logits, given)
         if logits is None:
             return None
         results.check(self.candidate, logits, hidden_states.shape[0], "logits")
