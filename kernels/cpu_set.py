@@ -103,6 +103,22 @@ def relu2(x: ms.Tensor) -> ms.Tensor:
     return to_mindspore(functional.relu(to_torch(x)).square())
 
 
+def quick_gelu(x: ms.Tensor) -> ms.Tensor:
+    """See :data:`mszoo.kernels.spec.QUICK_GELU`."""
+    source = to_torch(x)
+    return to_mindspore((source * 1.702).sigmoid_().mul_(source))
+
+
+def encoder_attention(qkv: ms.Tensor, num_sequences: int, num_heads: int, scale: float) -> ms.Tensor:
+    """See :data:`mszoo.kernels.spec.ENCODER_ATTENTION`."""
+    source = to_torch(qkv)
+    # [B T, 3 H D] -> three of [B, H, T, D]
+    heads = source.view(num_sequences, -1, 3, num_heads, source.shape[-1] // (3 * num_heads))
+    query, key, value = heads.permute(2, 0, 3, 1, 4)
+    attended = functional.scaled_dot_product_attention(query, key, value, scale=scale)
+    return to_mindspore(attended.transpose(1, 2).reshape(source.shape[0], -1))
+
+
 def silu_and_mul(x: ms.Tensor) -> ms.Tensor:
     """See :data:`mszoo.kernels.spec.SILU_AND_MUL`."""
     return _gated(torch.ops.aten.silu.out, x)

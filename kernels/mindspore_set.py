@@ -106,6 +106,23 @@ def relu2(x: ms.Tensor) -> ms.Tensor:
     return ops.square(ops.relu(x))
 
 
+def quick_gelu(x: ms.Tensor) -> ms.Tensor:
+    """See :data:`mszoo.kernels.spec.QUICK_GELU`."""
+    return x * ops.sigmoid(x * 1.702)
+
+
+def encoder_attention(qkv: ms.Tensor, num_sequences: int, num_heads: int, scale: float) -> ms.Tensor:
+    """See :data:`mszoo.kernels.spec.ENCODER_ATTENTION`."""
+    rows, width = qkv.shape
+    length, size = rows // num_sequences, width // (3 * num_heads)
+    heads = qkv.reshape(num_sequences, length, 3, num_heads, size)
+    # [3, B H, T, D]
+    heads = ops.transpose(heads, (2, 0, 3, 1, 4)).reshape(3, num_sequences * num_heads, length, size)
+    weights = ops.softmax(_scores(heads[0], heads[1]) * scale, -1)
+    attended = _weighted(weights, heads[2]).reshape(num_sequences, num_heads, length, size)
+    return ops.transpose(attended, (0, 2, 1, 3)).reshape(rows, num_heads * size)
+
+
 def silu_and_mul(x: ms.Tensor) -> ms.Tensor:
     """See :data:`mszoo.kernels.spec.SILU_AND_MUL`."""
     gate, up = ops.split(x, x.shape[-1] // 2, -1)

@@ -108,6 +108,15 @@ def _gated(rng: np.random.Generator, tokens: int) -> dict[str, Any]:
     return {"x": _normal(rng, tokens, 2 * 96)}
 
 
+def _encoder_attention(rng: np.random.Generator, tokens: int) -> dict[str, Any]:
+    return {
+        "qkv": _normal(rng, 3 * tokens, 3 * 4 * 32),
+        "num_sequences": 3,
+        "num_heads": 4,
+        "scale": 32**-0.5,
+    }
+
+
 def _paged_attention(rng: np.random.Generator, tokens: int) -> dict[str, Any]:
     # Two chunks of `tokens` query tokens, after 5 and 9 cached ones; two sequences that decode one token each.
     return {
@@ -123,6 +132,10 @@ def _paged_attention(rng: np.random.Generator, tokens: int) -> dict[str, Any]:
 
 def _like(first: Any, *_: Any, **__: Any) -> Any:
     return first.new_empty(first.shape)
+
+
+def _third_as_wide(x: Any, *_: Any) -> Any:
+    return x.new_empty((*x.shape[:-1], x.shape[-1] // 3))
 
 
 def _half_as_wide(x: Any) -> Any:
@@ -207,10 +220,20 @@ GELU = _activation("gelu", "x * Phi(x)")
 GELU_TANH = _activation("gelu_tanh", "0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3)))")
 RELU = _activation("relu", "max(x, 0)")
 RELU2 = _activation("relu2", "max(x, 0)**2")
+QUICK_GELU = _activation("quick_gelu", "x * sigmoid(1.702 * x)")
 
 SILU_AND_MUL = _gated_activation("silu", "silu(x[:, :I]) * x[:, I:]")
 GELU_AND_MUL = _gated_activation("gelu", "gelu(x[:, :I]) * x[:, I:]")
 GELU_TANH_AND_MUL = _gated_activation("gelu_tanh", "gelu_tanh(x[:, :I]) * x[:, I:]")
+
+ENCODER_ATTENTION = OpSpec(
+    "encoder_attention",
+    "attention of the heads in ``qkv`` [B T, 3 H D], as many of keys and values as of queries, in "
+    "``num_sequences`` B sequences of equal length: each token sees its whole sequence -> [B T, H D]",
+    "(Tensor qkv, int num_sequences, int num_heads, float scale) -> Tensor",
+    _encoder_attention,
+    _third_as_wide,
+)
 
 PAGED_ATTENTION = OpSpec(
     "paged_attention",

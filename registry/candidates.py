@@ -83,6 +83,7 @@ def _precedence(adapter: Adapter) -> tuple[object, ...]:
             adapter.pooling,
             adapter.drafts,
             adapter.task,
+            adapter.modalities,
         )
     return (*common, adapter.kernel_set if isinstance(adapter, OpAdapter) else "", adapter.subject)
 

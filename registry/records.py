@@ -37,6 +37,8 @@ POOLING = ("CLS", "LAST", "MEAN")
 #: What vLLM makes of an encoder's hidden states, as it calls it: a vector of a sequence, scores of its classes, or
 #: those of each token.
 TASKS = ("embed", "classify", "token_classify")
+#: What models read beside text, as vLLM calls it.
+MODALITIES = ("image", "video", "audio")
 
 
 #: What vLLM's fused layers hold of a checkpoint's modules where a record doesn't say, as Llama's and BERT's do.
@@ -168,6 +170,8 @@ class ModelAdapter(_Record):
         drafts: for a head that proposes tokens to another model from that one's hidden states: by which of vLLM's
             methods, ``eagle``, ``eagle3``, ``medusa`` or ``mtp``. Empty for a model, which may be another one's
             draft model too.
+        modalities: for a model that reads more than text, by vLLM's processor of the architecture: ``image``,
+            ``video``, ``audio``. Empty for a model of text.
 
     Sequences may be given as any iterable of strings; they are stored as tuples and sets, and mappings as
     read-only copies.
@@ -189,6 +193,7 @@ class ModelAdapter(_Record):
     pooling: str = ""
     drafts: str = ""
     task: str = ""
+    modalities: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         who = f"ModelAdapter({shown(self.architecture)})"
@@ -206,6 +211,8 @@ class ModelAdapter(_Record):
         check_members(who, "drafts", [drafts] if drafts else (), DRAFTS, may_be_empty=True)
         task = check_text(who, "task", self.task)
         check_members(who, "task", [task] if task else (), TASKS if pooling else (), may_be_empty=True)
+        allowed = () if pooling or drafts else MODALITIES
+        modalities = check_members(who, "modalities", self.modalities, allowed, may_be_empty=True)
         packed = self.packed_modules_mapping
         if packed is None:
             packed = _PACKED_OF_ENCODERS if pooling else _PACKED
@@ -216,6 +223,7 @@ class ModelAdapter(_Record):
             refused=refused,
             pooling=pooling,
             drafts=drafts,
+            modalities=modalities,
             capabilities=frozenset(Capability(item) for item in capabilities if item in values),
             newer=(*self.newer, *unknown),
             requires=check_requirements(who, "requires", self.requires),

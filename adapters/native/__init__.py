@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mszoo.adapters.native import dense, encoders, experts, heads, publishers
+from mszoo.adapters.native import dense, encoders, experts, heads, multimodal, publishers
 from mszoo.registry import ModelAdapter, Suite, hookimpl
 
 
@@ -17,4 +17,5 @@ def mszoo_suite() -> Suite:
 @hookimpl
 def mszoo_model_adapters() -> Iterable[ModelAdapter]:
     """Give the native models."""
-    return [*dense.RECORDS, *experts.RECORDS, *publishers.RECORDS, *encoders.RECORDS, *heads.RECORDS]
+    modules = (dense, experts, publishers, encoders, heads, multimodal)
+    return [record for module in modules for record in module.RECORDS]

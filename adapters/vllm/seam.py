@@ -11,7 +11,7 @@ import importlib
 from typing import Any
 
 from vllm.logger import init_logger
-from vllm.model_executor.models.interfaces import SupportsLoRA, SupportsPP, supports_pp
+from vllm.model_executor.models.interfaces import SupportsLoRA, SupportsMultiModal, SupportsPP, supports_pp
 from vllm.model_executor.models.registry import ModelRegistry
 from vllm.platforms import current_platform
 from vllm.version import __version__
@@ -19,6 +19,7 @@ from vllm.version import __version__
 __all__ = [
     "ModelRegistry",
     "SupportsLoRA",
+    "SupportsMultiModal",
     "SupportsPP",
     "current_platform",
     "init_logger",
@@ -38,6 +39,7 @@ _LATE = {
     "get_forward_context": "vllm.forward_context",
     "is_forward_context_available": "vllm.forward_context",
     "override_forward_context": "vllm.forward_context",
+    "MultiModelKeys": "vllm.model_executor.models.module_mapping",
     "get_pp_group": "vllm.distributed",
     "get_tp_group": "vllm.distributed",
     "IntermediateTensors": "vllm.sequence",

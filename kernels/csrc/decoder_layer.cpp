@@ -187,7 +187,7 @@ struct DecoderLayer : torch::CustomClassHolder {
              activation_.compare(activation_.size() - gated.size(), gated.size(), gated) == 0;
     if (gated_) activation_.resize(activation_.size() - gated.size());
     TORCH_CHECK(activation_ == "silu" || activation_ == "gelu" || activation_ == "gelu_tanh" ||
-                    activation_ == "relu" || activation_ == "relu2",
+                    activation_ == "relu" || activation_ == "relu2" || activation_ == "quick_gelu",
                 "a compiled decoder layer has no activation ", activation_);
   }
 
@@ -322,6 +322,8 @@ struct DecoderLayer : torch::CustomClassHolder {
       at::silu_out(out, in);
     } else if (activation_ == "gelu" || activation_ == "gelu_tanh") {
       at::gelu_out(out, in, activation_ == "gelu" ? "none" : "tanh");
+    } else if (activation_ == "quick_gelu") {
+      at::mul_out(out, in, at::sigmoid(in * 1.702));
     } else {
       at::clamp_min_out(out, in, 0);
       if (activation_ == "relu2") out.mul_(out);

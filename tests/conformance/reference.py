@@ -97,6 +97,19 @@ class Reference:
         return x.clamp(min=0) ** 2
 
     @staticmethod
+    def quick_gelu(x: Tensor) -> Tensor:
+        return x / (1 + (-1.702 * x).exp())
+
+    @staticmethod
+    def encoder_attention(qkv: Tensor, num_sequences: int, num_heads: int, scale: float) -> Tensor:
+        rows = []
+        for sequence in qkv.chunk(num_sequences):
+            query, key, value = sequence.view(len(sequence), 3, num_heads, -1).unbind(1)
+            scores = torch.einsum("qhd,khd->hqk", query, key) * scale
+            rows.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), value).flatten(1))
+        return torch.cat(rows)
+
+    @staticmethod
     def silu_and_mul(x: Tensor) -> Tensor:
         gate, up = x.chunk(2, -1)
         return Reference.silu(gate) * up

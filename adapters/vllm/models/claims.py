@@ -59,7 +59,7 @@ def unreadable(network: Any, vllm_config: Any) -> str | None:
     if speculative is None or drafts(vllm_config):
         return None
     reads_between = speculative.method in ("eagle3", "dflash", "extract_hidden_states")
-    if reads_between and len(decoder_layers(network)) != network.config.num_hidden_layers:
+    if reads_between and len(decoder_layers(network)) != _layers_of(network):
         return "layers of its own suite, between which mszoo can't read"
     if not speculative.use_eagle():
         return None
@@ -67,6 +67,11 @@ def unreadable(network: Any, vllm_config: Any) -> str | None:
     modules = dict(network.named_modules())
     absent = [name for name in shared if not isinstance(modules.get(name), VocabParallelEmbedding)]
     return f"no {' and no '.join(absent)} to share" if absent else None
+
+
+def _layers_of(network: torch.nn.Module) -> int:
+    config: Any = network.config
+    return int(config.get_text_config().num_hidden_layers)
 
 
 def decoder_layers(network: torch.nn.Module) -> list[DecoderLayer]:

@@ -60,7 +60,8 @@ def prove(candidate: Candidate, network: Any, vllm_config: Any, device: str) -> 
             if isinstance(network, DraftHead):
                 wrong = _step_of_head(network, model_config)
             else:
-                wrong = _step(network, model_config, pooling=model_config.runner_type == "pooling")
+                pooling = model_config.runner_type == "pooling"
+                wrong = _items(network, model_config) or _step(network, model_config, pooling=pooling)
     except MszooError as error:
         raise RefusalError(who, f"its first step raised {error.who}: {error.what}", error.hint) from error
     except (Exception, SystemExit, GeneratorExit) as error:
@@ -121,6 +122,21 @@ def _step(network: Any, model_config: Any, *, pooling: bool) -> str | None:
         return f"logits {list(shape)} of {TOKENS} tokens, not [{TOKENS}, {vocabulary}]"
     dtype = to_torch(logits).dtype
     return None if dtype.is_floating_point else f"logits of {_name(dtype)}"
+
+
+def _items(network: Any, model_config: Any) -> str | None:
+    """Return what is wrong about the embeddings of an image or another item, or None."""
+    from mszoo.kernels.exchange import to_mindspore, to_torch
+    from mszoo.layers.multimodal import MultiModalLM
+
+    if not isinstance(network, MultiModalLM):
+        return None
+    inputs = {name: to_mindspore(value) for name, value in network.example_inputs().items()}
+    for item in network.embed_multimodal(**inputs) if inputs else ():
+        found = to_torch(item)
+        if found.shape[1:] != (_width(model_config),) or found.dtype != model_config.dtype:
+            return f"embeddings {list(found.shape)} of {_name(found.dtype)} for one of its inputs"
+    return None
 
 
 def _step_of_head(network: Any, model_config: Any) -> str | None:

@@ -44,8 +44,11 @@ def check(candidate: Candidate, vllm_config: Any) -> None:
         raise _refusal(candidate, "serving by itself", "Name it in --speculative-config of another model")
     if model.runner_type != runner and not (runner == "generate" and drafts(vllm_config)):
         raise _refusal(candidate, f"the {model.runner_type} runner", f"Serve it with --runner {runner}")
-    if model.convert_type not in (("none",) if adapter.pooling else ("none", *CONVERSIONS)):
+    if model.convert_type not in (
+        ("none",) if adapter.pooling or adapter.modalities else ("none", *CONVERSIONS)
+    ):
         raise _refusal(candidate, f"--convert {model.convert_type}", "Serve it without")
+    _check_modalities(candidate, vllm_config)
     if has_mistral_names(vllm_config):
         raise _refusal(
             candidate, "weights under Mistral's own names", "Convert them to Hugging Face's format"
@@ -53,6 +56,26 @@ def check(candidate: Candidate, vllm_config: Any) -> None:
     for capability, feature in asked(vllm_config).items():
         if capability not in adapter.capabilities:
             raise _refusal(candidate, feature, "Serve without it, or with another implementation")
+
+
+def _check_modalities(candidate: Candidate, vllm_config: Any) -> None:
+    """Compare what a candidate reads with what vLLM's class of the architecture does, which is of the first one.
+
+    Raises:
+        RefusalError: it reads less or more, or the operator asked for a part of the model.
+    """
+    reads, multimodal = candidate.adapter.modalities, vllm_config.model_config.multimodal_config
+    if bool(reads) != (multimodal is not None):
+        hint = "Put its suite first in MSZOO_PREFER, or leave the other's plugin out by MSZOO_DISABLE"
+        what = "serving text alone, as a candidate before it does" if reads else "images beside text"
+        raise _refusal(candidate, what, hint)
+    if not reads:
+        return
+    if getattr(multimodal, "mm_encoder_only", False):
+        raise _refusal(candidate, "--mm-encoder-only", "Serve it without, or with another implementation")
+    if getattr(vllm_config.lora_config, "enable_tower_connector_lora", False):
+        what = "--enable-tower-connector-lora"
+        raise _refusal(candidate, what, "Serve it without, or with another implementation")
 
 
 def asked(vllm_config: Any) -> dict[Capability, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mszoo.adapters.vllm.models.classes import wrapper_class
-from mszoo.adapters.vllm.models.names import overridden
+from mszoo.adapters.vllm.models.names import overridden, without_processor
 from mszoo.adapters.vllm.seam import ModelRegistry
 from mszoo.registry.catalog import Catalog, network_of
 from mszoo.registry.errors import Problem
@@ -19,6 +19,9 @@ def register_models(catalog: Catalog) -> tuple[dict[str, type], list[Problem]]:
     problems: list[Problem] = []
     for architecture, decision in catalog.decisions().items():
         vllm_entry = ModelRegistry.models.get(architecture)
+        if decision.chain and decision.chain[0].adapter.modalities and vllm_entry is None:
+            problems.append(without_processor(decision.chain[0]))
+            continue
         if decision.chain:
             problem = overridden(architecture, vllm_entry)
             problems += [] if problem is None else [problem]
@@ -26,7 +29,9 @@ def register_models(catalog: Catalog) -> tuple[dict[str, type], list[Problem]]:
             ModelRegistry.register_model(architecture, registered[architecture])
         for candidate in decision.chain:
             pinned = catalog.decide(candidate.qualified_name)
-            ModelRegistry.register_model(candidate.qualified_name, wrapper_class(catalog, pinned, None))
+            ModelRegistry.register_model(
+                candidate.qualified_name, wrapper_class(catalog, pinned, None, vllm_entry)
+            )
     for name, entry in list(ModelRegistry.models.items()):
         # Embedding models whose checkpoints name the network, such as MistralModel, for which vLLM has its decoder.
         if network_of(name) in registered and getattr(entry, "class_name", "").endswith("ForCausalLM"):

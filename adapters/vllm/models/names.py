@@ -7,6 +7,7 @@ from typing import Any
 
 from mszoo.adapters.vllm.other_plugins import owner
 from mszoo.adapters.vllm.seam import ModelRegistry
+from mszoo.registry.decisions import Candidate
 from mszoo.registry.errors import Problem
 
 
@@ -23,6 +24,15 @@ def overridden(architecture: str, entry: Any) -> Problem | None:
     what = f"was registered by {owner(module)} ({module}); mszoo's adapter serves it instead"
     hint = "It is used if every adapter refuses. Set MSZOO_DISABLE to the adapter's plugin to use it always."
     return Problem(architecture, what, hint)
+
+
+def without_processor(candidate: Candidate) -> Problem:
+    """Say that a model of several modalities can't be served: nobody makes its inputs."""
+    modalities = " and ".join(candidate.adapter.modalities)
+    what = (
+        f"reads {modalities}, and this vLLM has no model of the architecture, whose processor it would take"
+    )
+    return Problem(candidate.qualified_name, what, "Serve it with a vLLM that has one", candidate.plugin.name)
 
 
 def replaced(registered: Mapping[str, type]) -> list[Problem]:

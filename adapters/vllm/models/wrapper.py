@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -183,19 +183,13 @@ class MindSporeModel(torch.nn.Module):
         inputs_embeds: torch.Tensor | None,
         **others: Any,
     ) -> Any:
-        try:
-            hidden_states = self.network(
-                None if input_ids is None else to_mindspore(input_ids),
-                to_mindspore(positions),
-                None if inputs_embeds is None else to_mindspore(inputs_embeds),
-                **others,
-            )
-        except (SystemExit, GeneratorExit) as error:  # the worker would end in silence
-            if asks_to_end(error):
-                raise
-            who = f"{self.candidate.qualified_name} of {self.candidate.plugin.source}"
-            what = f"a step raised {describe(error)}"
-            raise PluginError(who, what, self.candidate.plugin.cure) from error
+        hidden_states = self.call(
+            self.network,
+            None if input_ids is None else to_mindspore(input_ids),
+            to_mindspore(positions),
+            None if inputs_embeds is None else to_mindspore(inputs_embeds),
+            **others,
+        )
         self._count()
         if self.is_last_stage:
             return to_torch(hidden_states)
@@ -203,6 +197,21 @@ class MindSporeModel(torch.nn.Module):
         from mszoo.layers.model import HANDED_OVER
 
         return IntermediateTensors({HANDED_OVER: to_torch(hidden_states)})
+
+    def call(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        """Return what the network, or a method of it, returns.
+
+        Raises:
+            PluginError: it asked to end the process.
+        """
+        try:
+            return function(*arguments, **named)
+        except (SystemExit, GeneratorExit) as error:  # the worker would end in silence
+            if asks_to_end(error):
+                raise
+            who = f"{self.candidate.qualified_name} of {self.candidate.plugin.source}"
+            what = f"a step raised {describe(error)}"
+            raise PluginError(who, what, self.candidate.plugin.cure) from error
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Load the checkpoint's tensors and return the names of the parameters that got one."""

@@ -1,0 +1,164 @@
+"""LLaVA 1.5 and what shares its architecture: a vision transformer, a projector and a decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+from typing import Any, cast
+
+import torch
+
+from mszoo.kernels.exchange import to_mindspore, to_torch
+from mszoo.layers import Module, current_model_config
+from mszoo.layers.decoder import DecoderForCausalLM
+from mszoo.layers.multimodal import MultiModalLM
+from mszoo.layers.vision import Projector, VisionTransformer
+from mszoo.models.config import ConfigReader
+from mszoo.models.llama import LlamaForCausalLM
+from mszoo.models.mistral import MistralForCausalLM
+from mszoo.models.qwen2 import Qwen2ForCausalLM
+from mszoo.models.qwen3 import Qwen3ForCausalLM
+from mszoo.models.vision import SIGLIP, read_vision_config
+
+import mindspore as ms
+
+#: The decoder by ``model_type`` of ``text_config``, as Hugging Face picks it; their checkpoints have the same
+#: projections apart.
+DECODERS: Mapping[str, type[DecoderForCausalLM]] = MappingProxyType(
+    {
+        "llama": LlamaForCausalLM,
+        "mistral": MistralForCausalLM,
+        "qwen2": Qwen2ForCausalLM,
+        "qwen3": Qwen3ForCausalLM,
+    }
+)
+#: By the first part of a name, what checkpoints of transformers 4.52 and later have in front of it, and where the
+#: output projection lies in older ones.
+_MOVED = (
+    ("model.language_model.", "language_model.model."),
+    ("model.vision_tower.", "vision_tower."),
+    ("model.multi_modal_projector.", "multi_modal_projector."),
+    ("lm_head.", "language_model.lm_head."),
+)
+_TOWER, _ROOT = "vision_tower.", "vision_model."
+
+
+class LlavaForConditionalGeneration(MultiModalLM):
+    """LLaVA 1.5: as Hugging Face's ``models/llava`` defines it, on CLIP or SigLIP.
+
+    Args:
+        config: the Hugging Face config.
+        prefix: prepended to the layers' names.
+
+    Raises:
+        RefusalError: naming the config field that can't be honoured.
+    """
+
+    def __init__(self, config: Any, *, prefix: str = "") -> None:
+        who = f"native.{type(self).__name__}"
+        super().__init__()
+        self.config = config
+        dot = f"{prefix}." if prefix else ""
+        reader = ConfigReader(config, who)
+        text, vision = config.text_config, config.vision_config
+        decoder = DECODERS.get(text.model_type)
+        if decoder is None:
+            reader.refuse("text_config.model_type", text.model_type)
+        if reader.flag("tie_word_embeddings") != bool(text.tie_word_embeddings):
+            reader.refuse("tie_word_embeddings", config.tie_word_embeddings)
+        self._strategy = reader.required("vision_feature_select_strategy")
+        reader.must_be("vision_feature_select_strategy", "default", "full")
+        self._layers = _feature_layers(reader, vision.num_hidden_layers)
+        if vision.model_type == SIGLIP and max(self._layers) == vision.num_hidden_layers:
+            # Versions of transformers differ in whether the last norm is part of the last layer.
+            reader.refuse("vision_feature_layer", config.vision_feature_layer)
+        spec = read_vision_config(vision, who, max(self._layers))
+        self._num_layers = vision.num_hidden_layers
+        self.vision_tower = Module()
+        self.vision_tower.vision_model = VisionTransformer(spec, prefix=f"{dot}{_TOWER}{_ROOT}"[:-1])
+        self.multi_modal_projector = Projector(
+            spec.hidden_size * len(self._layers),
+            text.hidden_size,
+            reader.required("projector_hidden_act"),
+            bias=reader.flag("multimodal_projector_bias"),
+            prefix=f"{dot}multi_modal_projector",
+        )
+        self.language_model = decoder(text, prefix=f"{dot}language_model")
+
+    def embed_multimodal(self, **inputs: Any) -> list[ms.Tensor]:
+        """See :meth:`mszoo.layers.multimodal.MultiModalLM.embed_multimodal`.
+
+        Args:
+            inputs: ``pixel_values`` [B, channels, height, width], or ``image_embeds``, of an image each.
+        """
+        if inputs.get("image_embeds") is not None:
+            given = inputs["image_embeds"]
+            return given if isinstance(given, list) else [to_mindspore(one) for one in to_torch(given)]
+        pixels = inputs.get("pixel_values")
+        if pixels is None:
+            return []
+        size, channels = self.tower.spec.image_size, self.tower.spec.num_channels
+        if isinstance(pixels, list) or pixels.shape[1:] != (channels, size, size):
+            found = [list(one.shape) for one in pixels]
+            raise ValueError(f"images are {found}, and this model reads [{channels}, {size}, {size}]")
+        embeddings = to_torch(self.multi_modal_projector(self._features(pixels)))
+        return [to_mindspore(one) for one in embeddings.view(pixels.shape[0], -1, embeddings.shape[-1])]
+
+    def example_inputs(self) -> dict[str, torch.Tensor]:
+        """See :meth:`mszoo.layers.multimodal.MultiModalLM.example_inputs`."""
+        spec = self.tower.spec
+        shape = 1, spec.num_channels, spec.image_size, spec.image_size
+        return {"pixel_values": torch.zeros(shape, dtype=current_model_config().dtype)}
+
+    @property
+    def tower(self) -> VisionTransformer:
+        """The vision transformer."""
+        return cast(VisionTransformer, self.vision_tower.vision_model)
+
+    def checkpoint_name(self, name: str, expected: Collection[str]) -> str:
+        """See :meth:`mszoo.layers.model.Model.checkpoint_name`: names are those before transformers 4.52."""
+        del expected
+        for new, old in _MOVED:
+            if name.startswith(new):
+                name = old + name.removeprefix(new)
+                break
+        rest = name.removeprefix(_TOWER)
+        if name.startswith(_TOWER) and not rest.startswith(_ROOT):  # transformers 5
+            return f"{_TOWER}{_ROOT}{rest}"
+        return name
+
+    def unused_tensors(self) -> tuple[str, ...]:
+        """See :meth:`mszoo.layers.model.Model.unused_tensors`: what of the tower is behind the last layer read."""
+        root = f"{_TOWER}{_ROOT}"
+        behind = range(max(self._layers), self._num_layers)
+        return (
+            *(f"language_model.{name}" for name in self.language_model.unused_tensors()),
+            *(f"{root}{self.tower.spec.layers_name}.{index}.*" for index in behind),
+            f"{root}embeddings.position_ids",
+            f"{root}post_layernorm.*",
+            f"{root}head.*",
+        )
+
+    def _features(self, pixels: ms.Tensor) -> ms.Tensor:
+        """Return what the projector reads: [B, channels, height, width] -> [B tokens, features]."""
+        found = self.tower(pixels, set(self._layers))
+        parts = [
+            to_torch(found[layer]).view(pixels.shape[0], -1, found[layer].shape[-1]) for layer in self._layers
+        ]
+        if self._strategy == "default":  # without the first
+            parts = [part[:, 1:] for part in parts]
+        return to_mindspore(torch.cat(parts, -1).flatten(0, 1).contiguous())
+
+
+def _feature_layers(reader: ConfigReader, count: int) -> list[int]:
+    """Return behind how many layers features are read, by the order in which they lie side by side.
+
+    Raises:
+        RefusalError: the tower has no such layer.
+    """
+    value = reader.required("vision_feature_layer")
+    given = value if isinstance(value, (list, tuple)) else [value]
+    layers = [count + 1 + one if one < 0 else one for one in given]
+    if not layers or min(layers) < 0 or max(layers) > count:
+        reader.refuse("vision_feature_layer", value)
+    return layers

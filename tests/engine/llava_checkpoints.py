@@ -1,0 +1,148 @@
+"""Random LLaVAs with tokenizer and processor, images for them, and what Hugging Face computes of both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .conftest import TINY
+from .server import byte_tokenizer
+
+IMAGE = "<image>"
+#: Five by five patches.
+CLIP = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 30,
+    "patch_size": 6,
+}
+SIGLIP = CLIP | {"model_type": "siglip_vision_model", "hidden_act": "gelu_pytorch_tanh"}
+_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.content is string %}{{ message.content }}{% else %}"
+    "{% for part in message.content %}{% if part.type == 'text' %}{{ part.text }}{% else %}<image>{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def make_llava(
+    folder: Path, text: Mapping[str, Any] | None = None, vision: Mapping[str, Any] = CLIP, **fields: Any
+) -> Path:
+    """Write a random LLaVA; the same fields give the same weights.
+
+    Args:
+        folder: an empty one.
+        text, vision: fields of the configs of the decoder and the tower.
+        fields: of config.json.
+    """
+    import torch
+
+    from transformers import (
+        CLIPImageProcessor,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+        SiglipImageProcessor,
+    )
+
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
+    tokenizer.chat_template = _TEMPLATE
+    (image,) = tokenizer.convert_tokens_to_ids([IMAGE])
+    config = LlavaConfig(
+        text_config={"model_type": "llama"} | TINY | {"vocab_size": len(tokenizer)} | dict(text or {}),
+        vision_config=dict(vision),
+        image_token_index=image,
+        **fields,
+    )
+    torch.manual_seed(0)
+    model = LlavaForConditionalGeneration(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.08)
+    model.save_pretrained(folder)
+    size, is_clip = vision["image_size"], vision["model_type"] == CLIP["model_type"]
+    square = {"height": size, "width": size}
+    images = (
+        CLIPImageProcessor(size={"shortest_edge": size}, crop_size=square)
+        if is_clip
+        else SiglipImageProcessor(size=square)
+    )
+    LlavaProcessor(
+        images,
+        tokenizer,
+        patch_size=vision["patch_size"],
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+        num_additional_image_tokens=int(is_clip),
+        chat_template=_TEMPLATE,
+    ).save_pretrained(folder)
+    return folder
+
+
+def pictures() -> list[Any]:
+    """Return images of other sizes than the towers': noise, so that no two patches are alike."""
+    import numpy as np
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    sizes = ((32, 32), (57, 40), (9, 70))
+    return [Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
+
+
+def requests(pictures: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return prompts with no image, with one, and with several between words."""
+    first, second, third = pictures
+    return [
+        {"prompt": "Only words."},
+        {"prompt": "<image>What is this?", "multi_modal_data": {"image": first}},
+        {"prompt": "Look: <image> Is it odd?", "multi_modal_data": {"image": second}},
+        {"prompt": "<image>then <image><image>?", "multi_modal_data": {"image": [third, first, second]}},
+    ]
+
+
+class Reference:
+    """Hugging Face's model of a folder, in float32."""
+
+    def __init__(self, folder: Path) -> None:
+        import torch
+
+        from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+        self.processor = AutoProcessor.from_pretrained(folder)
+        self.model = LlavaForConditionalGeneration.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager"
+        )
+
+    def inputs(self, request: Mapping[str, Any]) -> Any:
+        """Return what the processor makes of a request."""
+        images = request.get("multi_modal_data", {}).get("image")
+        images = images if images is None or isinstance(images, list) else [images]
+        return self.processor(text=[request["prompt"]], images=images, return_tensors="pt")
+
+    def features(self, pixel_values: Any) -> Any:
+        """Return the embeddings of images: [images, tokens, hidden]."""
+        import torch
+
+        config = self.model.config
+        with torch.no_grad():
+            found = self.model.get_image_features(
+                pixel_values,
+                vision_feature_layer=config.vision_feature_layer,
+                vision_feature_select_strategy=config.vision_feature_select_strategy,
+            )
+        return torch.stack(list(found.pooler_output))
+
+    def logits(self, request: Mapping[str, Any], tokens: Sequence[int]) -> Any:
+        """Return the logits behind each token of a request and its answer, the last one's aside."""
+        import torch
+
+        inputs = dict(self.inputs(request))
+        ids = torch.cat([inputs.pop("input_ids"), torch.tensor([list(tokens)])], 1)
+        inputs.pop("attention_mask", None)
+        with torch.no_grad():
+            return self.model(input_ids=ids, **inputs).logits[0][:-1]
