@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -12,13 +13,13 @@ from mszoo.kernels.exchange import to_mindspore, to_torch
 from mszoo.layers import Module, current_model_config
 from mszoo.layers.decoder import DecoderForCausalLM
 from mszoo.layers.multimodal import MultiModalLM
-from mszoo.layers.vision import Projector, VisionTransformer
+from mszoo.layers.vision import Projector, VisionSpec, VisionTransformer
 from mszoo.models.config import ConfigReader
 from mszoo.models.llama import LlamaForCausalLM
 from mszoo.models.mistral import MistralForCausalLM
 from mszoo.models.qwen2 import Qwen2ForCausalLM
 from mszoo.models.qwen3 import Qwen3ForCausalLM
-from mszoo.models.vision import SIGLIP, read_vision_config
+from mszoo.models.vision import CLIP, SIGLIP, read_vision_config
 
 import mindspore as ms
 
@@ -43,6 +44,28 @@ _MOVED = (
 _TOWER, _ROOT = "vision_tower.", "vision_model."
 
 
+@dataclass(frozen=True)
+class LlavaSpec:
+    """What a LLaVA is.
+
+    Attributes:
+        vision: the tower, without layers behind the last one that is read.
+        layers_of_tower: how many layers the checkpoint has of it.
+        feature_layers: behind how many layers features are read; those of several lie side by side.
+        drops_first: an image's first vector isn't read (CLIP's, which stands for the whole image).
+        projector_act, projector_bias: of the projector.
+        decoder: reads the embeddings.
+    """
+
+    vision: VisionSpec
+    layers_of_tower: int
+    feature_layers: tuple[int, ...]
+    drops_first: bool
+    projector_act: str
+    projector_bias: bool
+    decoder: type[DecoderForCausalLM]
+
+
 class LlavaForConditionalGeneration(MultiModalLM):
     """LLaVA 1.5: as Hugging Face's ``models/llava`` defines it, on CLIP or SigLIP.
 
@@ -50,40 +73,68 @@ class LlavaForConditionalGeneration(MultiModalLM):
         config: the Hugging Face config.
         prefix: prepended to the layers' names.
 
+    Attributes:
+        spec: what it is.
+
     Raises:
         RefusalError: naming the config field that can't be honoured.
     """
 
     def __init__(self, config: Any, *, prefix: str = "") -> None:
-        who = f"native.{type(self).__name__}"
+        spec = self.read_config(config, f"native.{type(self).__name__}")
         super().__init__()
-        self.config = config
-        dot = f"{prefix}." if prefix else ""
+        self.config, self.spec = config, spec
+        dot, text = f"{prefix}." if prefix else "", config.text_config
+        self.vision_tower = Module()
+        self.vision_tower.vision_model = VisionTransformer(
+            spec.vision, prefix=f"{dot}vision_tower.vision_model"
+        )
+        self.multi_modal_projector = Projector(
+            spec.vision.hidden_size * len(spec.feature_layers),
+            text.hidden_size,
+            spec.projector_act,
+            bias=spec.projector_bias,
+            prefix=f"{dot}multi_modal_projector",
+        )
+        self.language_model = spec.decoder(text, prefix=f"{dot}language_model")
+
+    @classmethod
+    def read_config(cls, config: Any, who: str) -> LlavaSpec:
+        """Read a ``llava`` config; Hugging Face's network reads no other fields.
+
+        Args:
+            config: the Hugging Face config.
+            who: the adapter's name, for messages.
+
+        Raises:
+            RefusalError: naming the field that can't be honoured.
+        """
         reader = ConfigReader(config, who)
         text, vision = config.text_config, config.vision_config
         decoder = DECODERS.get(text.model_type)
         if decoder is None:
             reader.refuse("text_config.model_type", text.model_type)
-        if reader.flag("tie_word_embeddings") != bool(text.tie_word_embeddings):
-            reader.refuse("tie_word_embeddings", config.tie_word_embeddings)
-        self._strategy = reader.required("vision_feature_select_strategy")
+        if vision.model_type not in (CLIP, SIGLIP):
+            reader.refuse("vision_config.model_type", vision.model_type)
+        tied = reader.flag("tie_word_embeddings")
+        if tied != bool(text.tie_word_embeddings):
+            reader.refuse("tie_word_embeddings", tied)
+        strategy = reader.required("vision_feature_select_strategy")
         reader.must_be("vision_feature_select_strategy", "default", "full")
-        self._layers = _feature_layers(reader, vision.num_hidden_layers)
-        if vision.model_type == SIGLIP and max(self._layers) == vision.num_hidden_layers:
+        all_layers = vision.num_hidden_layers
+        layers = _feature_layers(reader, all_layers)
+        if vision.model_type == SIGLIP and max(layers) == all_layers:
             # Versions of transformers differ in whether the last norm is part of the last layer.
             reader.refuse("vision_feature_layer", config.vision_feature_layer)
-        spec = read_vision_config(vision, who, max(self._layers))
-        self._num_layers = vision.num_hidden_layers
-        self.vision_tower = Module()
-        self.vision_tower.vision_model = VisionTransformer(spec, prefix=f"{dot}{_TOWER}{_ROOT}"[:-1])
-        self.multi_modal_projector = Projector(
-            spec.hidden_size * len(self._layers),
-            text.hidden_size,
+        return LlavaSpec(
+            read_vision_config(vision, who, max(layers)),
+            all_layers,
+            layers,
+            strategy == "default",
             reader.required("projector_hidden_act"),
-            bias=reader.flag("multimodal_projector_bias"),
-            prefix=f"{dot}multi_modal_projector",
+            reader.flag("multimodal_projector_bias"),
+            decoder,
         )
-        self.language_model = decoder(text, prefix=f"{dot}language_model")
 
     def embed_multimodal(self, **inputs: Any) -> list[ms.Tensor]:
         """See :meth:`mszoo.layers.multimodal.MultiModalLM.embed_multimodal`.
@@ -97,7 +148,7 @@ class LlavaForConditionalGeneration(MultiModalLM):
         pixels = inputs.get("pixel_values")
         if pixels is None:
             return []
-        size, channels = self.tower.spec.image_size, self.tower.spec.num_channels
+        size, channels = self.spec.vision.image_size, self.spec.vision.num_channels
         if isinstance(pixels, list) or pixels.shape[1:] != (channels, size, size):
             found = [list(one.shape) for one in pixels]
             raise ValueError(f"images are {found}, and this model reads [{channels}, {size}, {size}]")
@@ -106,14 +157,9 @@ class LlavaForConditionalGeneration(MultiModalLM):
 
     def example_inputs(self) -> dict[str, torch.Tensor]:
         """See :meth:`mszoo.layers.multimodal.MultiModalLM.example_inputs`."""
-        spec = self.tower.spec
+        spec = self.spec.vision
         shape = 1, spec.num_channels, spec.image_size, spec.image_size
         return {"pixel_values": torch.zeros(shape, dtype=current_model_config().dtype)}
-
-    @property
-    def tower(self) -> VisionTransformer:
-        """The vision transformer."""
-        return cast(VisionTransformer, self.vision_tower.vision_model)
 
     def checkpoint_name(self, name: str, expected: Collection[str]) -> str:
         """See :meth:`mszoo.layers.model.Model.checkpoint_name`: names are those before transformers 4.52."""
@@ -130,10 +176,10 @@ class LlavaForConditionalGeneration(MultiModalLM):
     def unused_tensors(self) -> tuple[str, ...]:
         """See :meth:`mszoo.layers.model.Model.unused_tensors`: what of the tower is behind the last layer read."""
         root = f"{_TOWER}{_ROOT}"
-        behind = range(max(self._layers), self._num_layers)
+        behind = range(self.spec.vision.num_layers, self.spec.layers_of_tower)
         return (
             *(f"language_model.{name}" for name in self.language_model.unused_tensors()),
-            *(f"{root}{self.tower.spec.layers_name}.{index}.*" for index in behind),
+            *(f"{root}{self.spec.vision.layers_name}.{index}.*" for index in behind),
             f"{root}embeddings.position_ids",
             f"{root}post_layernorm.*",
             f"{root}head.*",
@@ -141,16 +187,16 @@ class LlavaForConditionalGeneration(MultiModalLM):
 
     def _features(self, pixels: ms.Tensor) -> ms.Tensor:
         """Return what the projector reads: [B, channels, height, width] -> [B tokens, features]."""
-        found = self.tower(pixels, set(self._layers))
-        parts = [
-            to_torch(found[layer]).view(pixels.shape[0], -1, found[layer].shape[-1]) for layer in self._layers
-        ]
-        if self._strategy == "default":  # without the first
+        tower = cast(VisionTransformer, self.vision_tower.vision_model)
+        found = tower(pixels, set(self.spec.feature_layers))
+        shape = pixels.shape[0], -1, self.spec.vision.hidden_size
+        parts = [to_torch(found[layer]).view(shape) for layer in self.spec.feature_layers]
+        if self.spec.drops_first:
             parts = [part[:, 1:] for part in parts]
-        return to_mindspore(torch.cat(parts, -1).flatten(0, 1).contiguous())
+        return to_mindspore(torch.cat(parts, -1).flatten(0, 1))
 
 
-def _feature_layers(reader: ConfigReader, count: int) -> list[int]:
+def _feature_layers(reader: ConfigReader, count: int) -> tuple[int, ...]:
     """Return behind how many layers features are read, by the order in which they lie side by side.
 
     Raises:
@@ -158,7 +204,7 @@ def _feature_layers(reader: ConfigReader, count: int) -> list[int]:
     """
     value = reader.required("vision_feature_layer")
     given = value if isinstance(value, (list, tuple)) else [value]
-    layers = [count + 1 + one if one < 0 else one for one in given]
+    layers = tuple(count + 1 + one if one < 0 else one for one in given)
     if not layers or min(layers) < 0 or max(layers) > count:
         reader.refuse("vision_feature_layer", value)
     return layers

@@ -3,7 +3,8 @@
 Standard input: by the name of a job, ``{"model": folder, "prompts": [token ids], "max_tokens": count, "options": of
 LLM, "lora": [folder or null for each prompt], "imports": [modules to import first], "reload": [folders whose
 weights to load afterwards, one after the other], "sleep": [levels to sleep at afterwards, one after the other],
-"embed": whether it is an encoder, whose answers are embeddings}``. The argument names the file to write.
+"embed": whether it is an encoder, whose answers are embeddings, "requests": [{"prompt": text, "images": [files]}],
+"again": whether to ask again afterwards}``. The argument names the file to write.
 """
 
 from __future__ import annotations
@@ -101,7 +102,8 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
     sampling = SamplingParams(
         temperature=0, max_tokens=job["max_tokens"], ignore_eos=True, detokenize=False, logprobs=0
     )
-    prompts = [{"prompt_token_ids": prompt} for prompt in job["prompts"]]
+    prompts = [{"prompt_token_ids": prompt} for prompt in job.get("prompts", ())]
+    prompts += [_with_images(**request) for request in job.get("requests", ())]
     adapters = job.get("lora") or []
     requests = [
         LoRARequest(name, index + 1, name) if name else None for index, name in enumerate(adapters)
@@ -114,6 +116,7 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
     llm.collective_rpc(module.watch_draft)
     work = {"prompts": prompts, "sampling_params": sampling, "use_tqdm": False, "lora_request": requests}
     outputs = llm.generate(**work)
+    again = tokens_of(llm.generate(**work)) if job.get("again") else []
     reloaded, woken = [], []
     for folder in job.get("reload", ()):
         llm.collective_rpc(module.reload, args=(folder,))
@@ -127,6 +130,7 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
         woken.append(tokens_of(llm.generate(**work)))
     statistics = [] if job["options"].get("disable_log_stats", True) else llm.get_metrics()
     result = {
+        "again": again,
         "reloaded": reloaded,
         "woken": woken,
         "metrics": {metric.name: metric.value for metric in statistics if hasattr(metric, "value")},
@@ -140,6 +144,13 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
     del llm
     gc.collect()
     return result
+
+
+def _with_images(prompt: str, images: list[str]) -> dict[str, Any]:
+    """Return a request as vLLM takes it."""
+    from PIL import Image
+
+    return {"prompt": prompt, "multi_modal_data": {"image": [Image.open(file) for file in images]}}
 
 
 def tokens_of(outputs: list[Any]) -> list[list[int]]:

@@ -33,7 +33,7 @@ _TEMPLATE = (
 def make_llava(
     folder: Path, text: Mapping[str, Any] | None = None, vision: Mapping[str, Any] = CLIP, **fields: Any
 ) -> Path:
-    """Write a random LLaVA; the same fields give the same weights.
+    """Write a random LLaVA by published names; the same fields give the same weights.
 
     Args:
         folder: an empty one.
@@ -42,6 +42,7 @@ def make_llava(
     """
     import torch
 
+    from safetensors.torch import load_file, save_file
     from transformers import (
         CLIPImageProcessor,
         LlavaConfig,
@@ -65,7 +66,12 @@ def make_llava(
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.normal_(1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.08)
+            if name.endswith(("q_proj.weight", "k_proj.weight")):
+                parameter.mul_(2.0)  # sharp attention, or answers end in one letter for ever
     model.save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    named = {_published(name): weight for name, weight in weights.items()}
+    save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
     size, is_clip = vision["image_size"], vision["model_type"] == CLIP["model_type"]
     square = {"height": size, "width": size}
     images = (
@@ -82,6 +88,12 @@ def make_llava(
         chat_template=_TEMPLATE,
     ).save_pretrained(folder)
     return folder
+
+
+def _published(name: str) -> str:
+    """Return the name that published checkpoints have for a tensor as transformers 5 writes it."""
+    tower, inner = "vision_tower.", "vision_tower.vision_model."
+    return name if name.startswith(inner) else name.replace(tower, inner)
 
 
 def pictures() -> list[Any]:

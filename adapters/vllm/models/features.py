@@ -66,8 +66,8 @@ def _check_modalities(candidate: Candidate, vllm_config: Any) -> None:
     """
     reads, multimodal = candidate.adapter.modalities, vllm_config.model_config.multimodal_config
     if bool(reads) != (multimodal is not None):
-        hint = "Put its suite first in MSZOO_PREFER, or leave the other's plugin out by MSZOO_DISABLE"
-        what = "serving text alone, as a candidate before it does" if reads else "images beside text"
+        hint = "Serve it with another implementation"
+        what = "serving text alone" if reads else "images beside text"
         raise _refusal(candidate, what, hint)
     if not reads:
         return
