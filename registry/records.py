@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mszoo.registry.devices import DEVICES
+from mszoo.registry.errors import RecordError
 from mszoo.registry.text import printable, shown
 from mszoo.registry.validation import (
     LAYER_TARGET,
@@ -211,8 +212,10 @@ class ModelAdapter(_Record):
         check_members(who, "drafts", [drafts] if drafts else (), DRAFTS, may_be_empty=True)
         task = check_text(who, "task", self.task)
         check_members(who, "task", [task] if task else (), TASKS if pooling else (), may_be_empty=True)
-        allowed = () if pooling or drafts else MODALITIES
-        modalities = check_members(who, "modalities", self.modalities, allowed, may_be_empty=True)
+        modalities = check_members(who, "modalities", self.modalities, MODALITIES, may_be_empty=True)
+        if modalities and (pooling or drafts):
+            what = f"modalities is {shown(modalities)} beside {'pooling' if pooling else 'drafts'}"
+            raise RecordError(who, what, "Leave one of the two out.")
         packed = self.packed_modules_mapping
         if packed is None:
             packed = _PACKED_OF_ENCODERS if pooling else _PACKED

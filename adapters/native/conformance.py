@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from mszoo.adapters.native import encoder_references
 from mszoo.adapters.native.references import REFERENCES
-from mszoo.conformance import EncoderConformance, ModelConformance
-from mszoo.conformance.checkpoints import Checkpoint
+from mszoo.conformance import EncoderConformance, ModelConformance, MultiModalConformance
+from mszoo.conformance.checkpoints import Checkpoint, write_tokenizer
 
 #: As checkpoints bring it: the file that ``auto_map`` names in config.json.
 _CONFIGURATION = '''"""The config class of {model_type}."""
@@ -157,3 +157,29 @@ class TestGteNewForTexts(TestNew):
     """The same."""
 
     architecture = "native.GteNewForSequenceClassification"
+
+
+class TestLlava(MultiModalConformance):
+    """The standard tests, with CLIP's processor."""
+
+    architecture = "native.LlavaForConditionalGeneration"
+
+    @classmethod
+    def write_files(cls, folder: Path) -> None:
+        """Write the processor."""
+        from transformers import AutoTokenizer, CLIPImageProcessor, LlavaProcessor
+
+        config = cls.find()[0].adapter.example_config
+        token, vision = f"t{config['image_token_index']}", config["vision_config"]
+        write_tokenizer(folder, config["text_config"]["vocab_size"])
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer.add_special_tokens({"additional_special_tokens": [token]})
+        size = vision["image_size"]
+        LlavaProcessor(
+            CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size}),
+            tokenizer,
+            patch_size=vision["patch_size"],
+            vision_feature_select_strategy="default",
+            image_token=token,
+            num_additional_image_tokens=1,
+        ).save_pretrained(folder)

@@ -32,7 +32,7 @@ import pytest
 
 # Before the modules are imported: assertions of these classes then show their values.
 pytest.register_assert_rewrite(f"{__name__}.base", f"{__name__}.layers", f"{__name__}.models")
-pytest.register_assert_rewrite(f"{__name__}.architectures", f"{__name__}.encoders")
+pytest.register_assert_rewrite(f"{__name__}.architectures", f"{__name__}.encoders", f"{__name__}.multimodal")
 pytest.register_assert_rewrite(f"{__name__}.device", f"{__name__}.ops", f"{__name__}.suites")
 
 from mszoo.conformance.base import engine, numeric, static  # noqa: E402
@@ -41,6 +41,7 @@ from mszoo.conformance.encoders import EncoderConformance  # noqa: E402
 from mszoo.conformance.heads import HeadConformance  # noqa: E402
 from mszoo.conformance.layers import LayerConformance  # noqa: E402
 from mszoo.conformance.models import LibraryCopiesError, ModelConformance  # noqa: E402
+from mszoo.conformance.multimodal import MultiModalConformance  # noqa: E402
 from mszoo.conformance.ops import OpConformance  # noqa: E402
 from mszoo.conformance.suites import SuiteConformance  # noqa: E402
 
@@ -51,6 +52,7 @@ __all__ = [
     "LayerConformance",
     "LibraryCopiesError",
     "ModelConformance",
+    "MultiModalConformance",
     "OpConformance",
     "SuiteConformance",
     "engine",

@@ -69,7 +69,7 @@ class Conformance:
     """What all conformance classes share.
 
     Attributes:
-        kind: what is tested: "suite", "model", "encoder", "head", "layer", "op" or "device".
+        kind: what is tested: "suite", "model", "encoder", "head", "multimodal", "layer", "op" or "device".
     """
 
     kind: ClassVar[str]
@@ -140,6 +140,7 @@ class AdapterConformance(PluginConformance):
             "model": catalog().decisions,
             "encoder": catalog().decisions,
             "head": catalog().decisions,
+            "multimodal": catalog().decisions,
             "layer": catalog().layer_decisions,
             "op": catalog().op_decisions,
         }

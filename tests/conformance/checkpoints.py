@@ -31,7 +31,8 @@ class Checkpoint:
     @property
     def vocab_size(self) -> int:
         """How many tokens there are, which ChatGLM's configs call otherwise."""
-        fields = (self.config.get(name) for name in ("vocab_size", "padded_vocab_size"))
+        places = (self.config, self.config.get("text_config", {}))
+        fields = (place.get(name) for place in places for name in ("vocab_size", "padded_vocab_size"))
         return int(next(field for field in fields if field is not None))
 
 

@@ -14,6 +14,7 @@ from mszoo.conformance.encoders import EncoderConformance
 from mszoo.conformance.heads import HeadConformance
 from mszoo.conformance.layers import LayerConformance
 from mszoo.conformance.models import ModelConformance
+from mszoo.conformance.multimodal import MultiModalConformance
 from mszoo.conformance.ops import OpConformance
 from mszoo.conformance.suites import SuiteConformance
 from mszoo.registry.allowed import is_allowed
@@ -26,6 +27,7 @@ KINDS: Mapping[str, type[Conformance]] = {
     "model": ModelConformance,
     "encoder": EncoderConformance,
     "head": HeadConformance,
+    "multimodal": MultiModalConformance,
     "layer": LayerConformance,
     "op": OpConformance,
 }

@@ -158,3 +158,10 @@ class Reference:
         inputs.pop("attention_mask", None)
         with torch.no_grad():
             return self.model(input_ids=ids, **inputs).logits[0][:-1]
+
+    def answer(self, request: Mapping[str, Any], count: int) -> list[int]:
+        """Return the greedy tokens behind a request."""
+        inputs = self.inputs(request)
+        tokens = self.model.generate(**inputs, do_sample=False, max_new_tokens=count, min_new_tokens=count)
+        answer: list[int] = tokens[0, inputs["input_ids"].shape[1] :].tolist()
+        return answer

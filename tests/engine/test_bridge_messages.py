@@ -10,13 +10,15 @@ from typing import Any
 import torch
 
 import pytest
+from transformers import LlamaConfig
 
 from mszoo.adapters.vllm import install, stages
 from mszoo.adapters.vllm.layers import install as layers
 from mszoo.adapters.vllm.layers import vllm_layers
 from mszoo.adapters.vllm.log import log
-from mszoo.adapters.vllm.models import choice, claims, classes, wrapper
+from mszoo.adapters.vllm.models import choice, claims, classes, features, multimodal, wrapper
 from mszoo.adapters.vllm.models import names as model_names
+from mszoo.adapters.vllm.models.install import register_models
 from mszoo.adapters.vllm.ops import install as ops
 from mszoo.adapters.vllm.ops import kernels
 from mszoo.registry import LayerAdapter, ModelAdapter, OpAdapter, Suite
@@ -25,6 +27,8 @@ from mszoo.registry.discovery import Contribution, Discovery, discover
 from mszoo.registry.entry_points import Plugin
 from mszoo.registry.errors import LockError, PluginError, RefusalError
 from mszoo.registry.settings import Settings
+
+import mindspore as ms
 
 NAMES = ("one", "two")
 
@@ -64,7 +68,7 @@ def test_a_lock_on_a_platform_without_mindspore(monkeypatch: pytest.MonkeyPatch,
 def test_a_network_that_no_draft_model_can_read(method: str, lack: str) -> None:
     """No such network has an architecture that vLLM has draft models for."""
     network = torch.nn.Module()
-    network.config = SimpleNamespace(num_hidden_layers=2)
+    network.config = LlamaConfig(num_hidden_layers=2)
     config = SimpleNamespace(
         model_config=SimpleNamespace(hf_config=network.config, quantization=None, runner_type="generate"),
         speculative_config=SimpleNamespace(method=method, use_eagle=lambda: method == "eagle"),
@@ -78,6 +82,66 @@ def test_a_network_that_no_draft_model_can_read(method: str, lack: str) -> None:
         f"one.A: can't be the target of speculative decoding by {method}: it has {lack}. "
         "Serve it with another method, or none"
     )
+
+
+def _asked(multimodal_config: Any, lora_config: Any = None) -> Any:
+    """Return vLLM's config with which a model of images, or of text, is asked for."""
+    fields = {
+        "dtype": "torch.float32",
+        "runner_type": "generate",
+        "convert_type": "none",
+        "quantization": None,
+    }
+    return SimpleNamespace(
+        model_config=SimpleNamespace(**fields, multimodal_config=multimodal_config), lora_config=lora_config
+    )
+
+
+@pytest.mark.parametrize(
+    ("modalities", "config", "text"),
+    [
+        ((), _asked(SimpleNamespace()), "images beside text. Serve it with another implementation"),
+        (("image",), _asked(None), "serving text alone. Serve it with another implementation"),
+        (
+            ("image",),
+            _asked(SimpleNamespace(mm_encoder_only=True)),
+            "--mm-encoder-only. Serve it without, or with another implementation",
+        ),
+        (
+            ("image",),
+            _asked(SimpleNamespace(), SimpleNamespace(enable_tower_connector_lora=True)),
+            "--enable-tower-connector-lora. Serve it without, or with another implementation",
+        ),
+    ],
+)
+def test_what_a_model_of_images_is_refused_for(modalities: tuple[str, ...], config: Any, text: str) -> None:
+    catalog = make_catalog("models", ModelAdapter("A", "nowhere:A", modalities=modalities))
+    (candidate,) = catalog.decide("A").chain
+    with pytest.raises(RefusalError) as raised:
+        features.check(candidate, config)
+    assert str(raised.value) == f"one.A: doesn't support {text}"
+
+
+def test_a_model_of_images_without_a_processor() -> None:
+    """vLLM has no such architecture, so nobody would make its inputs: it isn't registered."""
+    catalog = make_catalog("models", ModelAdapter("NobodysVL", "nowhere:A", modalities=["image"]))
+    registered, (problem,) = register_models(catalog)
+    assert registered == {}
+    assert str(problem) == (
+        "one.NobodysVL: reads image, and this vLLM has no model of the architecture, whose processor it would take"
+        ". Serve it with a vLLM that has one"
+    )
+
+
+def test_embeddings_that_do_not_fit_a_prompt() -> None:
+    model = object.__new__(multimodal.MindSporeMultiModal)
+    model.__dict__["network"] = SimpleNamespace(embed_input_ids=lambda ids: ids[:, None].astype(ms.float32))
+    places = torch.tensor([False, True, True, False])
+    ids, items = torch.tensor([1, 900, 900, 4]), [torch.tensor([[7.0]]), torch.tensor([[8.0]])]
+    merged = model.embed_input_ids(ids, items, is_multimodal=places)
+    assert merged.flatten().tolist() == [1.0, 7.0, 8.0, 4.0]
+    with pytest.raises(ValueError, match="1 embeddings for 2 tokens of a prompt"):
+        model.embed_input_ids(ids, items[:1], is_multimodal=places)
 
 
 def test_an_op_that_does_not_load() -> None:

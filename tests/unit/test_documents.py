@@ -85,7 +85,7 @@ def test_the_matrix_of_a_suite_names_its_models(suite: str) -> None:
     _, _, rest = (ROOT / "adapters" / suite / "README.md").read_text("utf-8").partition(BEGIN)
     block, end, _ = rest.partition(END)
     assert end
-    rows = re.findall(rf"^\| `{suite}\.(\w+)` \| (?:model|encoder|head) ", block, re.MULTILINE)
+    rows = re.findall(rf"^\| `{suite}\.(\w+)` \| (?:model|encoder|head|multimodal) ", block, re.MULTILINE)
     refused = re.findall(rf"`{suite}\.(\w+)`", "\n".join(re.findall(r"^- .*$", block, re.MULTILINE)))
     adapters = [
         verdict.candidate.adapter

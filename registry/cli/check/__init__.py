@@ -26,7 +26,10 @@ from mszoo.registry.decisions import Candidate
 from mszoo.registry.errors import MszooError
 from mszoo.registry.files import check_writable
 from mszoo.registry.load import load_catalog
+from mszoo.registry.records import ModelAdapter
 
+#: The kinds of subjects that are adapters of architectures.
+_OF_MODELS = ("model", "encoder", "head", "multimodal")
 _EXTRA = "pip install 'mszoo[conformance]'"
 
 
@@ -113,7 +116,7 @@ def select(catalog: Catalog, target: str | None) -> list[Subject]:
         item
         for item in subjects
         if (item.suite or item.name) == target
-        or (item.kind in ("model", "encoder", "head") and target in (item.name, item.name.partition(".")[2]))
+        or (item.kind in _OF_MODELS and target in (item.name, item.name.partition(".")[2]))
     ]
     if not chosen:
         names = {name for item in subjects for name in (item.suite, item.name, item.name.partition(".")[2])}
@@ -144,8 +147,7 @@ def _all(catalog: Catalog) -> Iterable[Subject]:
     for decision in catalog.decisions().values():
         for verdict in decision.verdicts:
             name, adapter = verdict.candidate.qualified_name, verdict.candidate.adapter
-            kind = "encoder" if adapter.pooling else "head" if adapter.drafts else "model"
-            yield _subject(kind, name, verdict.candidate, {"architecture": name}, adapter.refused)
+            yield _subject(_kind(adapter), name, verdict.candidate, {"architecture": name}, adapter.refused)
     for decision in catalog.layer_decisions().values():
         for verdict in decision.verdicts:
             candidate = verdict.candidate
@@ -161,6 +163,12 @@ def _all(catalog: Catalog) -> Iterable[Subject]:
                 name = f"{name} ({adapter.implementation})"
                 attributes["implementation"] = adapter.implementation
             yield _subject("op", name, candidate, attributes)
+
+
+def _kind(adapter: ModelAdapter) -> str:
+    """Return which of :data:`_OF_MODELS` a record is of."""
+    of_field = {"encoder": adapter.pooling, "head": adapter.drafts, "multimodal": adapter.modalities}
+    return next((kind for kind, value in of_field.items() if value), "model")
 
 
 def _subject(

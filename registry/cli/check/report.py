@@ -39,12 +39,12 @@ def check_json(
     transformers and vllm-ascend; null if not installed), ``machine`` (what a machine with NPUs is, in words; null
     on cpu), ``adapters``, ``problems`` (as in ``mszoo list --json``).
     An adapter has ``adapter`` (qualified name), ``kind`` (``device``, ``suite``, ``model``, ``encoder``, ``head``,
-    ``layer``, ``op``), ``suite``, ``source`` (distribution and version), ``code`` (what its record names, as
-    ``module:object``; null for a suite or device), ``refused`` (why its suite can't have it served, and nothing is
-    run; else null), ``tiers`` (a status each: ``passed``, ``failed``, ``skipped`` or ``not run``) and ``tests``:
-    each with ``tier``, ``test``, ``outcome`` (``passed``, ``failed``, ``error``, ``skipped``, ``xfailed``,
-    ``xpassed``), ``reason`` (null where there is none), ``seconds`` and ``measured`` (in words; empty where it
-    measures nothing).
+    ``multimodal``, ``layer``, ``op``), ``suite``, ``source`` (distribution and version), ``code`` (what its
+    record names, as ``module:object``; null for a suite or device), ``refused`` (why its suite can't have it
+    served, and nothing is run; else null), ``tiers`` (a status each: ``passed``, ``failed``, ``skipped`` or
+    ``not run``) and ``tests``: each with ``tier``, ``test``, ``outcome`` (``passed``, ``failed``, ``error``,
+    ``skipped``, ``xfailed``, ``xpassed``), ``reason`` (null where there is none), ``seconds`` and ``measured`` (in
+    words; empty where it measures nothing).
     """
     adapters = []
     for subject in subjects:

@@ -28,7 +28,7 @@ class Subject:
     """One thing to test.
 
     Args:
-        kind: ``device``, ``suite``, ``model``, ``encoder``, ``head``, ``layer`` or ``op``.
+        kind: ``device``, ``suite``, ``model``, ``encoder``, ``head``, ``multimodal``, ``layer`` or ``op``.
         name: qualified; unique for its kind.
         suite: the suite's name; empty for a device.
         source: the distribution that gives it, and its version.

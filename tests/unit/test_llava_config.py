@@ -1,0 +1,111 @@
+"""What the reader of LLaVA's config makes of published configs, and what it refuses by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from transformers import LlavaConfig
+
+from mszoo.layers.vision import VisionSpec
+from mszoo.models.llava import LlavaForConditionalGeneration, LlavaSpec
+from mszoo.models.mistral import MistralForCausalLM
+from mszoo.models.qwen2 import Qwen2ForCausalLM
+from mszoo.registry.errors import RefusalError
+
+#: As in llava-hf/llava-1.5-7b-hf, shortened.
+LLAVA = {
+    "ignore_index": -100,
+    "image_token_index": 32000,
+    "projector_hidden_act": "gelu",
+    "text_config": {"model_type": "llama", "vocab_size": 32064, "rms_norm_eps": 1e-05},
+    "vision_config": {
+        "hidden_size": 1024,
+        "image_size": 336,
+        "intermediate_size": 4096,
+        "model_type": "clip_vision_model",
+        "num_attention_heads": 16,
+        "num_hidden_layers": 24,
+        "patch_size": 14,
+        "projection_dim": 768,
+        "vocab_size": 32000,
+    },
+    "vision_feature_layer": -2,
+    "vision_feature_select_strategy": "default",
+}
+#: As in llava-hf/llava-interleave-qwen-0.5b-hf, shortened; another layer is read.
+INTERLEAVE = LLAVA | {
+    "text_config": {"model_type": "qwen2", "tie_word_embeddings": True},
+    "vision_config": {
+        "hidden_size": 1152,
+        "image_size": 384,
+        "intermediate_size": 4304,
+        "model_type": "siglip_vision_model",
+        "num_attention_heads": 16,
+        "num_hidden_layers": 26,
+        "patch_size": 14,
+        "vision_use_head": False,
+    },
+    "vision_feature_select_strategy": "full",
+}
+
+
+def read(**fields: Any) -> LlavaSpec:
+    config = LlavaConfig(**(LLAVA | fields))
+    return LlavaForConditionalGeneration.read_config(config, "native.LlavaForConditionalGeneration")
+
+
+def test_llava_1_5() -> None:
+    spec = read()
+    assert isinstance(spec.vision, VisionSpec)
+    assert (spec.vision.num_positions, spec.vision.num_layers) == (577, 23)
+    assert spec.vision.class_embedding
+    assert (spec.feature_layers, spec.layers_of_tower, spec.drops_first) == ((23,), 24, True)
+    assert spec.vision.mlp.hidden_act == "quick_gelu"
+    assert (spec.projector_act, spec.projector_bias) == ("gelu", True)
+
+
+def test_siglip_and_another_decoder() -> None:
+    spec = read(**INTERLEAVE)
+    assert (spec.vision.num_positions, spec.vision.num_layers) == (729, 25)
+    assert spec.vision.patch_bias
+    assert spec.vision.norm_before_layers is None
+    assert not spec.drops_first
+    assert spec.decoder is Qwen2ForCausalLM
+
+
+def test_several_layers() -> None:
+    spec = read(vision_feature_layer=[-1, 3, -25], text_config={"model_type": "mistral"})
+    assert spec.feature_layers == (24, 3, 0)
+    assert spec.vision.num_layers == 24
+    assert spec.decoder is MistralForCausalLM
+
+
+def vision(**fields: Any) -> dict[str, Any]:
+    return {"vision_config": LLAVA["vision_config"] | fields}
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"text_config": {"model_type": "phi3"}}, "text_config.model_type='phi3'"),
+        ({"vision_config": {"model_type": "pixtral"}}, "vision_config.model_type='pixtral'"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings=True"),
+        ({"vision_feature_layer": 25}, "vision_feature_layer=25"),
+        ({"vision_feature_layer": []}, "vision_feature_layer=[]"),
+        (INTERLEAVE | {"vision_feature_layer": -1}, "vision_feature_layer=-1"),
+        (vision(image_size=8), "patch_size=14"),
+        (vision(image_size=[336, 336]), "image_size=[336, 336], which must be a whole number above 0"),
+    ],
+)
+def test_what_it_refuses(fields: dict[str, Any], what: str) -> None:
+    with pytest.raises(RefusalError) as raised:
+        read(**fields)
+    assert f"native.LlavaForConditionalGeneration: config.json says {what}" in str(raised.value)
+
+
+def test_a_strategy_that_no_version_has() -> None:
+    config = LlavaConfig(**LLAVA)
+    object.__setattr__(config, "vision_feature_select_strategy", "half")
+    with pytest.raises(RefusalError, match="vision_feature_select_strategy='half'"):
+        LlavaForConditionalGeneration.read_config(config, "native.LlavaForConditionalGeneration")
