@@ -45,7 +45,7 @@ REFUSED: dict[str, str] = {
 _RECORDS = {
     record.architecture: record
     for record in native.mszoo_model_adapters()
-    if not (record.drafts or record.pooling)
+    if not (record.drafts or record.pooling or record.modalities)
 }
 NEW = sorted(
     _RECORDS.keys() - {name.removeprefix("native.") for name in ADAPTER.values()} - REFERENCES.keys()

@@ -65,7 +65,7 @@ def test_it_answers_about_images(server: Server, folder: Path) -> None:
         request = {"prompt": prompt, "multi_modal_data": {"image": images}}
         assert answer(server, *images) == reference.answer(request, 6)
     assert answer(server, first) != answer(server, second)
-    assert find_answerer(server.log())[0] == ADAPTER
+    assert find_answerer(server.log()).adapter == ADAPTER
 
 
 @pytest.mark.parametrize(
@@ -92,4 +92,4 @@ def test_an_image_in_a_text_model(tmp_path: Path) -> None:
         assert response.status_code == 400
         assert "is not a multimodal model" in response.json()["error"]["message"]
         assert len(answer(server)) == 6
-        assert find_answerer(server.log())[0] == "native.LlamaForCausalLM"
+        assert find_answerer(server.log()).adapter == "native.LlamaForCausalLM"

@@ -249,7 +249,11 @@ def _listed(suite: str) -> set[str]:
 
     module = importlib.import_module(f"mszoo.adapters.{suite}")
     adapters = module.mszoo_model_adapters()
-    return {adapter.architecture for adapter in adapters if not (adapter.refused or adapter.drafts)}
+    return {
+        adapter.architecture
+        for adapter in adapters
+        if not (adapter.refused or adapter.drafts or adapter.modalities)
+    }
 
 
 def _write_tokenizer(folder: Path) -> None:

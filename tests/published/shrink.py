@@ -181,7 +181,11 @@ def listed() -> set[str]:
     adapters = (
         adapter for suite in (native, mindformers, mindone) for adapter in suite.mszoo_model_adapters()
     )
-    return {adapter.architecture for adapter in adapters if not (adapter.refused or adapter.drafts)}
+    return {
+        adapter.architecture
+        for adapter in adapters
+        if not (adapter.refused or adapter.drafts or adapter.modalities)
+    }
 
 
 def write(entries: dict[str, dict[str, Any]]) -> None:
