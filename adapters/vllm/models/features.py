@@ -25,7 +25,9 @@ def refused(adapter: ModelAdapter) -> list[str]:
     """Return what an adapter refuses by its record, as vLLM's options."""
     dtypes = [f"--dtype {dtype}" for dtype in DTYPES if dtype not in adapter.dtypes]
     flags = [flag for capability, flag in FLAGS.items() if capability not in adapter.capabilities]
-    return [*dtypes, *flags, *(["--runner generate"] if adapter.pooling or adapter.drafts else [])]
+    runner = ["--runner generate"] if adapter.pooling or adapter.drafts else []
+    images = ["--convert", "--mm-encoder-only", "--enable-tower-connector-lora"] if adapter.modalities else []
+    return [*dtypes, *flags, *runner, *images]
 
 
 def check(candidate: Candidate, vllm_config: Any) -> None:
