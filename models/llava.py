@@ -145,15 +145,22 @@ class LlavaForConditionalGeneration(MultiModalLM):
         if inputs.get("image_embeds") is not None:
             given = inputs["image_embeds"]
             return given if isinstance(given, list) else [to_mindspore(one) for one in to_torch(given)]
-        pixels = inputs.get("pixel_values")
-        if pixels is None:
+        if inputs.get("pixel_values") is None:
             return []
+        return [to_mindspore(one) for one in self.embed_pixels(inputs["pixel_values"])]
+
+    def embed_pixels(self, pixels: ms.Tensor) -> torch.Tensor:
+        """Return the embeddings of images: [B, channels, height, width] -> [B, tokens, hidden].
+
+        Raises:
+            ValueError: the processor made images of another size than the tower reads.
+        """
         size, channels = self.spec.vision.image_size, self.spec.vision.num_channels
         if isinstance(pixels, list) or pixels.shape[1:] != (channels, size, size):
             found = [list(one.shape) for one in pixels]
             raise ValueError(f"images are {found}, and this model reads [{channels}, {size}, {size}]")
         embeddings = to_torch(self.multi_modal_projector(self._features(pixels)))
-        return [to_mindspore(one) for one in embeddings.view(pixels.shape[0], -1, embeddings.shape[-1])]
+        return embeddings.view(pixels.shape[0], -1, embeddings.shape[-1])
 
     def example_inputs(self) -> dict[str, torch.Tensor]:
         """See :meth:`mszoo.layers.multimodal.MultiModalLM.example_inputs`."""

@@ -160,26 +160,38 @@ class TestGteNewForTexts(TestNew):
 
 
 class TestLlava(MultiModalConformance):
-    """The standard tests, with CLIP's processor."""
+    """The standard tests, with a processor of CLIP's images."""
 
     architecture = "native.LlavaForConditionalGeneration"
 
     @classmethod
     def write_files(cls, folder: Path) -> None:
         """Write the processor."""
-        from transformers import AutoTokenizer, CLIPImageProcessor, LlavaProcessor
+        import transformers
 
         config = cls.find()[0].adapter.example_config
         token, vision = f"t{config['image_token_index']}", config["vision_config"]
         write_tokenizer(folder, config["text_config"]["vocab_size"])
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         tokenizer.add_special_tokens({"additional_special_tokens": [token]})
-        size = vision["image_size"]
-        LlavaProcessor(
-            CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size}),
+        side = vision["image_size"]
+        options = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+        tiles = config.get("image_grid_pinpoints")
+        images, processor = transformers.CLIPImageProcessor(**options), transformers.LlavaProcessor
+        if tiles is not None:
+            images = transformers.LlavaNextImageProcessor(**options, image_grid_pinpoints=tiles)
+            processor = transformers.LlavaNextProcessor
+        processor(
+            images,
             tokenizer,
             patch_size=vision["patch_size"],
             vision_feature_select_strategy="default",
             image_token=token,
             num_additional_image_tokens=1,
         ).save_pretrained(folder)
+
+
+class TestLlavaNext(TestLlava):
+    """The same."""
+
+    architecture = "native.LlavaNextForConditionalGeneration"

@@ -19,21 +19,33 @@ _CLIP: Mapping[str, Any] = {
     "patch_size": 6,
 }
 
-RECORDS = (
-    ModelAdapter(
-        "LlavaForConditionalGeneration",
-        "mszoo.models.llava:LlavaForConditionalGeneration",
+
+def _llava(architecture: str, module: str, **config: Any) -> ModelAdapter:
+    """Return the record of a LLaVA, with the fields of a tiny config.json beside those that all have."""
+    return ModelAdapter(
+        architecture,
+        f"mszoo.models.{module}:{architecture}",
         capabilities=frozenset({Capability.LORA, Capability.TENSOR_PARALLEL}),
         devices=("cpu",),  # nobody has tried its towers beside vllm-ascend
         packed_modules_mapping=FUSED,
         example_config={
-            "model_type": "llava",
-            "architectures": ["LlavaForConditionalGeneration"],
+            "architectures": [architecture],
             "image_token_index": 255,
             "image_seq_length": 25,
             "text_config": {"model_type": "llama", **TINY},
             "vision_config": dict(_CLIP),
+            **config,
         },
         modalities=("image",),
+    )
+
+
+RECORDS = (
+    _llava("LlavaForConditionalGeneration", "llava", model_type="llava"),
+    _llava(
+        "LlavaNextForConditionalGeneration",
+        "llava_next",
+        model_type="llava_next",
+        image_grid_pinpoints=[[30, 60], [60, 30], [60, 60]],
     ),
 )

@@ -14,6 +14,7 @@ from mszoo.conformance.engines import RAW, STEP, Engines, model_of, widest_dtype
 from mszoo.conformance.shadow import relative_error
 
 GENERATED = 4
+LENGTH = 512  # of a prompt with images
 #: Pixels of images, of sizes that no processor leaves as they are.
 SIZES = ((41, 30), (17, 90))
 
@@ -152,7 +153,9 @@ class MultiModalConformance(ArchitectureConformance):
 
 
 def _options(options: dict[str, Any]) -> dict[str, Any]:
-    return {"skip_tokenizer_init": False, "limit_mm_per_prompt": {"image": len(SIZES)}, **options}
+    limit = {"image": len(SIZES)}
+    roomy = {"max_model_len": LENGTH, "max_num_batched_tokens": LENGTH}
+    return {"skip_tokenizer_init": False, "limit_mm_per_prompt": limit, **roomy, **options}
 
 
 def _ask(llm: Any, requests: list[Request], **wanted: int) -> list[Any]:

@@ -31,38 +31,37 @@ _TEMPLATE = (
 
 
 def make_llava(
-    folder: Path, text: Mapping[str, Any] | None = None, vision: Mapping[str, Any] = CLIP, **fields: Any
+    folder: Path,
+    text: Mapping[str, Any] | None = None,
+    vision: Mapping[str, Any] = CLIP,
+    kind: str = "Llava",
+    **fields: Any,
 ) -> Path:
     """Write a random LLaVA by published names; the same fields give the same weights.
 
     Args:
         folder: an empty one.
         text, vision: fields of the configs of the decoder and the tower.
+        kind: ``Llava`` or ``LlavaNext``.
         fields: of config.json.
     """
     import torch
 
+    import transformers
     from safetensors.torch import load_file, save_file
-    from transformers import (
-        CLIPImageProcessor,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-        LlavaProcessor,
-        SiglipImageProcessor,
-    )
 
     tokenizer = byte_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
     tokenizer.chat_template = _TEMPLATE
     (image,) = tokenizer.convert_tokens_to_ids([IMAGE])
-    config = LlavaConfig(
+    config = getattr(transformers, f"{kind}Config")(
         text_config={"model_type": "llama"} | TINY | {"vocab_size": len(tokenizer)} | dict(text or {}),
         vision_config=dict(vision),
         image_token_index=image,
         **fields,
     )
     torch.manual_seed(0)
-    model = LlavaForConditionalGeneration(config)
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.normal_(1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.08)
@@ -74,13 +73,14 @@ def make_llava(
     save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
     size, is_clip = vision["image_size"], vision["model_type"] == CLIP["model_type"]
     square = {"height": size, "width": size}
-    images = (
-        CLIPImageProcessor(size={"shortest_edge": size}, crop_size=square)
-        if is_clip
-        else SiglipImageProcessor(size=square)
-    )
-    LlavaProcessor(
-        images,
+    name = f"{kind if kind != 'Llava' else 'CLIP' if is_clip else 'Siglip'}ImageProcessor"
+    options = {"size": {"shortest_edge": size}, "crop_size": square}
+    if name.startswith("Siglip"):
+        options = {"size": square}
+    if "image_grid_pinpoints" in fields:
+        options["image_grid_pinpoints"] = fields["image_grid_pinpoints"]
+    getattr(transformers, f"{kind}Processor")(
+        getattr(transformers, name)(**options),
         tokenizer,
         patch_size=vision["patch_size"],
         vision_feature_select_strategy=config.vision_feature_select_strategy,
@@ -123,10 +123,10 @@ class Reference:
     def __init__(self, folder: Path) -> None:
         import torch
 
-        from transformers import AutoProcessor, LlavaForConditionalGeneration
+        from transformers import AutoModelForImageTextToText, AutoProcessor
 
         self.processor = AutoProcessor.from_pretrained(folder)
-        self.model = LlavaForConditionalGeneration.from_pretrained(
+        self.model = AutoModelForImageTextToText.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager"
         )
 
@@ -136,18 +136,23 @@ class Reference:
         images = images if images is None or isinstance(images, list) else [images]
         return self.processor(text=[request["prompt"]], images=images, return_tensors="pt")
 
-    def features(self, pixel_values: Any) -> Any:
-        """Return the embeddings of images: [images, tokens, hidden]."""
+    def pixels(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the processor makes of a request's images alone."""
+        inputs = dict(self.inputs(request))
+        return {name: inputs[name] for name in ("pixel_values", "image_sizes") if name in inputs}
+
+    def features(self, request: Mapping[str, Any]) -> list[Any]:
+        """Return the embeddings of a request's images: [tokens, hidden] each."""
         import torch
 
         config = self.model.config
         with torch.no_grad():
             found = self.model.get_image_features(
-                pixel_values,
+                **self.pixels(request),
                 vision_feature_layer=config.vision_feature_layer,
                 vision_feature_select_strategy=config.vision_feature_select_strategy,
             )
-        return torch.stack(list(found.pooler_output))
+        return list(found.pooler_output)
 
     def logits(self, request: Mapping[str, Any], tokens: Sequence[int]) -> Any:
         """Return the logits behind each token of a request and its answer, the last one's aside."""

@@ -16,7 +16,12 @@ from .llava_checkpoints import CLIP, SIGLIP, Reference, make_llava, pictures, re
 
 ADAPTER = "native.LlavaForConditionalGeneration"
 TOLERANCE = 2e-5  # of the largest
-ROOMY = {"skip_tokenizer_init": False, "limit_mm_per_prompt": {"image": 3}}
+ROOMY = {
+    "skip_tokenizer_init": False,
+    "limit_mm_per_prompt": {"image": 3},
+    "max_model_len": 512,
+    "max_num_batched_tokens": 512,
+}
 _QWEN2 = {"model_type": "qwen2", "tie_word_embeddings": True}
 _FULL = {"vision_feature_select_strategy": "full"}
 CASES: dict[str, dict[str, Any]] = {
@@ -31,7 +36,12 @@ CASES: dict[str, dict[str, Any]] = {
     },
 }
 CASES["clip-mistral-layers"]["vision"]["patch_size"] = 11
+CASES["next"] = {"kind": "LlavaNext", "image_grid_pinpoints": [[30, 60], [60, 30], [60, 60], [30, 90]]}
+CASES["next-siglip"] = CASES["next"] | {"vision": SIGLIP, **_FULL}
+NEXT = "native.LlavaNextForConditionalGeneration"
 RUNS = [
+    ("cpu", "compiled", "next"),
+    ("mindspore", "eager", "next-siglip"),
     ("cpu", "compiled", "clip-llama"),
     ("cpu", "eager", "siglip-qwen2"),
     ("cpu", "compiled", "clip-mistral-layers"),
@@ -79,13 +89,14 @@ def test_it_computes_what_hugging_face_does(
     reference, asked = Reference(folder), requests(pictures())
     sampling = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True, logprobs=-1, prompt_logprobs=-1)
     with running_engine(folder, enforce_eager=mode == "eager", **ROOMY, **RAW_LOGITS) as llm:
-        pixels = reference.inputs(asked[-1])["pixel_values"]
-        assert len(pixels) == 3
+        pixels = reference.pixels(asked[-1])
         with torch.inference_mode():
-            (features,) = llm.apply_model(lambda model: model.embed_multimodal(pixel_values=pixels))
-        assert relative(torch.stack(list(features)), reference.features(pixels)) <= TOLERANCE
+            (features,) = llm.apply_model(lambda model: model.embed_multimodal(**pixels))
+        for found, expected in zip(features, reference.features(asked[-1]), strict=True):
+            assert relative(found, expected) <= TOLERANCE
         outputs = llm.generate(asked, sampling, use_tqdm=False)
-        assert assert_mindspore(llm, ADAPTER, kernel_set) > 0
+        adapter = NEXT if case.startswith("next") else ADAPTER
+        assert assert_mindspore(llm, adapter, kernel_set) > 0
         assert llm.apply_model(runs_fused) == [mode == "compiled"]
     for request, output in zip(asked, outputs, strict=True):
         completion = output.outputs[0]
@@ -97,12 +108,13 @@ def test_it_computes_what_hugging_face_does(
 
 def test_embeddings_in_place_of_an_image(llava: Callable[[str], Path]) -> None:
     """What the projector gives may be sent instead of the image."""
+    import torch
+
     from vllm import SamplingParams
 
     folder = llava("clip-llama")
     reference, (_, one, *_) = Reference(folder), requests(pictures())
-    features = reference.features(reference.inputs(one)["pixel_values"])
-    embedded = one | {"multi_modal_data": {"image": features}}
+    embedded = one | {"multi_modal_data": {"image": torch.stack(reference.features(one))}}
     sampling = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
     with running_engine(folder, enable_mm_embeds=True, enable_prefix_caching=False, **ROOMY) as llm:
         answers = [llm.generate(item, sampling, use_tqdm=False)[0] for item in (one, embedded)]
@@ -155,8 +167,13 @@ def test_it_answers_as_vllm_does(llava: Callable[[str], Path], tmp_path: Path) -
     adapted = {"enable_lora": True, "max_lora_rank": 8}
     eager = {**ROOMY, "enforce_eager": True, "enable_prefix_caching": False}
     chunked = {**ROOMY, "max_num_batched_tokens": 32, "block_size": 32}
+    tiles = job | {"model": str(llava("next"))}
     own = run_all(
-        {"plain": job | {"options": eager}, "lora": with_lora | {"options": eager | adapted}},
+        {
+            "plain": job | {"options": eager},
+            "lora": with_lora | {"options": eager | adapted},
+            "tiles": tiles | {"options": eager},
+        },
         tmp_path / "own.json",
         MSZOO_DISABLE="1",
     )
@@ -165,13 +182,15 @@ def test_it_answers_as_vllm_does(llava: Callable[[str], Path], tmp_path: Path) -
             "plain": job | {"options": ROOMY},
             "chunked": job | {"options": chunked, "again": True},
             "lora": with_lora | {"options": ROOMY | adapted},
+            "tiles": tiles | {"options": ROOMY | {"max_num_batched_tokens": 64}},
         },
         tmp_path / "ours.json",
     )
     for name, found in ours.items():
-        assert [worker["adapter"] for worker in found["workers"]] == [ADAPTER], name
-        assert found["workers"][0]["forwards"] > 0
-        assert found["answers"] == own["lora" if name == "lora" else "plain"]["answers"], name
+        (worker,) = found["workers"]
+        assert worker["adapter"] == (NEXT if name == "tiles" else ADAPTER), name
+        assert worker["forwards"] > 0
+        assert found["answers"] == own[name if name in own else "plain"]["answers"], name
     assert ours["chunked"]["again"] == own["plain"]["answers"]
     assert own["plain"]["workers"][0]["adapter"] is None
     assert own["lora"]["answers"] != own["plain"]["answers"]
@@ -224,10 +243,11 @@ def test_names_of_tensors(moved: dict[str, str], llava: Callable[[str], Path], t
     with running_engine(tmp_path / "other", **ROOMY) as llm:
         assert served_by(llm)["adapter"] == ADAPTER
         reference = Reference(published)
-        pixels = reference.inputs(requests(pictures())[1])["pixel_values"]
+        asked = requests(pictures())[1]
+        pixels, (expected,) = reference.pixels(asked), reference.features(asked)
         with torch.inference_mode():
-            (features,) = llm.apply_model(lambda model: model.embed_multimodal(pixel_values=pixels))
-        assert relative(torch.stack(list(features)), reference.features(pixels)) <= TOLERANCE
+            ((features,),) = llm.apply_model(lambda model: model.embed_multimodal(**pixels))
+        assert relative(features, expected) <= TOLERANCE
 
 
 def test_what_it_refuses_vllm_serves(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from transformers import LlavaConfig
+from transformers import LlavaConfig, LlavaNextConfig
 
 from mszoo.layers.vision import VisionSpec
 from mszoo.models.llava import LlavaForConditionalGeneration, LlavaSpec
+from mszoo.models.llava_next import LlavaNextForConditionalGeneration
 from mszoo.models.mistral import MistralForCausalLM
 from mszoo.models.qwen2 import Qwen2ForCausalLM
 from mszoo.registry.errors import RefusalError
@@ -109,3 +110,27 @@ def test_a_strategy_that_no_version_has() -> None:
     object.__setattr__(config, "vision_feature_select_strategy", "half")
     with pytest.raises(RefusalError, match="vision_feature_select_strategy='half'"):
         LlavaForConditionalGeneration.read_config(config, "native.LlavaForConditionalGeneration")
+
+
+def read_next(**fields: Any) -> LlavaSpec:
+    config = LlavaNextConfig(**(LLAVA | fields))
+    return LlavaNextForConditionalGeneration.read_config(config, "native.LlavaNextForConditionalGeneration")
+
+
+def test_llava_1_6() -> None:
+    assert read_next() == read()
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"vision_feature_select_strategy": "full"}, "vision_feature_select_strategy='full'"),
+        ({"image_grid_pinpoints": []}, "image_grid_pinpoints=[]"),
+        ({"image_grid_pinpoints": [[336, 300]]}, "image_grid_pinpoints=[[336, 300]]"),
+        ({"text_config": {"model_type": "granite"}}, "text_config.model_type='granite'"),
+    ],
+)
+def test_what_llava_1_6_refuses(fields: dict[str, Any], what: str) -> None:
+    with pytest.raises(RefusalError) as raised:
+        read_next(**fields)
+    assert f"native.LlavaNextForConditionalGeneration: config.json says {what}" in str(raised.value)

@@ -106,7 +106,7 @@ class MindSporeModel(torch.nn.Module):
         # One module tree: vLLM replaces layers by name on this module (LoRA), and the network must run what
         # replaced them.
         self._modules, self._parameters = built.network._modules, built.network._parameters
-        self.own_parts = frozenset(self._modules)
+        self.own_parts = frozenset((*self._modules, *self._parameters))
         self.candidate, self.kernels = built.candidate, built.kernels
         self.packed_modules_mapping = packed_modules_of(self.candidate)
         self.embedding_modules = embedding_modules(built.network, vllm_config.lora_config)
