@@ -8,9 +8,18 @@ from typing import Any, ClassVar
 
 import torch
 
-from mszoo.layers.model import CausalLM
+from mszoo.layers.model import CausalLM, current_model_config
 
 import mindspore as ms
+
+
+def may_read(modality: str) -> bool:
+    """Return whether prompts may have items of a modality: not where ``--limit-mm-per-prompt`` says none.
+
+    A model needs no towers for it then, as vLLM's own go without.
+    """
+    config = current_model_config().multimodal_config
+    return config is None or config.get_limit_per_prompt(modality) > 0
 
 
 class MultiModalLM(CausalLM):

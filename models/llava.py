@@ -12,7 +12,7 @@ import torch
 from mszoo.kernels.exchange import to_mindspore, to_torch
 from mszoo.layers import Module, current_model_config
 from mszoo.layers.decoder import DecoderForCausalLM
-from mszoo.layers.multimodal import MultiModalLM
+from mszoo.layers.multimodal import MultiModalLM, may_read
 from mszoo.layers.vision import Projector, VisionSpec, VisionTransformer
 from mszoo.models.config import ConfigReader
 from mszoo.models.llama import LlamaForCausalLM
@@ -75,6 +75,7 @@ class LlavaForConditionalGeneration(MultiModalLM):
 
     Attributes:
         spec: what it is.
+        reads_images: whether it has a tower and a projector.
 
     Raises:
         RefusalError: naming the config field that can't be honoured.
@@ -85,18 +86,25 @@ class LlavaForConditionalGeneration(MultiModalLM):
         super().__init__()
         self.config, self.spec = config, spec
         dot, text = f"{prefix}." if prefix else "", config.text_config
+        self.reads_images = may_read("image")
+        if self.reads_images:
+            self._build_tower(dot)
+        self.language_model = spec.decoder(text, prefix=f"{dot}language_model")
+
+    def _build_tower(self, dot: str) -> None:
+        """Add what reads images."""
+        spec = self.spec
         self.vision_tower = Module()
         self.vision_tower.vision_model = VisionTransformer(
             spec.vision, prefix=f"{dot}vision_tower.vision_model"
         )
         self.multi_modal_projector = Projector(
             spec.vision.hidden_size * len(spec.feature_layers),
-            text.hidden_size,
+            self.config.text_config.hidden_size,
             spec.projector_act,
             bias=spec.projector_bias,
             prefix=f"{dot}multi_modal_projector",
         )
-        self.language_model = spec.decoder(text, prefix=f"{dot}language_model")
 
     @classmethod
     def read_config(cls, config: Any, who: str) -> LlavaSpec:
@@ -164,6 +172,8 @@ class LlavaForConditionalGeneration(MultiModalLM):
 
     def example_inputs(self) -> dict[str, torch.Tensor]:
         """See :meth:`mszoo.layers.multimodal.MultiModalLM.example_inputs`."""
+        if not self.reads_images:
+            return {}
         spec = self.spec.vision
         shape = 1, spec.num_channels, spec.image_size, spec.image_size
         return {"pixel_values": torch.zeros(shape, dtype=current_model_config().dtype)}
@@ -183,8 +193,10 @@ class LlavaForConditionalGeneration(MultiModalLM):
     def unused_tensors(self) -> tuple[str, ...]:
         """See :meth:`mszoo.layers.model.Model.unused_tensors`: what of the tower is behind the last layer read."""
         root = f"{_TOWER}{_ROOT}"
+        unread = () if self.reads_images else (f"{_TOWER}*", "multi_modal_projector.*")
         behind = range(self.spec.vision.num_layers, self.spec.layers_of_tower)
         return (
+            *unread,
             *(f"language_model.{name}" for name in self.language_model.unused_tensors()),
             *(f"{root}{self.spec.vision.layers_name}.{index}.*" for index in behind),
             f"{root}embeddings.position_ids",

@@ -59,6 +59,8 @@ class LlavaNextForConditionalGeneration(LlavaForConditionalGeneration):
 
     def example_inputs(self) -> dict[str, torch.Tensor]:
         """See :meth:`mszoo.layers.multimodal.MultiModalLM.example_inputs`."""
+        if not self.reads_images:
+            return {}
         whole = super().example_inputs()["pixel_values"]
         size = self.spec.vision.image_size
         rows, columns = self._grid([size, size])

@@ -122,6 +122,24 @@ def test_embeddings_in_place_of_an_image(llava: Callable[[str], Path]) -> None:
     assert answers[0].outputs[0].token_ids == answers[1].outputs[0].token_ids
 
 
+def test_a_tower_that_nobody_needs(llava: Callable[[str], Path]) -> None:
+    """Where no prompt may have an image, as with vLLM's own model there is no tower; embeddings may still come."""
+    from vllm import SamplingParams
+
+    folder = llava("next")
+    reference, asked = Reference(folder), requests(pictures())
+    (features,) = reference.features(asked[1])
+    embedded = asked[1] | {"multi_modal_data": {"image": features[None]}}
+    sampling = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
+    options = ROOMY | {"limit_mm_per_prompt": {"image": 0}, "enable_mm_embeds": True}
+    with running_engine(folder, **options) as llm:
+        outputs = llm.generate([asked[0], embedded], sampling, use_tqdm=False)
+        assert_mindspore(llm, NEXT, "cpu")
+        assert llm.apply_model(lambda model: hasattr(model, "vision_tower")) == [False]
+    assert list(outputs[0].outputs[0].token_ids) == reference.answer(asked[0], 6)
+    assert list(outputs[1].outputs[0].token_ids) == reference.answer(asked[1], 6)
+
+
 def _listed(data: dict[str, Any] | None) -> list[Any]:
     images = [] if data is None else data["image"]
     return images if isinstance(images, list) else [images]
