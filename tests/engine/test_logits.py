@@ -17,6 +17,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-tied-gelu": ("llama", {"tie_word_embeddings": True, "hidden_act": "gelu"}),
     "llama-gelu-tanh": ("llama", {"hidden_act": "gelu_pytorch_tanh", "num_key_value_heads": 4}),
     "llama-mqa-odd-vocab": ("llama", {"num_key_value_heads": 1, "vocab_size": 251}),
+    "arcee-quick-gelu": ("arcee", {"hidden_act": "quick_gelu"}),
     "rope-theta": ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}),
     "rope-linear": ("llama", {"rope_parameters": ROPE | {"rope_type": "linear", "factor": 4.0}}),
     "rope-dynamic": ("llama", {"rope_parameters": ROPE | {"rope_type": "dynamic", "factor": 2.0}}),
@@ -66,6 +67,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3-bias": ("qwen3", {"attention_bias": True, "head_dim": 64}),
 }
 ADAPTER = {
+    "arcee": "native.ArceeForCausalLM",
     "glm": "native.GlmForCausalLM",
     "glm4": "native.Glm4ForCausalLM",
     "llama": "native.LlamaForCausalLM",
@@ -79,6 +81,7 @@ ADAPTER = {
 MINDSPORE = ("glm4", "phi3", "llama", "llama-gelu-tanh", "rope-llama3", "mistral-sliding")
 MINDSPORE += ("qwen2-some-layers-slide", "qwen3-bias")
 COMPILED = (
+    "arcee-quick-gelu",
     "glm",
     "glm4",
     "phi3",
