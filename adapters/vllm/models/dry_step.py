@@ -154,21 +154,6 @@ def _items(network: Any, model_config: Any) -> str | None:
     return None
 
 
-def _items(network: Any, model_config: Any) -> str | None:
-    """Return what is wrong about the embeddings of an image or another item, or None."""
-    from mszoo.kernels.exchange import to_mindspore, to_torch
-    from mszoo.layers.multimodal import MultiModalLM
-
-    if not isinstance(network, MultiModalLM):
-        return None
-    inputs = {name: to_mindspore(value) for name, value in network.example_inputs().items()}
-    for item in network.embed_multimodal(**inputs) if inputs else ():
-        found = to_torch(item)
-        if found.shape[1:] != (_width(model_config),) or found.dtype != model_config.dtype:
-            return f"embeddings {list(found.shape)} of {_name(found.dtype)} for one of its inputs"
-    return None
-
-
 def _step_of_head(network: Any, model_config: Any) -> str | None:
     """Return what is wrong about a head's step, or None; its output projection may be the target's, to come."""
     from mszoo.kernels.exchange import to_mindspore, to_torch
