@@ -30,7 +30,7 @@ STAND_IN := $(shell find tests/torch_npu_stand_in -type f -not -name '*.pyc' -no
 # Most of the tests' time one core starts an engine. The tests of a file share their engines: they stay together.
 TWO_AT_A_TIME := -n 2 --dist loadfile
 
-.PHONY: help env suites demo test ascend published upstream newcomer lint clean
+.PHONY: help env suites demo test fuzz ascend published upstream newcomer lint clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,10 @@ else
 	$(BIN)/python -m pytest tests/unit $(TWO_AT_A_TIME) $(ARGS) --durations=10 --junitxml=$(REPORTS)/unit.xml
 	$(BIN)/python -m pytest tests/engine $(TWO_AT_A_TIME) $(ARGS) --durations=10 --junitxml=$(REPORTS)/engine.xml
 endif
+
+fuzz: env ## run the property tests with many examples each; EXAMPLES=100000: so many
+	FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) $(BIN)/python -m pytest tests/unit tests/engine/test_hostile_checkpoints.py \
+	  -m hypothesis --hypothesis-profile=fuzz $(TWO_AT_A_TIME) $(ARGS)
 
 ascend: env suites $(ASCEND)/.stand-in ## run tests on the real vllm-ascend, over a stand-in for the NPU; ARGS=--all for all
 	@mkdir -p .cache/reports-ascend

@@ -1,12 +1,22 @@
 """What all tests share."""
 
+import os
 import signal
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # A shell starts background jobs with interrupts ignored, and children inherit that: the tests that interrupt a
 # child would then wait in vain.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# `make fuzz`: as many examples as it says. One that makes folders is slow to draw, which is no fault.
+settings.register_profile(
+    "fuzz",
+    deadline=None,
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "100")),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 
 # Packages that tests install; their own tests run where they are installed.
 collect_ignore = ["example_plugin"]
