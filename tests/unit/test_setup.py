@@ -166,7 +166,8 @@ def test_who_needs_the_suites(target: str, wanted: bool, tmp_path: Path) -> None
 def test_help_lists_the_targets_that_people_use() -> None:
     text = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert re.findall(r"^  make (\w+) +\S", text, re.MULTILINE) == [
-        "help", "env", "suites", "demo", "test", "ascend", "published", "upstream", "newcomer", "lint", "clean"
+        "help", "env", "suites", "demo", "test", "fuzz", "ascend", "published", "upstream",
+        "newcomer", "lint", "clean",
     ]  # fmt: skip
 
 
