@@ -114,6 +114,9 @@ def _primitive(kind):
 
 
 #: Ops of mindspore.ops that CPU has for other dtypes, and what makes one of them take bfloat16.
-WIDENED = dict.fromkeys(("gather", "stack", "silu", "gelu", "relu", "square"), _widened) | {
-    "MatMul": _primitive
+WIDENED = dict.fromkeys(
+    ("gather", "stack", "silu", "sigmoid", "softmax", "gelu", "relu", "square"), _widened
+) | {
+    "MatMul": _primitive,
+    "BatchMatMul": _primitive,
 }
