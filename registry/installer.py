@@ -20,10 +20,22 @@ def install(*arguments: str) -> Command:
     Args:
         arguments: those of ``pip install``.
     """
-    uv = None if find_spec("pip") is not None else shutil.which("uv")
+    uv = _uv()
     if uv is not None:
         return (uv, "pip", "install", "--python", sys.executable, *arguments)
     return (sys.executable, "-m", "pip", "install", *arguments)
+
+
+def uninstall(distribution: str) -> Command:
+    """Return the command that uninstalls a distribution from this environment, and doesn't ask."""
+    uv = _uv()
+    if uv is not None:
+        return (uv, "pip", "uninstall", "--python", sys.executable, distribution)
+    return (sys.executable, "-m", "pip", "uninstall", "-y", distribution)
+
+
+def _uv() -> str | None:
+    return None if find_spec("pip") is not None else shutil.which("uv")
 
 
 def reinstall() -> Command:

@@ -127,6 +127,12 @@ STACK = [
         "mszoo and vLLM don't need it: pip uninstall -y torchaudio",
     ),
     (
+        {"versions": {"torchcodec": "0.17.0"}},
+        "problem",
+        "torchcodec 0.17.0: is not built for CPU as torch 2.13.0+cpu is, and `import vllm` fails beside it. "
+        "mszoo and vLLM don't need it: pip uninstall -y torchcodec",
+    ),
+    (
         {"versions": {"vllm-mindspore": "0.5.1"}},
         "warning",
         "vllm-mindspore 0.5.1: replaces parts of vLLM when it is imported, which mszoo doesn't expect. "
@@ -204,3 +210,8 @@ def test_a_cpu_build_from_source_and_cpu_companions_are_fine():
 def test_the_missing_name_of_vllm_is_mended_by_a_command():
     (finding,) = check_stack(facts(versions={"vllm": None}))
     assert finding.fix == (sys.executable, "-m", "mszoo.registry.vllm_metadata")
+
+
+def test_what_vllm_cannot_be_imported_beside_is_uninstalled_by_a_command():
+    (finding,) = check_stack(facts(versions={"torchaudio": "2.13.0+cu130"}))
+    assert finding.fix == (sys.executable, "-m", "pip", "uninstall", "-y", "torchaudio")

@@ -24,6 +24,7 @@ DISTRIBUTIONS = (
     "torch-npu",
     "torchvision",
     "torchaudio",
+    "torchcodec",
     "numpy",
     "transformers",
     "triton-ascend",

@@ -10,6 +10,7 @@ from packaging.version import InvalidVersion, Version
 
 from mszoo.registry.cli.doctor.environment import Environment
 from mszoo.registry.finding import Finding
+from mszoo.registry.installer import uninstall
 from mszoo.registry.versions import (
     ASCEND_STACKS,
     MINDSPORE,
@@ -135,7 +136,7 @@ def _torch(facts: Environment) -> Iterator[Finding]:
 
 
 def _torch_companions(facts: Environment) -> Iterator[Finding]:
-    """Find a torchvision or torchaudio of another build than torch: `import vllm` fails beside it.
+    """Find a torchvision, torchaudio or torchcodec of another build than torch: `import vllm` fails beside it.
 
     A torchvision is harmless where torch lets mszoo name its operators (mszoo.kernels.torchvision_ops).
     """
@@ -145,19 +146,21 @@ def _torch_companions(facts: Environment) -> Iterator[Finding]:
     # On Ascend torchvision is a must, and the set for it says where it comes from.
     mend = f"Take it from PyTorch's wheels for CPU, as {ASCEND_STACKS[0].requirements} says"
     build = _local(torch)
-    for name in ("torchvision", "torchaudio"):
+    for name in ("torchvision", "torchaudio", "torchcodec"):
         version = facts.versions.get(name)
         named = name == "torchvision" and facts.environ.get(_AUTOLOAD, "1") != "0"
         if named:
             continue
         if version is not None and build == "cpu" and _local(version) != build:
             what = f"is not built for CPU as torch {torch} is, and `import vllm` fails beside it"
-            hint = f"mszoo and vLLM don't need it: pip uninstall -y {name}"
+            hint, fix = f"mszoo and vLLM don't need it: pip uninstall -y {name}", uninstall(name)
             if name == "torchvision":
                 hint = f"Let torch load what names its operators: unset {_AUTOLOAD}. "
                 hint += "Models of text do without it: pip uninstall -y torchvision"
-            hint = mend if facts.device == "npu" else hint
-            yield Finding("problem", f"{name} {version}", what, hint)
+                fix = ()
+            if facts.device == "npu":
+                hint, fix = mend, ()
+            yield Finding("problem", f"{name} {version}", what, hint, fix)
 
 
 def _numpy(facts: Environment) -> Iterator[Finding]:
