@@ -135,12 +135,12 @@ def test_a_lock_allows_no_other_implementation(checkpoint, lock: Path, tmp_path:
     """Where the adapters refuse the model, vLLM's own would serve it; it is not in the lock."""
     folder = shutil.copytree(checkpoint("llama"), tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "quick_gelu"}))
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "mish"}))
     result = mszoo("explain", str(folder), "--processes", MSZOO_LOCK=str(lock))
     assert result.returncode == 1
     line = result.stderr.splitlines()[-1]
     assert f"no implementation that MSZOO_LOCK={lock} names can serve this model: " in line
-    assert "hidden_act='quick_gelu'" in line
+    assert "hidden_act='mish'" in line
 
 
 def test_vllms_own_classes_are_those_of_its_registry() -> None:
