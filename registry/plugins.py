@@ -73,7 +73,9 @@ def load_plugins(
         # Imported here: it is for trying.
         from mszoo.registry.unpackaged import unpackaged
 
-        more, problems = unpackaged(settings.plugins, GROUP)
+        # A lock lists distributions, so it lists none of them.
+        importable = lock is None and not settings.disabled_all
+        more, problems = unpackaged(settings.plugins, GROUP, importable=importable)
         entry_points = [*entry_points, *more]
         loaded.problems += problems
     code = None if lock is None else _locked_code(lock)

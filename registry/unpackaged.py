@@ -29,7 +29,9 @@ class Unpackaged(Distribution):
         raise FileNotFoundError(path)
 
 
-def unpackaged(items: Iterable[str], group: str) -> tuple[list[EntryPoint], list[Problem]]:
+def unpackaged(
+    items: Iterable[str], group: str, *, importable: bool = True
+) -> tuple[list[EntryPoint], list[Problem]]:
     """Return entry points for the plugins of MSZOO_PLUGINS, and a problem for each that can't be one.
 
     The folder that holds a file or a package is appended to ``sys.path``, as its modules are named by records and
@@ -38,6 +40,7 @@ def unpackaged(items: Iterable[str], group: str) -> tuple[list[EntryPoint], list
     Args:
         items: names of modules, and absolute paths.
         group: that of plugins.
+        importable: whether any of them may be loaded; ``sys.path`` stays as it is if not.
     """
     found: list[EntryPoint] = []
     problems: list[Problem] = []
@@ -51,10 +54,10 @@ def unpackaged(items: Iterable[str], group: str) -> tuple[list[EntryPoint], list
                 hint = "Name the file or the package with the hooks."
                 problems.append(Problem(VARIABLE, what, hint))
                 continue
-            if str(path.parent) not in sys.path:
+            if importable and str(path.parent) not in sys.path:
                 sys.path.append(str(path.parent))
             importlib.invalidate_caches()
-            other = _origin(module)
+            other = _origin(module) if importable else path
             if other not in (path, path / "__init__.py"):
                 what = f"names {item}, and Python has another {module}: {other}"
                 problems.append(Problem(VARIABLE, what, "Rename the file or folder."))

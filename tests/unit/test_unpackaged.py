@@ -12,6 +12,7 @@ import pytest
 
 from mszoo.registry.errors import SettingsError
 from mszoo.registry.settings import Settings
+from mszoo.registry.unpackaged import unpackaged
 
 SOURCE = """
 from mszoo.registry import ModelAdapter, Suite, hookimpl
@@ -92,6 +93,17 @@ def test_a_value_that_names_nothing():
     )
     found = Settings.from_environ({"MSZOO_PLUGINS": "a.b, ./c/d.py,e.py,"}).plugins
     assert found == ("a.b", str(Path("c/d.py").absolute()), str(Path("e.py").absolute()))
+
+
+def test_where_none_may_be_loaded_the_path_stays_as_it_is(folder):
+    for importable in (True, False):
+        path = list(sys.path)
+        try:
+            points, problems = unpackaged([str(folder / "tried_package")], "mszoo", importable=importable)
+            assert ([item.name for item in points], problems) == (["tried_package"], [])
+            assert (str(folder) in sys.path) == importable
+        finally:
+            sys.path[:] = path
 
 
 def test_a_lock_leaves_them_out_and_is_not_written_with_them(folder):
