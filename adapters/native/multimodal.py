@@ -8,8 +8,8 @@ from typing import Any
 from mszoo.adapters.decoder import FUSED, TINY
 from mszoo.registry import Capability, ModelAdapter
 
-#: Five by five patches.
-_CLIP: Mapping[str, Any] = {
+#: A tower of five by five patches, as conformance and the tests have it.
+TINY_CLIP: Mapping[str, Any] = {
     "model_type": "clip_vision_model",
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -33,7 +33,7 @@ def _llava(architecture: str, module: str, **config: Any) -> ModelAdapter:
             "image_token_index": 255,
             "image_seq_length": 25,
             "text_config": {"model_type": "llama", **TINY},
-            "vision_config": dict(_CLIP),
+            "vision_config": dict(TINY_CLIP),
             **config,
         },
         modalities=("image",),

@@ -6,20 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mszoo.adapters.native.multimodal import TINY_CLIP
+
 from .conftest import TINY
 from .server import byte_tokenizer
 
 IMAGE = "<image>"
-#: Five by five patches.
-CLIP = {
-    "model_type": "clip_vision_model",
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "image_size": 30,
-    "patch_size": 6,
-}
+CLIP = dict(TINY_CLIP)
 SIGLIP = CLIP | {"model_type": "siglip_vision_model", "hidden_act": "gelu_pytorch_tanh"}
 _TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
