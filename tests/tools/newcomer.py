@@ -1,7 +1,8 @@
 """What a newcomer does, in fresh environments: install what was built with pip and with uv, serve, write a plugin.
 
 ``make newcomer``. It builds the sdist, and the wheel out of it, as a release would; nothing is published. It takes
-about ten minutes, most of them for downloads, and needs a package index.
+about ten minutes, most of them for downloads, and needs a package index that has torch's CPU build. uv takes its own
+from UV_ variables (UV_INDEX, UV_FIND_LINKS), not from pip's settings.
 """
 
 from __future__ import annotations
