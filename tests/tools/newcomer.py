@@ -1,8 +1,8 @@
 """What a newcomer does, in fresh environments: install what was built with pip and with uv, serve, write a plugin.
 
 ``make newcomer``. It builds the sdist, and the wheel out of it, as a release would; nothing is published. It takes
-about ten minutes, most of them for downloads, and needs a package index that has torch's CPU build. uv takes its own
-from UV_ variables (UV_INDEX, UV_FIND_LINKS), not from pip's settings.
+about ten minutes, most of them for downloads, and needs a package index that has torch's CPU build. uv takes
+its own from UV_ variables (UV_INDEX, UV_FIND_LINKS), not from pip's settings.
 """
 
 from __future__ import annotations
@@ -115,11 +115,9 @@ def newcomer(way: str, mszoo: Path, *, serve: bool) -> None:
     run(*uninstall, PLUGIN)
     run(binaries / "mszoo", "check", architecture, "--tier", "static", fails=True)
     run(*uninstall, "mszoo")
-    left = [
-        path
-        for path in environment.glob("lib/python*/site-packages/mszoo/**/*")
-        if "__pycache__" not in path.parts
-    ]
+    found = environment.glob("lib/python*/site-packages/mszoo/**/*")
+    # Python's caches, and the folders that hold them, are pip's to leave.
+    left = [path for path in found if path.is_file() and path.suffix != ".pyc"]
     if left:
         raise SystemExit(f"newcomer: uninstalling leaves {left}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -63,7 +64,8 @@ def test_server_environment_keeps_what_is_set():
 
 def test_server_command_is_vllm_serve(tmp_path, monkeypatch):
     monkeypatch.setattr(serve.sys, "executable", str(tmp_path / "python"))
-    with pytest.raises(serve.DemoError, match=r"vLLM is not installed\. Create the environment: make env"):
+    hint = "vLLM is not installed. Install it: pip install 'mszoo[cpu]', then mszoo doctor --fix"
+    with pytest.raises(serve.DemoError, match=re.escape(hint)):
         serve.server_command(Path("m"), 1)
     (tmp_path / "vllm").touch()
     assert serve.server_command(Path("m"), 1)[:3] == [str(tmp_path / "vllm"), "serve", "m"]

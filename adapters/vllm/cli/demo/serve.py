@@ -70,7 +70,8 @@ def server_command(directory: Path, port: int) -> list[str]:
     """Return the `vllm serve` command for a model folder; DemoError if there is no such command."""
     vllm = Path(sys.executable).with_name("vllm")
     if not vllm.is_file():
-        raise DemoError("demo", "vLLM is not installed", "Create the environment: make env")
+        hint = "Install it: pip install 'mszoo[cpu]', then mszoo doctor --fix"
+        raise DemoError("demo", "vLLM is not installed", hint)
     options = {
         "--dtype": "float32",
         "--max-model-len": "2048",
