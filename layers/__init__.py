@@ -23,7 +23,15 @@ from mszoo.layers.linear import (
     qkv_linear,
     row_linear,
 )
-from mszoo.layers.model import CausalLM, Encoder, Module, ModuleList, current_model_config, lora_is_enabled
+from mszoo.layers.model import (
+    CausalLM,
+    Encoder,
+    Module,
+    ModuleList,
+    current_model_config,
+    lora_is_enabled,
+    tensor_parallel_size,
+)
 from mszoo.layers.moe import Experts, TopKRouter
 from mszoo.layers.norm import GemmaRMSNorm, LayerNorm, QKNorm, RMSNorm
 from mszoo.layers.rotary import RotaryEmbedding
@@ -57,5 +65,6 @@ __all__ = [
     "lora_is_enabled",
     "qkv_linear",
     "row_linear",
+    "tensor_parallel_size",
     "token_embedding",
 ]

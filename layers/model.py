@@ -12,6 +12,7 @@ from mszoo.kernels.exchange import to_mindspore, to_torch
 from mszoo.layers import weights as _weights
 from mszoo.layers.embedding import LogitsProcessor, apply_embedding
 from mszoo.layers.seam import ModelConfig, get_current_vllm_config
+from mszoo.registry.records import Capability
 
 import mindspore as ms
 
@@ -54,6 +55,12 @@ def lora_is_enabled() -> bool:
     return get_current_vllm_config().lora_config is not None
 
 
+def tensor_parallel_size() -> int:
+    """Return over how many ranks the layers of the model that is being built are split."""
+    size: int = get_current_vllm_config().parallel_config.tensor_parallel_size
+    return size
+
+
 class Model(Module, ABC):
     """A model: MindSpore tensors in, MindSpore tensors out.
 
@@ -67,6 +74,8 @@ class Model(Module, ABC):
     #: (:data:`HANDED_OVER`) in place of embeddings, and one that isn't the last hands over what it returns.
     is_first_stage: bool = True
     is_last_stage: bool = True
+    #: What its record declares and another network has, which is built in this one's place where it is asked for.
+    left_to_another: frozenset[Capability] = frozenset()
     #: Tensors that a checkpoint may hold and whoever serves the model takes care of, or has taken off.
     set_aside: tuple[str, ...] = ()
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from mszoo.adapters.described import decoders
-from mszoo.registry import LayerAdapter, ModelAdapter, Suite, hookimpl
+from mszoo.registry import Capability, LayerAdapter, ModelAdapter, Suite, hookimpl
 
 _SUITE = "mindformers"
 _HERE = "mszoo.adapters.mindformers"
@@ -16,6 +16,7 @@ _CELLS = {
     "transformer_layer:TransformerLayer": "layer:TransformerLayer",
     "norm:RMSNorm": "layer:Norm",
 }
+_WITH_EXPERTS = ("Qwen3MoeForCausalLM", "Glm4MoeForCausalLM", "DeepseekV3ForCausalLM")
 
 
 @hookimpl
@@ -31,17 +32,23 @@ def mszoo_suite() -> Suite:
 
 @hookimpl
 def mszoo_model_adapters() -> Iterable[ModelAdapter]:
-    """Give the suite's inference models: with mszoo's layers on CPU, as they are on NPU."""
+    """Give the suite's inference models: with mszoo's layers on CPU, as they are on NPU where that will do."""
     on_cpu = _on_cpu()
-    return [*on_cpu, *map(_as_it_is, on_cpu)]
+    return [*on_cpu, *map(_on_npu, on_cpu)]
 
 
-def _as_it_is(on_cpu: ModelAdapter) -> ModelAdapter:
-    """Return the record of the suite's own network, which vLLM's layers have no part in."""
+def _on_npu(on_cpu: ModelAdapter) -> ModelAdapter:
+    """Return the record of a model on NPU.
+
+    Its own network has no part of vLLM's layers; with these in its cells it has adapters and ranks, but for
+    experts, which mszoo's layers don't have there.
+    """
+    has_experts = on_cpu.architecture in _WITH_EXPERTS
+    in_layers = frozenset() if has_experts else frozenset({Capability.LORA, Capability.TENSOR_PARALLEL})
     return replace(
         on_cpu,
-        model=f"{_HERE}.ascend:OwnNetwork",
-        capabilities=frozenset(),
+        model=f"{_HERE}.on_npu:network",
+        capabilities=on_cpu.capabilities & in_layers,
         devices=("npu",),
         dtypes=tuple(item for item in on_cpu.dtypes if item != "float32"),  # no attention of Ascend takes it
     )
@@ -64,9 +71,9 @@ def _on_cpu() -> list[ModelAdapter]:
 
 @hookimpl
 def mszoo_layer_adapters() -> Iterable[LayerAdapter]:
-    """Give what takes the place of the suite's cells on CPU."""
+    """Give what takes the place of the suite's cells: on CPU, and on NPU where vLLM's layers are needed."""
     return [
-        LayerAdapter(f"{_SUITE}:{_INFERENCE}.{cell}", f"{_HERE}.{name}", devices=("cpu",))
+        LayerAdapter(f"{_SUITE}:{_INFERENCE}.{cell}", f"{_HERE}.{name}", devices=("cpu", "npu"))
         for cell, name in _CELLS.items()
     ]
 

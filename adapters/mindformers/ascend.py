@@ -20,6 +20,7 @@ from mszoo.layers.kv_cache import KVCache, current_sequences, whole_step
 from mszoo.layers.model import outside_the_tree
 from mszoo.layers.weights import Expected
 from mszoo.models.reader import prediction_tensors
+from mszoo.registry import Capability
 from mszoo.registry.errors import RefusalError
 
 import mindspore as ms
@@ -33,7 +34,8 @@ _LATENT_SIZE = 512
 class OwnNetwork(CausalLM):
     """A model of the suite that generates text, computed by the suite alone.
 
-    The weights are MindSpore's parameters, the KV cache is vLLM's, and the model has no other torch modules.
+    The weights are MindSpore's parameters, the KV cache is vLLM's, and the model has no other torch modules: what
+    needs vLLM's layers is another class's (:mod:`mszoo.adapters.mindformers.on_npu`).
 
     Args:
         config: the Hugging Face config.
@@ -42,6 +44,8 @@ class OwnNetwork(CausalLM):
     Raises:
         RefusalError: the suite can't honour a field of the config or a flag, or can't be imported.
     """
+
+    left_to_another = frozenset({Capability.LORA, Capability.TENSOR_PARALLEL})
 
     def __init__(self, config: Any, *, prefix: str = "") -> None:
         name, architecture = architecture_of(config)
@@ -64,12 +68,6 @@ class OwnNetwork(CausalLM):
                 who,
                 "what its network gives on an NPU is made for logits, and the server is to pool it",
                 "Serve with --runner generate, or with another implementation",
-            )
-        if model_config.enable_sleep_mode:
-            raise RefusalError(
-                who,
-                "its weights lie in MindSpore's memory, which a sleeping vLLM can't free",
-                "Serve without --enable-sleep-mode",
             )
         if model_config.dtype == torch.bfloat16 and not _reads_bfloat16():
             raise RefusalError(

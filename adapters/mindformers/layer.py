@@ -1,4 +1,5 @@
-"""What takes the place of the suite's layers and last norm on CPU, where most of their ops have no kernel."""
+"""What takes the place of the suite's layers and last norm: on CPU, where most of their ops have no
+kernel, and on NPU for what vLLM's layers alone have."""
 
 from __future__ import annotations
 

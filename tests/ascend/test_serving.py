@@ -119,13 +119,21 @@ def test_an_encoder_of_mindspore_one(models, serve) -> None:
         assert given == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("suite", ["native", pytest.param("mindone", marks=LONG_TEST)])
-def test_lora_adapters(models, serve, suite: str) -> None:
+@pytest.mark.parametrize(
+    ("suite", "model_type", "architecture"),
+    [
+        ("native", "llama", "LlamaForCausalLM"),
+        ("stand_in", "qwen3", "Qwen3ForCausalLM"),
+        pytest.param("mindone", "llama", "LlamaForCausalLM", marks=LONG_TEST),
+    ],
+)
+def test_lora_adapters(models, serve, op_stand_ins, suite: str, model_type: str, architecture: str) -> None:
     """On linear layers, embedding and output projection, beside requests without one: as merged into weights."""
-    model, adapter = models("llama", lora=True), f"{suite}.LlamaForCausalLM"
+    model, adapter = models(model_type, lora=True), f"{suite}.{architecture}"
     lora = [str(model["lora"]), None, None, str(model["lora"])]
     answered = serve(
         model["folder"],
+        {"PYTHONPATH": op_stand_ins},
         job={"lora": lora},
         hf_overrides={"architectures": [adapter]},
         enable_lora=True,
@@ -175,6 +183,10 @@ SERVERS: dict[str, tuple[dict[str, str], str | None, str, tuple[str, ...]]] = {
     "mindone-eager": ({}, "mindone.LlamaForCausalLM", "llama", ("--enforce-eager",)),
     "mindone-ranks": ({}, "mindone.LlamaForCausalLM", "llama", ("--tensor-parallel-size", "2")),
     "stand_in": ({}, "stand_in.Qwen3ForCausalLM", "qwen3", ()),
+    "stand_in-eager": ({}, "stand_in.Qwen3ForCausalLM", "qwen3", ("--enforce-eager",)),
+    "native-lora-ranks": ({}, "native.LlamaForCausalLM", "llama", ("--tensor-parallel-size", "2")),
+    "mindone-lora-ranks": ({}, "mindone.LlamaForCausalLM", "llama", ("--tensor-parallel-size", "2")),
+    "stand_in-lora-ranks": ({}, "stand_in.Qwen3ForCausalLM", "qwen3", ("--tensor-parallel-size", "2")),
 }
 
 
@@ -182,25 +194,33 @@ SERVERS: dict[str, tuple[dict[str, str], str | None, str, tuple[str, ...]]] = {
     "who", [pytest.param(name, marks=[] if name == "native" else [LONG_TEST]) for name in SERVERS]
 )
 def test_vllm_serve_in_several_processes(models, tmp_path, op_stand_ins, who: str) -> None:
-    """API server, engine core and what they start; 16 requests at a time, in chunks, with cached prefixes."""
+    """API server, engine core and what they start; 16 requests at a time, in chunks, with cached prefixes.
+
+    With LoRA others for an adapter stand among them, and are answered as merged into the weights.
+    """
     environment, adapter, model_type, flags = SERVERS[who]
-    model = models("text", model_type=model_type)
+    lora = "lora" in who
+    model = models("text", model_type=model_type, lora=lora)
     options = ["--max-model-len", "256", "--max-num-seqs", "8", "--num-gpu-blocks-override", "64"]
     options += ["--max-num-batched-tokens", "48", "--enable-prefix-caching", *flags]
     if adapter is not None:
         options += ["--hf-overrides", json.dumps({"architectures": [adapter]})]
+    if lora:
+        options += ["--enable-lora", "--max-lora-rank", "8", "--lora-modules", f"tuned={model['lora']}"]
     environment = environment | {"PYTHONPATH": op_stand_ins}
     with (
         running_server(model["folder"], tmp_path, *options, **environment) as server,
         ThreadPoolExecutor(len(PROMPTS) * 4) as pool,
     ):
 
-        def ask(prompt: list[int]) -> list[int]:
-            body = {"prompt": prompt, "max_tokens": LONG, "temperature": 0, "ignore_eos": True}
+        def ask(prompt: list[int], **more: str) -> list[int]:
+            body = more | {"prompt": prompt, "max_tokens": LONG, "temperature": 0, "ignore_eos": True}
             answered = server.post("/v1/completions", body | {"return_token_ids": True})
             return answered["choices"][0]["token_ids"]
 
+        of_adapter = [pool.submit(ask, prompt, model="tuned") for prompt in PROMPTS] if lora else []
         answers = list(pool.map(ask, PROMPTS * 4))
+        assert [future.result() for future in of_adapter] == (model["lora_answers"] if lora else [])
         before = server.metric("vllm:prefix_cache_hits_total")
         assert ask(PROMPTS[-1]) == model["answers"][-1]
         assert server.metric("vllm:prefix_cache_hits_total") - before == 128

@@ -3,7 +3,8 @@
 from typing import Any
 
 from ascend_stand_in.ascend_ops import use_stand_ins
-from mszoo.adapters.mindformers import ascend
+from mszoo.adapters.mindformers import ascend, on_npu
+from mszoo.layers import CausalLM
 
 
 class OnStandIns(ascend.OwnNetwork):
@@ -11,3 +12,8 @@ class OnStandIns(ascend.OwnNetwork):
         super().__init__(*args, **kwargs)
         self.calls: dict[str, int] = {}
         use_stand_ins(self.suite, self.calls)
+
+
+def network(config: Any, *, prefix: str = "") -> CausalLM:
+    """Return the model as the suite's own record does."""
+    return on_npu.network(config, prefix=prefix, own=OnStandIns)
