@@ -1,10 +1,11 @@
 """Run as a module: says who would serve checkpoints on the stand-in. Networks are built and take a dry step; no
 weights are read, and no engine starts.
 
-Standard input: by the name of a job, ``{"options": of vLLM's EngineArgs, "real_attention": bool, "on": device}``.
-The argument names the file to write: by name, ``{"served": name or null, "refusals": [text]}``. With
-``real_attention`` the backend has the dtypes that vllm-ascend's has, without those of its stand-in. The device is
-torch's while a network is built: vLLM's loader makes it the NPU.
+Standard input: by the name of a job, ``{"options": of vLLM's EngineArgs, "real_attention": bool, "on": device,
+"free": bytes of the device that nothing uses}``. The argument names the file to write: by name, ``{"served":
+name or null, "network": its class, "refusals": [text]}``. With ``real_attention`` the backend has the dtypes
+that vllm-ascend's has, without those of its stand-in. The device is torch's while a network is built: vLLM's
+loader makes it the NPU.
 """
 
 from __future__ import annotations
@@ -41,10 +42,13 @@ def main() -> None:
                 seam.set_default_torch_dtype(config.model_config.dtype),
                 torch.device(job.get("on", "npu:0")),
                 attention(real=job.get("real_attention", False)),
+                memory_left(job.get("free")),
             ):
                 choice = choose(decision, "auto", model_class.catalog, config, "", packed)
             served = choice.built.candidate.qualified_name if choice.built else None
-            found[name] = {"served": served, "refusals": [str(refusal) for refusal in choice.refusals]}
+            network = type(choice.built.network).__name__ if choice.built else None
+            refusals = [str(refusal) for refusal in choice.refusals]
+            found[name] = {"served": served, "network": network, "refusals": refusals}
     Path(sys.argv[1]).write_text(json.dumps(found))
 
 
@@ -66,6 +70,15 @@ def attention(*, real: bool) -> Iterator[None]:
     dtypes = (AttentionBackend if real else AscendAttentionBackend).supported_dtypes
     with mock.patch.object(AscendAttentionBackend, "supported_dtypes", dtypes):
         yield
+
+
+@contextmanager
+def memory_left(count: int | None) -> Iterator[None]:
+    """Use all of the device's memory but so many bytes inside; None uses none."""
+    free = torch.npu.mem_get_info()[0]
+    used = torch.empty(0 if count is None else free - count, dtype=torch.uint8, device="npu:0")
+    yield
+    del used
 
 
 if __name__ == "__main__":

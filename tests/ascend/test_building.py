@@ -39,9 +39,6 @@ def mszoo_model_adapters():
 '''
 
 NATIVE, FORMERS, ONE = "native.LlamaForCausalLM", "mindformers.Qwen3ForCausalLM", "mindone.LlamaForCausalLM"
-TENSORS = (
-    "its weights lie in MindSpore's memory, which a sleeping vLLM can't free. Serve without --enable-sleep"
-)
 _INT8 = {"num_bits": 8, "type": "int", "symmetric": True}
 W8A8 = {
     "quant_method": "compressed-tensors",
@@ -62,7 +59,14 @@ JOBS: dict[str, tuple[str, str, dict[str, Any], str | None]] = {
     "mindformers": ("qwen3", FORMERS, {"dtype": "float16"}, None),
     "native-sleep": ("llama", NATIVE, {"enable_sleep_mode": True}, None),
     "mindone-sleep": ("llama", ONE, {"enable_sleep_mode": True}, None),
-    "mindformers-sleep": ("qwen3", FORMERS, {"enable_sleep_mode": True, "dtype": "bfloat16"}, TENSORS),
+    "mindformers-sleep": ("qwen3", FORMERS, {"enable_sleep_mode": True, "dtype": "float16"}, None),
+    "mindformers-lora": ("qwen3", FORMERS, {"enable_lora": True, "dtype": "float16"}, None),
+    "mindformers-experts-lora": (
+        "qwen3_moe",
+        "mindformers.Qwen3MoeForCausalLM",
+        {"enable_lora": True, "dtype": "float16"},
+        "mindformers.Qwen3MoeForCausalLM: doesn't support --enable-lora. Serve without it, or with another",
+    ),
     "native-float32": (
         "llama",
         NATIVE,
@@ -103,6 +107,12 @@ JOBS: dict[str, tuple[str, str, dict[str, Any], str | None]] = {
         },
         "mszoo.layers: takes no checkpoint with compressed-tensors weights on NPU. Serve an unquantized one",
     ),
+    "no-memory": (
+        "llama",
+        NATIVE,
+        {},
+        f"{NATIVE}: the device has no memory left for it (NPU out of memory (stand-in). Tried to allocate ",
+    ),
     "experts": (
         "mixtral",
         "mindone.MixtralForCausalLM",
@@ -132,6 +142,7 @@ def built(models, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     for name, (kind, adapter, options, _) in JOBS.items():
         asked = {"model": str(models(kind)["folder"]), "hf_overrides": {"architectures": [adapter]}}
         jobs[name] = {"options": common | asked | options, "real_attention": name == "native-float32"}
+    jobs["no-memory"]["free"] = 1 << 16
     jobs["native-explained"]["on"] = "cpu"  # as mszoo explain builds it
     process = subprocess.run(
         [sys.executable, "-m", "tests.ascend.building", str(folder / "built.json")],
@@ -151,11 +162,28 @@ def built(models, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_a_flag_is_honoured_or_refused_by_name(name: str, built: dict[str, Any]) -> None:
     _, adapter, _, refusal = JOBS[name]
     if refusal is None:
-        assert built[name] == {"served": adapter, "refusals": []}
+        assert (built[name]["served"], built[name]["refusals"]) == (adapter, [])
         return
     assert built[name]["served"] is None
     (text,) = built[name]["refusals"]
     assert refusal in text
+
+
+def test_what_vllms_layers_alone_have_decides_of_the_network(built: dict[str, Any]) -> None:
+    """MindSpore Transformers' own one, or that with mszoo's layers in its cells, which says so."""
+    names = ("mindformers", "mindformers-lora", "mindformers-sleep")
+    assert [built[name]["network"] for name in names] == ["OwnNetwork", "SuiteModel", "SuiteModel"]
+    for flag in ("--enable-lora", "--enable-sleep-mode"):
+        assert f"mszoo: {FORMERS}: mszoo's layers take the places of its cells for {flag}" in built["log"]
+    assert "declares lora" not in built["log"]
+
+
+def test_a_device_without_memory_is_no_fault_of_the_plugins(built: dict[str, Any]) -> None:
+    (text,) = built["no-memory"]["refusals"]
+    assert text.endswith(
+        "End what else uses the device (npu-smi info), take another one (ASCEND_RT_VISIBLE_DEVICES), or split the "
+        "model with --tensor-parallel-size"
+    )
 
 
 def test_a_network_that_does_not_run_is_refused_and_the_next_is_taken(built: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from mszoo.adapters.vllm.device import start_mindspore
 from mszoo.adapters.vllm.log import log
-from mszoo.adapters.vllm.models import dry_step, features, lacking, ranks, sizes
+from mszoo.adapters.vllm.models import dry_step, features, lacking, memory, ranks, sizes
 from mszoo.adapters.vllm.models.checkpoint import Reader
 from mszoo.adapters.vllm.ops.kernels import choose_loadable_kernels
 from mszoo.adapters.vllm.stages import stage
@@ -107,9 +107,12 @@ def _try(
 
 
 def _refusal_of(candidate: Candidate, error: BaseException) -> MszooError:
+    short = memory.shortage(candidate.qualified_name, error)
     # By the type itself: a class of the plugin's may do anything when it is asked for its text.
-    if type(error) in (RefusalError, CheckpointError, BrokenCheckpointError):
-        refusal: MszooError = error  # type: ignore[assignment]
+    if short is not None:
+        refusal: MszooError = short
+    elif type(error) in (RefusalError, CheckpointError, BrokenCheckpointError):
+        refusal = error  # type: ignore[assignment]
     else:
         refusal = _failure(candidate, error)
         refusal.__cause__ = error  # an author needs the traceback
