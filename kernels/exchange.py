@@ -13,9 +13,9 @@ A view keeps its owner alive. Each direction remembers the other side (``torch -
 attribute look-up and never a chain of views. Reading a data pointer is right only when MindSpore runs
 synchronously: :mod:`mszoo.kernels.runtime` sees to that.
 
-On an NPU both libraries put work on streams of their own, and MindSpore's Python has no handle that torch could
-wait for. So MindSpore finishes an op before it returns, and ``to_mindspore`` waits for torch's current stream: no
-order is left to chance, at the price of these waits.
+On an NPU both libraries put work on streams of their own, by way of queues of their own, and each reuses memory in
+the order of its own stream (README.md: why events don't do). So MindSpore finishes an op before it returns, and
+``to_mindspore`` waits for torch's current stream: no order is left to chance, at the price of these waits.
 
 MindSpore's stock CPU ops never write into foreign memory (they write a copy), so results that must land in
 torch memory are copied there by torch. Op by op (not inside a graph) they also copy foreign memory before they read

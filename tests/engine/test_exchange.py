@@ -221,3 +221,12 @@ def test_checked_mode_finds_asynchronous_mindspore() -> None:
         "Call mszoo.kernels.runtime.prepare before the first exchange",
         "[2.0, 2.0]",
     ]
+
+
+def test_nothing_documented_of_mindspores_streams_leads_to_torchs() -> None:
+    """The day something does, events may take the place of waiting on an NPU: kernels/README.md."""
+    kinds = (ms.runtime.Stream, ms.runtime.Event)
+    documented = {name for kind in kinds for name in vars(kind) if not name.startswith("_")}
+    order = {"record", "record_event", "wait", "wait_event", "wait_stream", "synchronize", "query"}
+    assert documented == order | {"stream_id", "elapsed_time"}
+    assert callable(ms.runtime.Stream.stream_ptr)

@@ -7,8 +7,8 @@ from mszoo.registry.errors import RefusalError
 #: What MindSpore says in a RuntimeError.
 _MINDSPORES = "memory isn't enough and alloc failed"
 _HINT = (
-    "End what else uses the device (npu-smi info), take another one (ASCEND_RT_VISIBLE_DEVICES), or split the model "
-    "with --tensor-parallel-size"
+    "End what else uses the device (npu-smi info), take another one (ASCEND_RT_VISIBLE_DEVICES), or split the "
+    "model with --tensor-parallel-size"
 )
 
 
