@@ -107,7 +107,8 @@ class EncoderAttention(EncoderOnlyAttention):
         prefix: the layer's name, unique in the model.
 
     Raises:
-        RefusalError: vLLM's attention has no kernel for this head size, or all math is to be MindSpore's.
+        RefusalError: vLLM's attention has no kernel for this head size, or none for a window on this device; or all
+            math is to be MindSpore's.
     """
 
     def __init__(
@@ -125,6 +126,12 @@ class EncoderAttention(EncoderOnlyAttention):
                 f"MSZOO_KERNELS={dispatch.current().name}",
                 "attention that sees later tokens is vLLM's kernel alone",
                 "Unset MSZOO_KERNELS",
+            )
+        if cpu_backend() is None and sliding_window is not None:
+            raise RefusalError(
+                "config.json",
+                "its tokens see later ones within a window, and vllm-ascend's attention takes no notice of that",
+                "Serve the model on a CPU",
             )
         _refuse_head_size(head_size)
         vllm_config = get_current_vllm_config()

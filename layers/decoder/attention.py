@@ -129,8 +129,8 @@ class SelfAttention(Module):
                 softcap=spec.logits_soft_cap,
                 prefix=prefix,
             )
-        if cpu_backend() is None:
-            raise _looks_ahead("such models are served on a CPU alone")
+        if cpu_backend() is None and spec.relative_bias:
+            raise _looks_ahead("models whose scores have a bias then are served on a CPU alone")
         if spec.logits_soft_cap is not None:  # vLLM's CPU kernel is inexact with one then
             raise _looks_ahead(f"logits_soft_cap={spec.logits_soft_cap} isn't served with that")
         make = BiasedEncoderAttention if spec.relative_bias else EncoderAttention

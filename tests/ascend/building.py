@@ -3,9 +3,9 @@ weights are read, and no engine starts.
 
 Standard input: by the name of a job, ``{"options": of vLLM's EngineArgs, "real_attention": bool, "on": device,
 "free": bytes of the device that nothing uses}``. The argument names the file to write: by name, ``{"served":
-name or null, "network": its class, "refusals": [text]}``. With ``real_attention`` the backend has the dtypes
-that vllm-ascend's has, without those of its stand-in. The device is torch's while a network is built: vLLM's
-loader makes it the NPU.
+name or null, "network": its class, "own": the class that vLLM serves alone, or null, "refusals": [text]}``.
+With ``real_attention`` the backend has the dtypes that vllm-ascend's has, without those of its stand-in. The
+device is torch's while a network is built: vLLM's loader makes it the NPU.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def main() -> None:
             served = choice.built.candidate.qualified_name if choice.built else None
             network = type(choice.built.network).__name__ if choice.built else None
             refusals = [str(refusal) for refusal in choice.refusals]
-            found[name] = {"served": served, "network": network, "refusals": refusals}
+            own = choice.own.__name__ if choice.own else None
+            found[name] = {"served": served, "network": network, "own": own, "refusals": refusals}
     Path(sys.argv[1]).write_text(json.dumps(found))
 
 

@@ -1,9 +1,9 @@
 """Run as a module: writes a tiny checkpoint, and beside it Hugging Face's answers in float32.
 
-Standard input: ``{"folder", "model_type", "fields", "prompts": [token ids], "max_tokens", "lora": bool}``. The type
-"text" is a Llama with a tokenizer; an architecture of MindSpore One's stands for its tiny example. Answers are
-greedy tokens, and of an encoder the embeddings of the first token. With ``lora`` there is an adapter in the folder
-"lora", and the answers of weights that it is merged into.
+Standard input: ``{"folder", "model_type", "fields", "prompts": [token ids], "max_tokens", "lora": bool}``. The
+type "text" is a Llama with a tokenizer; an architecture of MindSpore One's or a native encoder's stands for its
+tiny example. Answers are greedy tokens, and of an encoder the embeddings of the first token. With ``lora``
+there is an adapter in the folder "lora", and the answers of weights that it is merged into.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from mszoo.adapters import native
 from mszoo.adapters.mindone.architectures import read
 from mszoo.conformance.checkpoints import make_checkpoint as make_example
 from mszoo.conformance.checkpoints import write_tokenizer
@@ -29,7 +30,10 @@ from tests.engine.server import make_text_checkpoint
 def main() -> None:
     job = json.load(sys.stdin)
     folder, kind = Path(job["folder"]), job["model_type"]
-    example = read().get(kind)
+    encoders: dict[str, Any] = {
+        item.architecture: item for item in native.mszoo_model_adapters() if item.pooling
+    }
+    example = (encoders | {name: item for name, item in read().items() if item.example_config}).get(kind)
     if example is not None:
         model = make_example({**example.example_config, **job["fields"]}, kind, folder, lambda _: {}).model
         if example.pooling:

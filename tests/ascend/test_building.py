@@ -113,6 +113,20 @@ JOBS: dict[str, tuple[str, str, dict[str, Any], str | None]] = {
         {},
         f"{NATIVE}: the device has no memory left for it (NPU out of memory (stand-in). Tried to allocate ",
     ),
+    "encoder": ("BertModel", "native.BertModel", {"runner": "pooling"}, None),
+    "encoder-window": (
+        "ModernBertModel",
+        "native.ModernBertModel",
+        {"runner": "pooling"},
+        "see later ones within a window, and vllm-ascend's attention takes no notice of that. Serve the model on a",
+    ),
+    "encoder-bias": (
+        "MPNetModel",
+        "native.MPNetModel",
+        {"runner": "pooling"},
+        "see later ones, and models whose scores have a bias then are served on a CPU alone. Serve the model with",
+    ),
+    "embeddings": ("llama", NATIVE, {"runner": "pooling", "convert": "embed"}, None),
     "experts": (
         "mixtral",
         "mindone.MixtralForCausalLM",
@@ -142,6 +156,7 @@ def built(models, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     for name, (kind, adapter, options, _) in JOBS.items():
         asked = {"model": str(models(kind)["folder"]), "hf_overrides": {"architectures": [adapter]}}
         jobs[name] = {"options": common | asked | options, "real_attention": name == "native-float32"}
+    jobs["experts-of-all"] = {"options": common | {"model": str(models("mixtral")["folder"])}}
     jobs["no-memory"]["free"] = 1 << 16
     jobs["native-explained"]["on"] = "cpu"  # as mszoo explain builds it
     process = subprocess.run(
@@ -176,6 +191,15 @@ def test_what_vllms_layers_alone_have_decides_of_the_network(built: dict[str, An
     for flag in ("--enable-lora", "--enable-sleep-mode"):
         assert f"mszoo: {FORMERS}: mszoo's layers take the places of its cells for {flag}" in built["log"]
     assert "declares lora" not in built["log"]
+
+
+def test_experts_are_left_to_vllm_ascends_own_model(built: dict[str, Any]) -> None:
+    """Every suite that has the architecture is asked first, and says why not."""
+    found = built["experts-of-all"]
+    assert (found["served"], found["own"]) == (None, "MixtralForCausalLM")
+    assert len(found["refusals"]) == 2
+    for text in found["refusals"]:
+        assert "its layer of experts on this device routes and multiplies by methods of its own" in text
 
 
 def test_a_device_without_memory_is_no_fault_of_the_plugins(built: dict[str, Any]) -> None:

@@ -110,10 +110,12 @@ def test_a_decoder_of_mindspore_one(models, serve, architecture: str) -> None:
     assert f"{adapter} answers (kernel set ascend" in answered["log"]
 
 
-def test_an_encoder_of_mindspore_one(models, serve) -> None:
-    model, asked = models("BertModel"), {"architectures": ["mindone.BertModel"]}
+@pytest.mark.parametrize("suite", ["native", pytest.param("mindone", marks=LONG_TEST)])
+def test_an_encoder(models, serve, suite: str) -> None:
+    model, adapter = models("BertModel"), f"{suite}.BertModel"
+    asked = {"architectures": [adapter]}
     answered = serve(model["folder"], job={"embed": True}, hf_overrides=asked, skip_tokenizer_init=False)
-    assert adapter_of(answered) == "mindone.BertModel"
+    assert adapter_of(answered) == adapter
     assert answered["workers"][0]["kernels"] == ["ascend"]
     for given, expected in zip(answered["answers"], model["answers"], strict=True):
         assert given == pytest.approx(expected, abs=1e-5)
