@@ -39,7 +39,9 @@ def check(candidate: Candidate, network: Any, vllm_config: Any) -> None:
         RefusalError: the operator asked for such a feature.
     """
     features = asked(vllm_config)
-    left = getattr(network, "left_to_another", frozenset())  # of a plugin's that isn't of mszoo.layers: none
+    left: frozenset[Capability] = getattr(
+        network, "left_to_another", frozenset()
+    )  # of a plugin's that isn't of mszoo.layers: none
     declared = candidate.adapter.capabilities - (left - features.keys())
     for capability, lack in unmet(declared, network).items():
         what = f"declares {capability.value}, and its model {candidate.adapter.model} has {lack}"
