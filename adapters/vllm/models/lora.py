@@ -153,6 +153,8 @@ def _misfits_of(sizes: list[Sizes], weights: Any, limit: int) -> Iterator[str]:
         rank = declared or (a if b is None else b.T).shape[0]
         declared = None
         wanted = [[rank, part.inputs], [part.outputs, rank]]
+        if found != wanted and all(tensor is None or not tensor.any() for tensor in (a, b)):
+            continue  # vLLM's own, with which it warms up on a device: zeros, of the sizes of a rank
         if found != wanted:
             yield (
                 f"{part.module} has lora_A {found[0]} and lora_B {found[1]}, and an adapter of this model and rank "
