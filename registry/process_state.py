@@ -59,7 +59,11 @@ class Kept:
         """Return the names of the parts that differ from what they were."""
         now = self.read()
         # As it was, as most always: by identity alone, since a plugin's objects may say anything.
-        if len(now) == len(before) and all(map(is_, now, before)) and all(map(is_, now.values(), before.values())):
+        if (
+            len(now) == len(before)
+            and all(map(is_, now, before))
+            and all(map(is_, now.values(), before.values()))
+        ):
             return []
         found = [name for name, part in before.items() if now.get(name, _ABSENT) is not part]
         found = [name for name in found if not _same(before[name], now.get(name, _ABSENT))]

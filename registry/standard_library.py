@@ -34,7 +34,18 @@ _MODULES = (
 _CLASSES = (pathlib.Path, logging.Logger)
 #: Looked at apart, or changed by Python itself.
 _OTHERS = frozenset(
-    {"__stderr__", "__stdin__", "__stdout__", "stderr", "stdin", "stdout", "argv", "path", "meta_path", "path_hooks"}
+    {
+        "__stderr__",
+        "__stdin__",
+        "__stdout__",
+        "stderr",
+        "stdin",
+        "stdout",
+        "argv",
+        "path",
+        "meta_path",
+        "path_hooks",
+    }
     | {"breakpointhook", "displayhook", "excepthook", "unraisablehook", "environ", "tempdir"}
     | {"last_exc", "last_traceback", "last_type", "last_value"}
 )
@@ -117,7 +128,7 @@ KEPT = (
 
 
 def leave_behind(thread: threading.Thread) -> None:
-    """Let Python end without waiting for a thread, as for a daemon: one that never ends would keep a server alive."""
+    """Let Python end without waiting for a thread, as for a daemon: one may never end."""
     if thread.daemon:
         return
     # Python has no way to say so of a thread that runs. Where a Python keeps it otherwise, it is waited for.

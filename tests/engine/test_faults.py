@@ -1,4 +1,4 @@
-"""Servers that are signalled or killed, that share a machine, or can't write: a clear end, and nothing left behind."""
+"""Servers that are signalled or killed, that share a machine, or can't write: a clear end, nothing left."""
 
 from __future__ import annotations
 
@@ -173,7 +173,10 @@ def test_a_killed_process_ends_the_server_and_it_starts_again(
 
 @pytest.mark.long
 def test_two_servers_at_once_that_share_their_caches(folder: Path, answer: str, place: Path) -> None:
-    environ = environ_in(place) | {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CACHE_ROOT": str(place / "cache")}
+    environ = environ_in(place) | {
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_CACHE_ROOT": str(place / "cache"),
+    }
     (place / "other").mkdir()
     with (
         started_server(folder, place / "work", *OPTIONS, **environ) as one,

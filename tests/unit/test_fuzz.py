@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mszoo.registry import LayerAdapter, ModelAdapter, MszooError, OpAdapter, Suite
 from mszoo.registry.cli.lock.explain import explain_json, print_explanation
-from mszoo.registry.errors import LockError, Problem, RecordError, RefusalError, SettingsError
+from mszoo.registry.errors import LockError, Problem, RecordError, SettingsError
 from mszoo.registry.lock import Lock, LockedAdapter, LockedPlugin, parse_lock, read_lock
 from mszoo.registry.lock_plugins import unhashable
 from mszoo.registry.settings import Settings
@@ -52,7 +52,11 @@ def changed(data: st.DataObject, tree: Any, values: st.SearchStrategy[Any], most
                 break
             place = inner
         # A copy: what is drawn may be changed by the next.
-        value = GONE if data.draw(st.booleans()) and data.draw(st.booleans()) else copy.deepcopy(data.draw(values))
+        value = (
+            GONE
+            if data.draw(st.booleans()) and data.draw(st.booleans())
+            else copy.deepcopy(data.draw(values))
+        )
         if isinstance(place, list):
             place[slice(key, None if key is None else key + 1)] = [] if value is GONE else [value]
         elif value is not GONE:
@@ -70,8 +74,24 @@ def is_one_line(text: str, longest: int = 9000) -> bool:
 
 VARIABLES = ("MSZOO_PREFER", "MSZOO_DISABLE", "MSZOO_KERNELS", "MSZOO_LOCK", "MSZOO_PLUGINS")
 pieces = st.sampled_from(
-    [",", " ", "~", "~nobody-here", "/", "..", ".", "./", ".py", "native", "1", "true", "mindspore", "\t", LONG]
-    + ["os", "json", "a.b", "a..b", "\udcff", "\n", "=", "/proc/self/mem", "/dev/zero", "\x1b[31m"]
+    [
+        ",",
+        " ",
+        "~",
+        "~nobody-here",
+        "/",
+        "..",
+        ".",
+        "./",
+        ".py",
+        "native",
+        "1",
+        "true",
+        "mindspore",
+        "\t",
+        LONG,
+        *("os", "json", "a.b", "a..b", "\udcff", "\n", "=", "/proc/self/mem", "/dev/zero", "\x1b[31m"),
+    ]
 )
 setting = st.lists(pieces | st.text(max_size=6), max_size=5).map("".join)
 
@@ -126,15 +146,15 @@ def take_lock(path: Path, capsys: pytest.CaptureFixture[str] | None = None) -> L
 @given(st.data())
 def test_a_lock_with_anything_changed(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     path = tmp_path_factory.getbasetemp() / "changed.lock"
-    texts = st.text(max_size=8) | st.sampled_from(["", LONG, "loader:{x}", "[red]a[/]", "[/]", "\x1b[2J", "\ud800"])
+    texts = st.text(max_size=8) | st.sampled_from(
+        ["", LONG, "loader:{x}", "[red]a[/]", "[/]", "\x1b[2J", "\ud800"]
+    )
     path.write_text(json.dumps(changed(data, LOCK, json_values | texts)), encoding="utf-8")
     take_lock(path)
 
 
 @given(st.data())
-def test_a_lock_with_any_bytes_changed(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
+def test_a_lock_with_any_bytes_changed(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     path = tmp_path_factory.getbasetemp() / "bytes.lock"
     content = bytearray(json.dumps(LOCK).encode())
     for _ in range(data.draw(st.integers(1, 4))):
@@ -165,7 +185,19 @@ def test_what_never_ends_is_no_lock(tmp_path: Path, kind: str) -> None:
 
 RECORDS = (Suite, ModelAdapter, LayerAdapter, OpAdapter)
 arguments = st.sampled_from(
-    ["ACausalLM", "a:b", "vllm:RMSNorm", "mine:a.b:C", "silu", "cpu", "npu", "lora", "numpy>=1", "numpy>=1; x", "a[b"]
+    [
+        "ACausalLM",
+        "a:b",
+        "vllm:RMSNorm",
+        "mine:a.b:C",
+        "silu",
+        "cpu",
+        "npu",
+        "lora",
+        "numpy>=1",
+        "numpy>=1; x",
+        "a[b",
+    ]
 )
 held = st.recursive(
     json_values | arguments | st.binary(max_size=4),
@@ -173,13 +205,32 @@ held = st.recursive(
     max_leaves=4,
 )
 fields = st.sampled_from(
-    ["name", "architecture", "model", "target", "implementation", "op", "kernel_set", "capabilities", "requires"]
-    + ["devices", "dtypes", "priority", "packed_modules_mapping", "example_config", "refused", "pooling", "new"]
+    [
+        "name",
+        "architecture",
+        "model",
+        "target",
+        "implementation",
+        "op",
+        "kernel_set",
+        "capabilities",
+        "requires",
+        "devices",
+        "dtypes",
+        "priority",
+        "packed_modules_mapping",
+        "example_config",
+        "refused",
+        "pooling",
+        "new",
+    ]
 )
 
 
 @given(
-    st.sampled_from(RECORDS), st.lists(arguments | held, max_size=3), st.dictionaries(fields, held, max_size=3)
+    st.sampled_from(RECORDS),
+    st.lists(arguments | held, max_size=3),
+    st.dictionaries(fields, held, max_size=3),
 )
 @example(ModelAdapter, ["A", "a:b"], {"requires": ("numpy>=1; x",)})
 def test_a_record_of_anything(record: Any, positional: list[Any], named: dict[str, Any]) -> None:
@@ -197,7 +248,9 @@ def test_a_record_of_anything(record: Any, positional: list[Any], named: dict[st
 # Configs.
 
 CORPUS = corpus.read()
-sizes = st.sampled_from([0, 1, 2, 3, 7, 64, 128, 2**20, 2**40, -1, 0.5, 1e308, True, "64", [], ["full_attention"]])
+sizes = st.sampled_from(
+    [0, 1, 2, 3, 7, 64, 128, 2**20, 2**40, -1, 0.5, 1e308, True, "64", [], ["full_attention"]]
+)
 
 
 @pytest.fixture(autouse=True)

@@ -150,7 +150,9 @@ class MindSporeMedusa(MindSporeHead):
 
     def compute_logits(self, hidden_states: list[torch.Tensor]) -> list[torch.Tensor]:  # type: ignore[override]
         """Return each head's logits [T, vocab]."""
-        given = self.call("making logits", self.network.compute_logits, list(map(to_mindspore, hidden_states)))
+        given = self.call(
+            "making logits", self.network.compute_logits, list(map(to_mindspore, hidden_states))
+        )
         if type(given) is list and not given:  # a rank that doesn't gather them
             return []
         logits = self.checked_list(given, "logits", len(hidden_states))
