@@ -129,6 +129,21 @@ def test_a_heads_step_that_gives_something_else_is_named(method: str, given: Any
     assert what in str(raised.value)
 
 
+@pytest.mark.parametrize("method", heads.HEADS)
+def test_what_a_head_gives_is_handed_on(method: str) -> None:
+    good = ms.Tensor([[1.0, 2.0], [3.0, 4.0]])
+    if method == "medusa":
+        (made,) = head_of(method, Network([good])).forward(STATES)
+        assert made.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+        return
+    arguments = (torch.zeros(2, dtype=torch.int32), torch.arange(2), STATES)
+    assert head_of(method, Network(good)).forward(*arguments).tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    first, second = head_of(method, Network((good, good + 1))).forward(*arguments)
+    assert (first.tolist(), second.tolist()) == ([[1.0, 2.0], [3.0, 4.0]], [[2.0, 3.0], [4.0, 5.0]])
+    logits = head_of(method, Network(logits=good)).compute_logits(STATES)
+    assert logits.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+
+
 @pytest.mark.parametrize("method", ["eagle", "eagle3", "mtp"])
 def test_a_heads_logits_that_are_something_else_are_named(method: str) -> None:
     with pytest.raises(PluginError, match=r"a step gave logits \[1, 1\] of 2 tokens"):
