@@ -52,9 +52,13 @@ else
 	$(BIN)/python -m pytest tests/engine $(TWO_AT_A_TIME) $(ARGS) --durations=10 --junitxml=$(REPORTS)/engine.xml
 endif
 
-fuzz: env ## run the property tests with many examples each; EXAMPLES=100000: so many
+fuzz: env ## run the property tests with many examples each; EXAMPLES=100000: so many; MINUTES=60: over and over
+ifdef MINUTES
+	$(BIN)/python -m tests.tools.fuzz --minutes $(MINUTES) $(ARGS)
+else
 	FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) $(BIN)/python -m pytest tests/unit tests/engine/test_hostile_checkpoints.py \
 	  -m hypothesis --hypothesis-profile=fuzz $(TWO_AT_A_TIME) $(ARGS)
+endif
 
 ascend: env suites $(ASCEND)/.stand-in ## run tests on the real vllm-ascend, over a stand-in for the NPU; ARGS=--all for all
 	@mkdir -p .cache/reports-ascend

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from mszoo.registry import standard_library
 from mszoo.registry.process_state import KEPT, Trace
+from mszoo.registry.standard_library import has_children, leave_behind
 from mszoo.registry.streams import Streams
 
 _HEAVY = ("mindspore", "torch", "vllm")
@@ -74,7 +76,8 @@ def caught() -> Iterator[Failure]:
 def contained(*, heavy: bool = False, prints: bool = False) -> Iterator[list[Trace]]:
     """Run a plugin's code; gives a list that holds its traces afterwards.
 
-    What :data:`mszoo.registry.process_state.KEPT` names is put back, and so are the streams. A child that the
+    What :data:`mszoo.registry.process_state.KEPT` names is put back, and so are the streams. A thread stays, and
+    Python's end doesn't wait for it. A child that the
     plugin forked and that returns here ends here: two servers would go on otherwise.
 
     Args:
@@ -84,7 +87,8 @@ def contained(*, heavy: bool = False, prints: bool = False) -> Iterator[list[Tra
     traces: list[Trace] = []
     _count_forks()
     known, threads, forks = _heavy(), set(threading.enumerate()), _forks[0]
-    kept = [(item, item.read()) for item in KEPT if not (heavy and item.libraries)]
+    parent = has_children()
+    kept = [(item, item.read()) for item in (*KEPT, *standard_library.KEPT) if not (heavy and item.libraries)]
     streams = Streams(lend=not prints)
     token = _contained.set(not heavy)
     _processes.append(os.getpid())
@@ -104,10 +108,16 @@ def contained(*, heavy: bool = False, prints: bool = False) -> Iterator[list[Tra
                 trace = item.undo(before)
                 traces += [] if trace is None else [trace]
         if not heavy:
-            traces += _started(imported, started=bool(set(threading.enumerate()) - threads))
+            started = set(threading.enumerate()) - threads
+            for thread in started:
+                leave_behind(thread)
+            traces += _started(imported, started=bool(started))
         if not heavy and _forks[0] != forks:
             hint = "Use subprocess, where the model is built: mszoo ends forked children that go on with its work."
             traces.append(Trace("forked the process", hint))
+        elif not heavy and not imported and not parent and has_children():
+            hint = "Start it where the model is built, and end it there."
+            traces.append(Trace("started a process, which stays", hint))
 
 
 def _started(imported: list[str], *, started: bool) -> list[Trace]:

@@ -24,6 +24,20 @@ def read_json(path: Path, largest: int = LARGEST_CONFIG) -> Any:
         OSError: it can't be opened.
         NotJsonError: it is no file, larger than ``largest`` bytes, no UTF-8, no JSON, or nested too deeply.
     """
+    content = read_file(path, largest)
+    try:
+        return parse_json(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise NotJsonError(str(error)) from error
+
+
+def read_file(path: Path, largest: int) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        OSError: it can't be opened.
+        NotJsonError: it is no file, or larger than ``largest`` bytes.
+    """
     try:
         if not os.path.isfile(path):  # a pipe would never end
             os.stat(path)
@@ -36,10 +50,7 @@ def read_json(path: Path, largest: int = LARGEST_CONFIG) -> Any:
         raise NotJsonError(str(error)) from error
     if len(content) > largest:
         raise NotJsonError(f"it has more than {largest >> 20} MiB")
-    try:
-        return parse_json(content.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise NotJsonError(str(error)) from error
+    return content
 
 
 def parse_json(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:

@@ -36,6 +36,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +44,7 @@ from typing import Any
 
 from mszoo.registry.errors import LockError
 from mszoo.registry.files import write_whole
-from mszoo.registry.json_text import LARGEST_INDEX, NotJsonError, parse_json
+from mszoo.registry.json_text import LARGEST_INDEX, NotJsonError, parse_json, read_file
 from mszoo.registry.text import shown
 
 FORMAT = "mszoo-lock"
@@ -120,15 +121,14 @@ def read_lock(path: Path) -> Lock:
         LockError: it is missing, unreadable, damaged, or no lock file of this version.
     """
     try:
-        if path.stat().st_size > LARGEST_INDEX:
-            raise LockError(
-                str(path), f"has more than {LARGEST_INDEX >> 20} MiB, so it is no lock file", _FOREIGN
-            )
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path, LARGEST_INDEX).decode("utf-8")
     except UnicodeDecodeError as error:
         raise LockError(str(path), "is not text, so it is no lock file", _FOREIGN) from error
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
+    except NotJsonError as error:  # a device or pipe would never end
+        what = f"is no lock file: {error}"
+        raise LockError(str(path), what, _FOREIGN) from error
+    except OSError as error:
+        why = error.strerror or error
         what = "doesn't exist" if isinstance(error, FileNotFoundError) else f"can't be read ({why})"
         raise LockError(str(path), what, f"Write one with `mszoo lock {shlex.quote(str(path))}`.") from error
     return parse_lock(text, str(path))
@@ -166,8 +166,8 @@ class _Malformed(ValueError):
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        repeated = next(name for index, (name, _) in enumerate(pairs) if name in dict(pairs[:index]))
-        raise ValueError(f"{repeated!r} is given twice")
+        repeated = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"{shown(repeated)} is given twice")
     return result
 
 

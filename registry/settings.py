@@ -43,6 +43,7 @@ class Settings:
             SettingsError: a variable holds a value that it doesn't allow.
         """
         disable = environ.get("MSZOO_DISABLE", "").strip()
+        lock = environ.get("MSZOO_LOCK", "").strip()
         disabled_all = disable.lower() in ("1", "true")
         none_disabled = disabled_all or disable.lower() in ("0", "false")
         return cls(
@@ -50,7 +51,7 @@ class Settings:
             disabled_all=disabled_all,
             disabled=frozenset() if none_disabled else frozenset(_names(disable)),
             kernels=_kernels(environ.get("MSZOO_KERNELS", "")),
-            lock=_path(environ.get("MSZOO_LOCK", "")),
+            lock=_path(lock) if lock else None,
             plugins=tuple(map(_module, _names(environ.get("MSZOO_PLUGINS", "")))),
         )
 
@@ -71,15 +72,15 @@ def _suites(text: str) -> tuple[str, ...]:
 
 def _module(text: str) -> str:
     if os.sep in text or text.endswith(".py"):
-        return str(Path(text).expanduser().absolute())
+        return str(_path(text))
     if not all(part.isidentifier() for part in text.split(".")):
         hint = "Name modules, files or folders, separated by commas: my_plugin, ./my_plugin.py."
         raise SettingsError("MSZOO_PLUGINS", f"{text!r} is neither a module nor a path", hint)
     return text
 
 
-def _path(text: str) -> Path | None:
-    return Path(text.strip()).expanduser().absolute() if text.strip() else None
+def _path(text: str) -> Path:
+    return Path(os.path.expanduser(text)).absolute()
 
 
 def _kernels(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Iterable
 from importlib.metadata import Distribution, EntryPoint
@@ -48,8 +49,9 @@ def unpackaged(
         module = item
         if Path(item).is_absolute():
             path = Path(item)
-            module, is_package = path.stem, (path / "__init__.py").is_file()
-            if not is_package and not (path.suffix == ".py" and path.is_file()):
+            # os.path's: a path that is too long for a file system is no file, either.
+            module, is_package = path.stem, os.path.isfile(path / "__init__.py")
+            if not is_package and not (path.suffix == ".py" and os.path.isfile(path)):
                 what = f"names {item}, which is neither a Python file nor a folder with an __init__.py"
                 hint = "Name the file or the package with the hooks."
                 problems.append(Problem(VARIABLE, what, hint))

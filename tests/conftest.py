@@ -10,10 +10,13 @@ from hypothesis import HealthCheck, settings
 # child would then wait in vain.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# `make fuzz`: as many examples as it says. One that makes folders is slow to draw, which is no fault.
+# `make fuzz`: as many examples as it says, and others at each run. One that makes folders is slow to draw, which is
+# no fault; one that takes a minute is.
 settings.register_profile(
     "fuzz",
-    deadline=None,
+    deadline=60_000,
+    derandomize=False,
+    print_blob=True,
     max_examples=int(os.environ.get("FUZZ_EXAMPLES", "100")),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

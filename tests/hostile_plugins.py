@@ -487,4 +487,72 @@ PROCESS: dict[str, Bad] = {
         keeps=("ClosingModel",),
     ),
 }
-HOSTILE = OBJECTS | PROCESS
+
+#: Of Python's standard library.
+LIBRARY: dict[str, Bad] = {
+    **undone("arguments", "sys.argv[:] = ['evil']", "sys.argv", _LEAVE),
+    **undone("executable", "sys.executable = '/bin/false'", "names of Python's sys", _LEAVE),
+    **undone("exit", "sys.exit = os._exit", "names of Python's sys", _LEAVE),
+    **undone("is_file", "os.path.isfile = lambda path: False", "names of Python's posixpath", _LEAVE),
+    **undone("json_text", "import json; json.dumps = None", "names of Python's json", _LEAVE),
+    **undone(
+        "path_class",
+        "import pathlib; pathlib.Path.read_text = None",
+        "attributes of Python's pathlib.Path",
+        _LEAVE,
+    ),
+    **undone("logger", "logging.Logger.info = None", "attributes of Python's logging.Logger", _LEAVE),
+    **undone(
+        "log_records",
+        "logging.setLogRecordFactory(lambda *a, **b: 1 / 0)",
+        "names of Python's logging",
+        _LEAVE,
+    ),
+    **undone(
+        "metadata",
+        "import importlib.metadata; importlib.metadata.version = lambda name: '0'",
+        "names of Python's importlib.metadata",
+        _LEAVE,
+    ),
+    **undone("clock", "import time; time.monotonic = lambda: 0.0", "names of Python's time", _LEAVE),
+    **undone("stacks", "threading.stack_size(1 << 42)", "the size of threads' stacks", _LEAVE),
+    **undone(
+        "time_limit",
+        "import socket; socket.setdefaulttimeout(0.001)",
+        "the sockets' time limit",
+        _LEAVE,
+    ),
+    **undone(
+        "start_method",
+        "import multiprocessing; multiprocessing.set_start_method('fork', force=True)",
+        "multiprocessing's start method",
+        _LEAVE,
+    ),
+    **undone(
+        "codec_errors",
+        "import codecs; codecs.register_error('strict', lambda error: ('', error.end))",
+        "codecs' error handler 'strict'",
+        _LEAVE,
+    ),
+    # What would keep the process from its end.
+    "endless_thread": Bad(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(10**6,)).start()\n"
+        + models("ThreadModel"),
+        "started a thread, when it was loaded. Start it where the model is built",
+        keeps=("ThreadModel",),
+    ),
+    "endless_pool": Bad(
+        "import concurrent.futures, time\npool = concurrent.futures.ThreadPoolExecutor(1)\n"
+        "pool.submit(time.sleep, 10**6)\n" + models("PoolModel"),
+        "started a thread, when it was loaded. Start it where the model is built",
+        keeps=("PoolModel",),
+    ),
+    # Before any that forks, whose children wait to be collected.
+    "a_process_that_stays": Bad(
+        "import subprocess\nstarted = subprocess.Popen(['true'])\n" + models("ProcessModel"),
+        "started a process, which stays, when it was loaded. Start it where the model is built, and end it there.",
+        keeps=("ProcessModel",),
+    ),
+}
+
+HOSTILE = OBJECTS | PROCESS | LIBRARY

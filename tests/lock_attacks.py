@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import py_compile
 import shutil
@@ -243,6 +244,25 @@ def later(path: str, text: str = MARK.format("evil") + "ANSWER = 'evil'\n") -> s
     )
 
 
+def recorded(place: Place) -> None:
+    """Add a module, and a line for it to RECORD."""
+    place.evil("site/good_pkg/added.py")
+    with (place.site / "good-1.0.dist-info" / "RECORD").open("a") as file:
+        file.write("good_pkg/added.py,,\n")
+
+
+def relocked(text: str) -> Callable[[Place], object]:
+    """Return what writes another hash of a module into the lock file."""
+
+    def change(place: Place) -> None:
+        path = place.root / "the.lock"
+        content = json.loads(path.read_text())
+        content["code"]["good"][HELPER] = text
+        path.write_text(json.dumps(content))
+
+    return change
+
+
 HELPER = "good_pkg.helper"
 FIRST = ("first",)
 ATTACKS: dict[str, Attack] = {
@@ -461,6 +481,14 @@ ATTACKS: dict[str, Attack] = {
     "changed after the start": Attack(
         "good_pkg.late: its code is not what was locked (", then=later("site/good_pkg/late.py")
     ),
+    "reloaded after the start": Attack(
+        f"{HELPER}: its code is not what was locked (",
+        then=later("site/good_pkg/helper.py") + f"\nimport {HELPER}\nimportlib.reload({HELPER})",
+    ),
+    "run by runpy after the start": Attack(
+        f"{HELPER}: its code is not what was locked (",
+        then=later("site/good_pkg/helper.py") + f"\nimport runpy\nrunpy.run_module('{HELPER}')",
+    ),
     "added after the start": Attack(
         "good_pkg.extra: is not in the lock (", then=later("site/good_pkg/extra.py")
     ),
@@ -615,6 +643,7 @@ ATTACKS: dict[str, Attack] = {
     ),
     # What an installation says of itself.
     "a RECORD that leaves things out": Attack(NOT_LOCKED.format(HELPER), shorter_record),
+    "a module added that RECORD lists": Attack(ADDED.format("good_pkg.added"), recorded),
     "no RECORD any more": Attack(GONE.format("good_single"), gone("site/good-1.0.dist-info/RECORD")),
     "another version": Attack(
         "plugin 'good': is of good 1.1, and 1.0 is locked",
@@ -659,6 +688,10 @@ ATTACKS: dict[str, Attack] = {
         "has version 1, and this mszoo reads version 2", replaced("the.lock", '"version": 2', '"version": 1')
     ),
     "a lock file of something else": Attack("is not a lock file of mszoo", written("the.lock", "{}")),
+    "a lock file of another hash": Attack(NOT_LOCKED.format(HELPER), relocked("md5:0")),
+    "a lock file that takes code for a namespace": Attack(
+        NOT_LOCKED.format(HELPER), all_of(evil("site/good_pkg/helper.py"), relocked("namespace"))
+    ),
     "a lock file that holds less": Attack(
         ADDED.format("good_single"), replaced("the.lock", '"good_single": ', '"good_other": ')
     ),

@@ -8,6 +8,7 @@ the function: ``mszoo --help`` loads all of them.
 from __future__ import annotations
 
 import functools
+import os
 import time
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
@@ -74,6 +75,12 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except MszooError as error:
             typer.echo(str(error), err=True)
+            raise typer.Exit(_BAD_USAGE) from error
+        except OSError as error:
+            if error.filename is None:  # of the report, not of a file that somebody named
+                raise
+            who, what = os.fsdecode(error.filename), f"can't be used ({error.strerror})"
+            typer.echo(sentence(who, what, "Give another path, or mend this one."), err=True)
             raise typer.Exit(_BAD_USAGE) from error
 
     def list_commands(self, ctx: Any) -> list[str]:

@@ -7,7 +7,7 @@ import os
 import string
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,21 @@ def running_server(folder: Path, workplace: Path, *options: str, **environ: str)
         options: further options of `vllm serve`.
         environ: environment variables on top of ours, whose MSZOO_* are dropped.
     """
+    with started_server(folder, workplace, *options, **environ) as server:
+        wait_until_ready(server)
+        yield server
+
+
+@contextlib.contextmanager
+def started_server(
+    folder: Path, workplace: Path, *options: str, by: Sequence[str] = (), **environ: str
+) -> Iterator[Server]:
+    """Start what :func:`running_server` does, and don't wait for it.
+
+    Args:
+        folder, workplace, options, environ: as there.
+        by: the command that runs it.
+    """
     port = free_port()
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MSZOO_")}
     own = {
@@ -131,15 +146,13 @@ def running_server(folder: Path, workplace: Path, *options: str, **environ: str)
     }
     address = ("--host", "127.0.0.1", "--port", str(port), "--served-model-name", MODEL)
     vllm = Path(sys.executable).with_name("vllm")
-    command = [str(vllm), "serve", str(folder), "--dtype", "float32", *address, *options]
+    command = [*by, str(vllm), "serve", str(folder), "--dtype", "float32", *address, *options]
     base_url = f"http://127.0.0.1:{port}"
     with (
         ProcessGroup(command, workplace / "server.log", inherited | own | environ) as group,
         httpx.Client(base_url=base_url, timeout=300, trust_env=False) as http,  # no proxy
     ):
-        server = Server(http, group, set())
-        wait_until_ready(server)
-        yield server
+        yield Server(http, group, set())
 
 
 def wait_until_ready(server: Server) -> None:

@@ -10,7 +10,7 @@ import torch
 import pytest
 
 from mszoo.adapters.vllm.log import log
-from mszoo.adapters.vllm.models import wrapper
+from mszoo.adapters.vllm.models import heads, wrapper
 from mszoo.adapters.vllm.ops.kernels import choose_loadable_kernels
 from mszoo.conformance.reference import example
 from mszoo.kernels import dispatch, mindspore_set, runtime
@@ -94,12 +94,105 @@ def test_an_op_that_keeps_to_its_spec_passes(name: str) -> None:
     op(*given)
 
 
-def model_of(network: Any) -> Any:
+def model_of(network: Any, kind: type[wrapper.MindSporeModel] = wrapper.MindSporeCausalLM) -> Any:
     """Return vLLM's side of a network."""
     (candidate,) = make_catalog("models", ModelAdapter("A", "nowhere:A")).decide("A").chain
-    model = object.__new__(wrapper.MindSporeCausalLM)
-    vars(model).update(network=network, candidate=candidate)
+    model = object.__new__(kind)
+    vars(model).update(network=network, candidate=candidate, role="target", forwards=1)
     return model
+
+
+def head_of(method: str, network: Any) -> Any:
+    return model_of(network, heads.HEADS[method])
+
+
+STATES = torch.zeros(2, 4)
+FEWER = ms.Tensor([[0.0]])
+PAIR = (ms.Tensor([[0.0], [0.0]]), FEWER)
+
+
+@pytest.mark.parametrize("method", ["eagle", "mtp"])
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        (None, "a step gave None"),
+        (FEWER, "a step gave hidden states [1, 1] of 2 tokens"),
+        (PAIR, "a step gave hidden states [1, 1] of 2 tokens"),
+        ((*PAIR, FEWER), "a step gave a tuple instead of hidden states, a tensor of MindSpore's"),
+    ],
+)
+def test_a_heads_step_that_gives_something_else_is_named(method: str, given: Any, what: str) -> None:
+    ids = torch.zeros(2, dtype=torch.int32)
+    with pytest.raises(PluginError) as raised:
+        head_of(method, Network(given)).forward(ids, torch.arange(2), STATES)
+    assert str(raised.value).startswith("one.A of ")
+    assert what in str(raised.value)
+
+
+@pytest.mark.parametrize("method", heads.HEADS)
+def test_what_a_head_gives_is_handed_on(method: str) -> None:
+    good = ms.Tensor([[1.0, 2.0], [3.0, 4.0]])
+    if method == "medusa":
+        (made,) = head_of(method, Network([good])).forward(STATES)
+        assert made.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+        return
+    arguments = (torch.zeros(2, dtype=torch.int32), torch.arange(2), STATES)
+    assert head_of(method, Network(good)).forward(*arguments).tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    first, second = head_of(method, Network((good, good + 1))).forward(*arguments)
+    assert (first.tolist(), second.tolist()) == ([[1.0, 2.0], [3.0, 4.0]], [[2.0, 3.0], [4.0, 5.0]])
+    logits = head_of(method, Network(logits=good)).compute_logits(STATES)
+    assert logits.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+
+
+@pytest.mark.parametrize("method", ["eagle", "eagle3", "mtp"])
+def test_a_heads_logits_that_are_something_else_are_named(method: str) -> None:
+    with pytest.raises(PluginError, match=r"a step gave logits \[1, 1\] of 2 tokens"):
+        head_of(method, Network(logits=FEWER)).compute_logits(STATES)
+
+
+def test_what_eagle_3_reads_is_looked_at() -> None:
+    with pytest.raises(PluginError, match=r"a step gave hidden states \[1, 1\] of 2 tokens"):
+        head_of("eagle3", SimpleNamespace(combine=lambda _: FEWER)).combine_hidden_states(STATES)
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        (None, "a step gave None instead of hidden states for each of its heads"),
+        ([], "a step gave 0 of hidden states instead of hidden states for each of its heads"),
+        ([FEWER], "a step gave hidden states [1, 1] of 2 tokens"),
+    ],
+)
+def test_medusas_step_that_gives_something_else_is_named(given: Any, what: str) -> None:
+    with pytest.raises(PluginError) as raised:
+        head_of("medusa", Network(given)).forward(STATES)
+    assert what in str(raised.value)
+
+
+def test_medusas_logits_that_are_something_else_are_named() -> None:
+    good = ms.Tensor([[0.0], [0.0]])
+    assert len(head_of("medusa", Network(logits=[good])).compute_logits([STATES])) == 1
+    assert head_of("medusa", Network(logits=[])).compute_logits([STATES]) == []
+    for given, what in (
+        ([good, good], "a step gave 2 of logits instead of logits for each of its heads"),
+        ([FEWER], r"a step gave logits \[1, 1\] of 2 tokens"),
+    ):
+        with pytest.raises(PluginError, match=what):
+            head_of("medusa", Network(logits=given)).compute_logits([STATES])
+
+
+@pytest.mark.parametrize("method", heads.HEADS)
+def test_a_head_that_exits_doesnt_end_the_worker(method: str) -> None:
+    def exits(*_: Any) -> Any:
+        raise SystemExit(3)
+
+    head = head_of(method, SimpleNamespace(compute_logits=exits, combine=exits))
+    with pytest.raises(PluginError, match=r"making logits raised SystemExit: 3 \("):
+        head.compute_logits([STATES] if method == "medusa" else STATES)
+    head = head_of(method, exits)
+    arguments = (torch.zeros(2, dtype=torch.int32), torch.arange(2), STATES)
+    with pytest.raises(PluginError, match=r"a step raised SystemExit: 3 \("):
+        head.forward(*(arguments[2:] if method == "medusa" else arguments))
 
 
 class Network:
@@ -162,3 +255,7 @@ def test_logits_that_are_nan_are_told_with_the_adapters_name(monkeypatch: Any) -
     assert line.startswith("mszoo: one.A of ")
     assert " gives logits that are NaN: its answers mean nothing. " in line
     assert "Compare with MSZOO_DISABLE=1: a weight may be broken, or overflow in this dtype" in line
+    head = head_of("eagle", Network(logits=to_mindspore(bad)))
+    vars(head).update(role="draft")
+    head.compute_logits(torch.zeros(2, 4))
+    assert " gives logits that are NaN: its proposals mean nothing. " in lines[-1]

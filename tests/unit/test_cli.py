@@ -354,3 +354,12 @@ def test_the_command_imports_nothing_heavy():
     )
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert result.stdout == "[]\n"
+
+
+def test_a_path_that_the_system_refuses_is_one_line():
+    result = CliRunner().invoke(build(), ["lock", "--check", "a" * 5000])
+    assert result.exit_code == 2
+    assert result.stderr.endswith(
+        "a: can't be used (File name too long). Give another path, or mend this one.\n"
+    )
+    assert "Traceback" not in result.stderr

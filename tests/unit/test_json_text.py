@@ -84,7 +84,7 @@ def test_a_lock_that_is_too_large_is_not_read(tmp_path):
     with pytest.raises(LockError) as raised:
         read_lock(path)
     assert str(raised.value) == (
-        f"{path}: has more than 128 MiB, so it is no lock file. Give a file that `mszoo lock` wrote."
+        f"{path}: is no lock file: it has more than 128 MiB. Give a file that `mszoo lock` wrote."
     )
     with pytest.raises(LockError, match=f"Write one with `mszoo lock '{tmp_path}/b c'`"):
         read_lock(tmp_path / "b c")

@@ -352,7 +352,7 @@ def test_a_file_that_is_no_lock(content, message, tmp_path):
 
 
 def test_a_folder_is_no_lock(tmp_path):
-    with pytest.raises(LockError, match=r": can't be read \(Is a directory\)"):
+    with pytest.raises(LockError, match=": is no lock file: it is no file"):
         read_lock(tmp_path)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mszoo.adapters import native
+from mszoo.adapters.vllm.models import sizes
 from mszoo.registry.errors import RefusalError
 from tests.published import corpus, shrink
 from tests.published.mutations import mutations
@@ -80,6 +81,36 @@ def test_every_suite_takes_what_it_lists(name: str) -> None:
 def test_the_corpus_has_every_architecture_that_is_listed() -> None:
     known = {config["architectures"][0] for config in CORPUS.values()}
     assert shrink.listed() - known == NOT_PUBLISHED
+
+
+def test_no_published_models_sizes_are_absurd() -> None:
+    """Neither of the corpus, nor with the sizes that publishers gave the largest."""
+    largest = {"vocab_size": 262_208, "hidden_size": 18_432, "num_hidden_layers": 128} | {
+        "num_attention_heads": 128,
+        "num_key_value_heads": 128,
+        "head_dim": 512,
+        "intermediate_size": 73_728,
+        "max_position_embeddings": 10_485_760,
+    }
+    found = {name: sizes.fields_of(config_of(config)) for name, config in CORPUS.items()}
+    assert sum(bool(fields["hidden_size"]) for fields in found.values()) > 0.9 * len(found)
+    for fields in [*found.values(), largest]:
+        assert sizes.absurd(fields, None, 16 << 30) is None, fields
+
+
+def test_sizes_that_each_layer_has_of_its_own_say_nothing() -> None:
+    class Config:
+        hidden_size = 64
+
+        def get_text_config(self) -> Config:
+            return self
+
+        @property
+        def head_dim(self) -> int:
+            raise ValueError("'head_dim' is a per-layer attribute and may vary across layers")
+
+    fields = sizes.fields_of(Config())
+    assert (fields["hidden_size"], fields["head_dim"]) == (64, None)
 
 
 def test_shrinking_keeps_what_is_no_size() -> None:

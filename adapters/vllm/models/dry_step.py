@@ -156,6 +156,7 @@ def _items(network: Any, model_config: Any) -> str | None:
 
 def _step_of_head(network: Any, model_config: Any) -> str | None:
     """Return what is wrong about a head's step, or None; its output projection may be the target's, to come."""
+    from mszoo.adapters.vllm.models import results
     from mszoo.kernels.exchange import to_mindspore, to_torch
 
     ids, positions = torch.zeros(TOKENS, dtype=torch.int32), torch.arange(TOKENS)
@@ -163,6 +164,9 @@ def _step_of_head(network: Any, model_config: Any) -> str | None:
     arguments = (to_mindspore(ids), to_mindspore(positions)) if network.reads_tokens else ()
     given = network(*arguments, hidden_states)
     for one in given if isinstance(given, (tuple, list)) else (given,):
+        wrong: str | None = results.rows_of(one, TOKENS, "hidden states")
+        if wrong is not None:
+            return wrong
         found = to_torch(one)
         if found.shape != (TOKENS, _width(model_config)) or found.dtype != model_config.dtype:
             return f"hidden states {list(found.shape)} of {_name(found.dtype)} for {TOKENS} tokens"

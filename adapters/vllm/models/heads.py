@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from mszoo.adapters.vllm.models.wrapper import MindSporeModel, to_mindspore, to_torch
+from mszoo.registry.errors import PluginError
+from mszoo.registry.text import kind
 
 
 class MindSporeHead(MindSporeModel):
@@ -46,15 +48,52 @@ class MindSporeHead(MindSporeModel):
         **kwargs: Any,
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Return what logits are made of [T, hidden], and where that is another one, what the next step reads."""
-        given = self.network(to_mindspore(input_ids), to_mindspore(positions), to_mindspore(hidden_states))
+        arguments = map(to_mindspore, (input_ids, positions, hidden_states))
+        given = self.call("a step", self.network, *arguments)
+        both = given if type(given) is tuple and len(given) == 2 else (given,)
+        made = tuple(self.checked_states(one, positions.shape[-1]) for one in both)
         self._count()
-        return tuple(map(to_torch, given)) if isinstance(given, tuple) else to_torch(given)
+        return made if type(given) is tuple else made[0]
 
     def compute_logits(self, hidden_states: torch.Tensor, spec_step_idx: int = 0) -> torch.Tensor | None:
         """Return logits [T, vocab] of hidden states [T, hidden]; None on ranks that don't gather them."""
         del spec_step_idx  # of models with several such layers
-        logits = self.network.compute_logits(to_mindspore(hidden_states))
-        return None if logits is None else to_torch(logits)
+        logits = self.call("making logits", self.network.compute_logits, to_mindspore(hidden_states))
+        return None if logits is None else self.checked_logits(logits, hidden_states.shape[0])
+
+    def checked_states(self, given: Any, rows: int) -> torch.Tensor:
+        """Return hidden states [rows, hidden] that the head made.
+
+        Raises:
+            PluginError: they are something else.
+        """
+        # Imported here: registration runs in every process.
+        from mszoo.adapters.vllm.models import results
+
+        results.check(self.candidate, given, rows, "hidden states")
+        return to_torch(given)
+
+    def checked_list(self, given: Any, what: str, count: int | None = None) -> Sequence[Any]:
+        """Return what several heads of one model gave, one item each.
+
+        Args:
+            given: what a plugin's code returned.
+            what: the items, for a message.
+            count: how many there must be; None for at least one.
+
+        Raises:
+            PluginError: it is no list of so many.
+        """
+        # Imported here: registration runs in every process.
+        from mszoo.adapters.vllm.models import results
+
+        is_list = type(given) in (list, tuple)
+        if not is_list or not given or count not in (None, len(given)):
+            found = f"{len(given)} of {what}" if is_list else kind(given)
+            text = f"a step gave {found} instead of {what} for each of its heads"
+            raise PluginError(results.who(self.candidate), text, self.candidate.plugin.cure)
+        items: Sequence[Any] = given
+        return items
 
 
 class MindSporeEagle(MindSporeHead):
@@ -91,7 +130,8 @@ class MindSporeEagle3(MindSporeEagle):
 
     def combine_hidden_states(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Return one hidden state of those of several layers: [T, layers x hidden] -> [T, hidden]."""
-        return to_torch(self.network.combine(to_mindspore(hidden_states)))
+        given = self.call("a step", self.network.combine, to_mindspore(hidden_states))
+        return self.checked_states(given, hidden_states.shape[0])
 
 
 class MindSporeMedusa(MindSporeHead):
@@ -102,14 +142,24 @@ class MindSporeMedusa(MindSporeHead):
         # Imported here: registration runs in every process, and most of them never take a step.
         from mszoo.adapters.vllm.seam import is_forward_context_available
 
-        given = self.network(to_mindspore(hidden_states))
+        given = self.call("a step", self.network, to_mindspore(hidden_states))
+        given = self.checked_list(given, "hidden states")
         if not is_forward_context_available():  # vLLM makes one for its memory profiling alone
             self._counted()
-        return [to_torch(one) for one in given]
+        return [self.checked_states(one, hidden_states.shape[0]) for one in given]
 
     def compute_logits(self, hidden_states: list[torch.Tensor]) -> list[torch.Tensor]:  # type: ignore[override]
         """Return each head's logits [T, vocab]."""
-        return [to_torch(one) for one in self.network.compute_logits(list(map(to_mindspore, hidden_states)))]
+        given = self.call(
+            "making logits", self.network.compute_logits, list(map(to_mindspore, hidden_states))
+        )
+        if type(given) is list and not given:  # a rank that doesn't gather them
+            return []
+        logits = self.checked_list(given, "logits", len(hidden_states))
+        return [
+            self.checked_logits(one, states.shape[0])
+            for one, states in zip(logits, hidden_states, strict=True)
+        ]
 
 
 #: By the method that a record names.

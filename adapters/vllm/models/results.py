@@ -47,17 +47,19 @@ def check(candidate: Candidate, given: Any, rows: int, what: str) -> None:
         raise PluginError(who(candidate), f"a step gave {wrong}", candidate.plugin.cure)
 
 
-def tell_of_nan(candidate: Candidate, logits: torch.Tensor) -> None:
+def tell_of_nan(candidate: Candidate, logits: torch.Tensor, of: str = "answers") -> None:
     """Log once that a model's logits are no numbers: what is sampled then means nothing.
 
     One logit of each row is looked at, since what makes one of them NaN is mostly in the hidden state.
 
     Args:
         logits: [T, vocab].
+        of: what is made of them, in the plural.
     """
     if logits.is_cpu and logits.shape[-1] and bool(logits[:, 0].isnan().any()):
         log.warning_once(
-            "mszoo: %s gives logits that are NaN: its answers mean nothing. %s",
+            "mszoo: %s gives logits that are NaN: its %s mean nothing. %s",
             who(candidate),
+            of,
             "Compare with MSZOO_DISABLE=1: a weight may be broken, or overflow in this dtype",
         )

@@ -37,11 +37,21 @@ def check(vllm_config: Any, found: Checkpoint | None) -> None:
     Raises:
         BrokenCheckpointError: there can be no such model.
     """
-    config = vllm_config.model_config.hf_config
-    fields = {name: getattr(config.get_text_config(), name, None) for name in _FIELDS}
+    fields = fields_of(vllm_config.model_config.hf_config)
     why = absurd(fields, None if found is None else found.shapes, memory())
     if why is not None:
         raise BrokenCheckpointError(vllm_config.model_config.model, why, _HINT)
+
+
+def fields_of(config: Any) -> dict[str, Any]:
+    """Return what a Hugging Face config says of sizes; None where it says nothing, or something for each layer."""
+    config, found = config.get_text_config(), dict[str, Any]()
+    for name in _FIELDS:
+        try:
+            found[name] = getattr(config, name, None)
+        except Exception:  # transformers' own, of a field that layers have of their own
+            found[name] = None
+    return found
 
 
 def absurd(

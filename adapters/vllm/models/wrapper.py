@@ -221,6 +221,19 @@ class MindSporeModel(torch.nn.Module):
             who = f"{self.candidate.qualified_name} of {self.candidate.plugin.source}"
             raise PluginError(who, f"{what} raised {describe(error)}", self.candidate.plugin.cure) from error
 
+    def checked_logits(self, logits: Any, rows: int) -> torch.Tensor:
+        """Return logits [rows, vocab] that the candidate's model made, and say once if they are no numbers.
+
+        Raises:
+            PluginError: they are something else.
+        """
+        from mszoo.adapters.vllm.models import results
+
+        results.check(self.candidate, logits, rows, "logits")
+        made = to_torch(logits)
+        results.tell_of_nan(self.candidate, made, "proposals" if self.role == "draft" else "answers")
+        return made
+
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Load the checkpoint's tensors and return the names of the parameters that got one."""
         added = {
@@ -283,16 +296,8 @@ class MindSporeCausalLM(MindSporeModel):
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
         """Return logits [T, vocab] of hidden states [T, hidden]; None on ranks that don't gather them."""
-        from mszoo.adapters.vllm.models import results
-
-        given = to_mindspore(hidden_states)
-        logits = self.call("making logits", self.network.compute_logits, given)
-        if logits is None:
-            return None
-        results.check(self.candidate, logits, hidden_states.shape[0], "logits")
-        made = to_torch(logits)
-        results.tell_of_nan(self.candidate, made)
-        return made
+        logits = self.call("making logits", self.network.compute_logits, to_mindspore(hidden_states))
+        return None if logits is None else self.checked_logits(logits, hidden_states.shape[0])
 
     def forward(
         self,

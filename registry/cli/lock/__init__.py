@@ -99,7 +99,8 @@ def lock_json(catalog: Catalog, path: Path, made: Lock | None) -> dict[str, Any]
 
 
 def _path(file: Path | None) -> Path:
-    path = Path(file or os.environ.get("MSZOO_LOCK", "").strip() or _DEFAULT).expanduser().absolute()
+    named = file or os.environ.get("MSZOO_LOCK", "").strip() or _DEFAULT
+    path = Path(os.path.expanduser(named)).absolute()
     if path.is_dir():
         raise MszooError(
             str(path), "is a folder", f"Name a file in it: mszoo lock {shlex.quote(str(path / _DEFAULT))}."

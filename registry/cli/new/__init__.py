@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.resources
 import keyword
+import os
 import re
 import shlex
 import sys
@@ -110,7 +111,7 @@ def new(
     names = names_of(name)
     taken = [item.suite.name for item in load_catalog(device=chosen_device(None)).discovery.contributions]
     check_free(names, taken)
-    folder = (directory or Path(names.distribution)).expanduser().absolute()
+    folder = Path(os.path.expanduser(directory or names.distribution)).absolute()
     files = write(names, folder, kind)
     if as_json:
         # Keys: the four names, ``kind``, ``subject`` (the architecture, layer or op), ``directory``, ``files``; and

@@ -62,7 +62,7 @@ def bench(
         kernels = Settings.from_environ({"MSZOO_KERNELS": kernels}).kernels
     if plot_file is not None:
         check_can_plot(plot_file)
-    directory = directory.expanduser()
+    directory = Path(os.path.expanduser(directory))
     architectures = read_architectures(directory)
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGHUP, _terminate)

@@ -139,7 +139,7 @@ def explain_json(report: Report) -> dict[str, Any]:
 
 def _resolve(target: str, catalog: Catalog) -> tuple[list[str], Path | None]:
     """Return the architectures that the target means, and the folder if it is one."""
-    folder = Path(target).expanduser()
+    folder = Path(os.path.expanduser(target))
     if catalog.decide(target).verdicts or (_ARCHITECTURE.fullmatch(target) and not os.path.exists(folder)):
         return [target], None
     return read_architectures(folder), folder
