@@ -166,11 +166,13 @@ COMMANDS = """
 def mszoo_commands():
     return {commands}
 """
+BAD_NAME = "Name it in lower case, and its function as 'module:function'."
+NO_MAPPING = "Return names and 'module:object' of functions."
 KEPT = [
-    ("{'Bad Name': 'a:b'}", "its command 'Bad Name' is 'a:b'; it is left out"),
+    ("{'Bad Name': 'a:b'}", f"its command 'Bad Name' is 'a:b'; it is left out. {BAD_NAME}"),
     ("{'hello': 'no path'}", "its command 'hello' is 'no path'; it is left out"),
     ("{'list': 'a:b'}", "its command 'list' has the name of another; it is left out. Rename it."),
-    ("['hello']", "mszoo_commands returned a list instead of a mapping. Return names and 'module:object'"),
+    ("['hello']", f"mszoo_commands returned a list instead of a mapping. {NO_MAPPING}"),
     ("{}[1]", "mszoo_commands raised KeyError: 1"),
 ]
 
