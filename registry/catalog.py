@@ -87,7 +87,7 @@ class Catalog:
         Returns:
             A decision without verdicts if nobody provides it.
         """
-        if config is not None and self.settings.lock is None and self._selects_by_config:
+        if config is not None and self.settings.lock is None and self.selects_by_config:
             return self._decide(architecture, config)
         decision = self._cache.get(architecture)
         if decision is None:
@@ -171,7 +171,8 @@ class Catalog:
         ]
 
     @property
-    def _selects_by_config(self) -> bool:
+    def selects_by_config(self) -> bool:
+        """Whether a plugin chooses by a model's config."""
         found = implementations(self.discovery.manager, "mszoo_select")
         return any("config" in item.argnames for _, item in found)
 

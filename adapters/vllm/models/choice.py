@@ -47,7 +47,8 @@ def choose(
     packed_modules: dict[str, list[str]],
 ) -> Choice:
     """Build the model of a decision, or say who else serves it; the arguments are those of build."""
-    decision = catalog.decide(decision.subject, vllm_config.model_config.hf_config.to_dict())
+    if catalog.selects_by_config:
+        decision = catalog.decide(decision.subject, vllm_config.model_config.hf_config.to_dict())
     built, refusals = build(decision, requested_kernels, catalog, vllm_config, prefix, packed_modules)
     own, error = None, None
     if built is None:
