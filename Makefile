@@ -30,10 +30,10 @@ STAND_IN := $(shell find tests/torch_npu_stand_in -type f -not -name '*.pyc' -no
 # Most of the tests' time one core starts an engine. The tests of a file share their engines: they stay together.
 TWO_AT_A_TIME := -n 2 --dist loadfile
 
-.PHONY: help env suites demo test fuzz ascend published upstream newcomer lint clean
+.PHONY: help env suites demo test fuzz ascend published upstream newcomer release-check lint clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 env: $(VENV)/.project ## create .venv with the pinned packages and mszoo itself
 
@@ -73,6 +73,9 @@ upstream: env suites ## run tests of vLLM's own, with mszoo and without: exit 1 
 
 newcomer: env ## build it, install it into fresh environments with pip and with uv, serve, write a plugin
 	$(BIN)/python -m tests.tools.newcomer $(ARGS)
+
+release-check: env ## build sdist and wheel, twine check, install, static tier; publishes nothing
+	$(BIN)/python -m tests.tools.newcomer --release-check
 
 lint: env ## check style and types
 	$(BIN)/ruff check .

@@ -14,10 +14,11 @@ The ground floor: it imports nothing of vLLM, torch, MindSpore or mszoo's other 
 
 from mszoo.registry.errors import MszooError
 from mszoo.registry.finding import Finding
-from mszoo.registry.hookspecs import hookimpl
+from mszoo.registry.hookspecs import HOOK_VERSION, hookimpl
 from mszoo.registry.records import Capability, LayerAdapter, ModelAdapter, OpAdapter, Suite
 
 __all__ = [
+    "HOOK_VERSION",
     "Capability",
     "Finding",
     "LayerAdapter",

@@ -6,7 +6,8 @@ import copy
 import hashlib
 import json
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from mszoo.registry.availability import Availability, installed_version
 from mszoo.registry.candidates import collect
@@ -14,7 +15,7 @@ from mszoo.registry.containment import caught
 from mszoo.registry.decisions import Candidate, Decision, Verdict
 from mszoo.registry.discovery import Discovery
 from mszoo.registry.errors import Problem, at_most_each
-from mszoo.registry.hookcalls import Outcome, call_hook
+from mszoo.registry.hookcalls import Outcome, call_hook, implementations
 from mszoo.registry.intake import take_record
 from mszoo.registry.ranking import OWN_SUITE, Key, Ranking
 from mszoo.registry.records import ModelAdapter, Suite
@@ -76,15 +77,18 @@ class Catalog:
         """Return the decisions about all architectures, by plain name."""
         return {name: self.decide(name) for name in self.candidates}
 
-    def decide(self, architecture: str) -> Decision:
+    def decide(self, architecture: str, config: Mapping[str, Any] | None = None) -> Decision:
         """Return the decision about one architecture; made once, then looked up.
 
         Args:
             architecture: a plain name, or ``<suite>.<Architecture>`` to consider that suite only.
+            config: of a model, for plugins that choose by it (``mszoo_select``); a lock holds the decision without.
 
         Returns:
             A decision without verdicts if nobody provides it.
         """
+        if config is not None and self.settings.lock is None and self.selects_by_config:
+            return self._decide(architecture, config)
         decision = self._cache.get(architecture)
         if decision is None:
             decision = self._decide(architecture)
@@ -166,11 +170,17 @@ class Catalog:
             item for item in candidates if self.device in item.adapter.devices or item.suite.name not in here
         ]
 
-    def _decide(self, architecture: str) -> Decision:
+    @property
+    def selects_by_config(self) -> bool:
+        """Whether a plugin chooses by a model's config."""
+        found = implementations(self.discovery.manager, "mszoo_select")
+        return any("config" in item.argnames for _, item in found)
+
+    def _decide(self, architecture: str, config: Mapping[str, Any] | None = None) -> Decision:
         suite, pinned, name = architecture.rpartition(".")
         candidates = self.candidates.get(name) or self.candidates.get(network_of(name), ())
         if not pinned:
-            return self._decision(architecture, candidates, select=True)
+            return self._decision(architecture, candidates, select=True, config=config)
         candidates = tuple(item for item in candidates if item.suite.name == suite)
         return self._decision(architecture, candidates, pinned=True)
 
@@ -182,6 +192,7 @@ class Catalog:
         *,
         pinned: bool = False,
         select: bool = False,
+        config: Mapping[str, Any] | None = None,
     ) -> Decision:
         obstacles = [
             (item, self._availability.obstacle(item.adapter, item.suite, dtype)) for item in candidates
@@ -189,7 +200,7 @@ class Catalog:
         chain = [item for item, obstacle in obstacles if obstacle is None]
         selector = None
         if select:
-            chain, selector = self._select(subject, chain)
+            chain, selector = self._select(subject, chain, config)
         verdicts: list[Verdict] = []
         for item in chain:
             if item is not chain[0]:
@@ -204,14 +215,21 @@ class Catalog:
         verdicts += [Verdict(item, "unavailable", why) for item, why in obstacles if why is not None]
         return Decision(subject, tuple(verdicts), pinned)
 
-    def _select(self, architecture: str, chain: list[Candidate]) -> tuple[list[Candidate], str | None]:
+    def _select(
+        self, architecture: str, chain: list[Candidate], config: Mapping[str, Any] | None
+    ) -> tuple[list[Candidate], str | None]:
         """Let plugins move one candidate to the front; returns the new order and the plugin that chose."""
         if not chain:
             return chain, None
         # Copies: a plugin has ways around a frozen record, and these are everybody's.
         given = [copy.copy(item.adapter) for item in chain]
         chosen: tuple[Candidate, str] | None = None
-        arguments = {"architecture": architecture, "candidates": list(given)}
+        arguments = {
+            "architecture": architecture,
+            "candidates": list(given),
+            "suites": [item.suite.name for item in chain],
+            "config": None if config is None else copy.deepcopy(dict(config)),
+        }
         for outcome in call_hook(self.discovery.manager, "mszoo_select", arguments):
             for trace in outcome.traces:
                 self._note_select(outcome.plugin, f"{trace.what}, when mszoo_select was called", trace.hint)

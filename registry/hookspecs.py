@@ -1,8 +1,13 @@
-"""The hooks that a suite may implement; each takes and returns plain data."""
+"""The hooks that a suite may implement; each takes and returns plain data.
+
+An implementation names those of a hook's arguments that it wants. A hook or argument that is to go is marked with
+pluggy's ``warn_on_impl`` or ``warn_on_impl_args``: ``mszoo list`` then names the plugins that use it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pluggy
 
@@ -11,6 +16,8 @@ from mszoo.registry.finding import Finding
 from mszoo.registry.records import LayerAdapter, ModelAdapter, OpAdapter, Suite
 
 PROJECT = "mszoo"
+#: Which hooks and arguments there are; one more with each change of them.
+HOOK_VERSION = 2
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
@@ -36,8 +43,23 @@ def mszoo_op_adapters() -> Iterable[OpAdapter]:  # type: ignore[empty-body]
 
 
 @hookspec(firstresult=True)
-def mszoo_select(architecture: str, candidates: Sequence[ModelAdapter]) -> ModelAdapter | None:
-    """Choose one of an architecture's available candidates, or None to leave the order as it is."""
+def mszoo_select(
+    architecture: str,
+    candidates: Sequence[ModelAdapter],
+    suites: Sequence[str],
+    config: Mapping[str, Any] | None,
+) -> ModelAdapter | None:
+    """Choose one of an architecture's available candidates, or None to leave the order as it is.
+
+    It is asked when plugins are loaded, for every architecture. An implementation that names ``config`` is asked
+    again for each model, with its config, unless a lock holds the decision or a suite was asked for by name.
+
+    Args:
+        architecture: as config.json names it.
+        candidates: in order, the first would serve.
+        suites: the name of each candidate's suite.
+        config: the fields of config.json as Transformers reads them; None where no model is at hand.
+    """
 
 
 @hookspec
@@ -46,5 +68,15 @@ def mszoo_doctor_checks(device: str) -> Iterable[Finding]:  # type: ignore[empty
 
 
 @hookspec
+def mszoo_commands() -> Mapping[str, str]:  # type: ignore[empty-body]
+    """Give commands of ``mszoo``: by name, the function or ``typer.Typer`` that is one, as ``module:object``."""
+
+
+@hookspec
 def mszoo_model_loaded(decision: Decision, model: object) -> None:
-    """Take note that the model of a decision has been loaded in this process."""
+    """Take note, in a worker, that a model has been loaded: with its weights; of vLLM's own, at its first step.
+
+    Args:
+        decision: about its architecture; without verdicts where no suite provides that.
+        model: the torch module that vLLM runs. Its ``candidate`` says who serves; vLLM's own models have none.
+    """

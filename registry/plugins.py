@@ -6,6 +6,7 @@ import difflib
 import inspect
 import re
 import sys
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 GROUP = "mszoo"
 _LONGEST_NAME = 80
+_LONGEST_WARNING = 300
 _ENTRY_POINT_VALUE = re.compile(r"[\w.]+(\s*:\s*[\w.]+)?(\s*\[.*\])?")
 
 
@@ -159,7 +161,12 @@ def _load(
             target = entry_point.load()
             hooks, problems = _hooks(manager, plugin, target, targets)
             problems += _unmarked(manager, plugin, target)
-            manager.register(_Implementations(hooks), plugin.name)
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                manager.register(_Implementations(hooks), plugin.name)
+            for item in told:  # pluggy's word for hooks and arguments that are to go
+                what = f"uses what is to go: {printable(str(item.message), _LONGEST_WARNING)}"
+                problems.append(Problem(str(plugin), what, plugin.cure, plugin.name))
             targets.append((plugin.name, target))
         except PluginError as error:
             # One of our own says what to do; one that the plugin raised is a failure like others.

@@ -6,7 +6,9 @@ files with it. One more vLLM is a row here, its requirement file, and its column
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
 
@@ -100,7 +102,7 @@ class AscendStack:
         cann: the version of CANN, and of NNAL.
         driver: the version of driver and firmware that its documentation names; empty where it names none.
         mindspore: the MindSpore to serve with.
-        requirements: the file with the complete set of Python packages.
+        requirements: the file with the complete set of Python packages; :attr:`file` says where it is here.
     """
 
     vllm_ascend: str
@@ -116,6 +118,13 @@ class AscendStack:
     driver: str
     mindspore: str
     requirements: str
+
+    @property
+    def file(self) -> str:
+        """Where the requirement file is: installed with the wheel, or among the sources; else its name."""
+        places = (Path(sys.prefix) / "share" / "mszoo", Path(__file__).resolve().parents[1])
+        found = (place / self.requirements for place in places)
+        return str(next((path for path in found if path.is_file()), self.requirements))
 
     @property
     def pins(self) -> dict[str, str]:

@@ -15,10 +15,10 @@ from mszoo.registry import Capability, LayerAdapter, ModelAdapter, Suite, hookim
 _HERE = "mszoo.adapters.mindone"
 _CELLS = f"{_HERE}.cells"
 
+_LINEAR = "mszoo.layers.network:Linear"
+
 #: What replaces which cells, as ``module:Class``.
 _REPLACEMENTS = {
-    "mindspore.nn.layer.basic:Dense": "Linear",
-    "mindspore.nn.layer.basic:Linear": "Linear",
     "mindspore.nn.layer.embedding:Embedding": "Embedding",
     "mindspore.nn.layer.embedding:EmbeddingExt": "Embedding",
     "mindspore.nn.layer.normalization:LayerNorm": "RowNorm",
@@ -69,6 +69,7 @@ def mszoo_model_adapters() -> Iterable[ModelAdapter]:
 def mszoo_layer_adapters() -> Iterable[LayerAdapter]:
     """Give what replaces MindSpore One's cells."""
     targets = {cell: f"{_CELLS}:{name}" for cell, name in _REPLACEMENTS.items()}
+    targets |= {f"mindspore.nn.layer.basic:{name}": _LINEAR for name in ("Dense", "Linear")}
     targets |= dict.fromkeys(norms(), f"{_CELLS}:RowNorm")
     targets |= dict.fromkeys(layers(), f"{_HERE}.layer:DecoderLayer")
     targets |= dict.fromkeys(rotary_embeddings(), f"{_HERE}.layer:NoRotary")

@@ -9,27 +9,12 @@ import torch
 from mszoo.adapters.described import of_network
 from mszoo.kernels import dispatch
 from mszoo.kernels.exchange import to_mindspore, to_torch
-from mszoo.layers import Module, TokenEmbedding, WholeLinear
+from mszoo.layers import Module, TokenEmbedding
 from mszoo.layers.cells import CellStays
 from mszoo.layers.decoder.build import build_norm
 from mszoo.layers.model import outside_the_tree
 
 import mindspore as ms
-
-
-class Linear(WholeLinear):
-    """``x @ weight.T + bias``, for ``nn.Dense`` and ``mint.nn.Linear`` of MindSpore: [..., in] -> [..., out].
-
-    Raises:
-        CellStays: the cell applies an activation.
-    """
-
-    def __init__(self, cell: ms.nn.Cell, *, prefix: str) -> None:
-        if getattr(cell, "activation_flag", False):
-            raise CellStays(f"{prefix} applies an activation")
-        rows, columns = cell.weight.shape
-        has_bias = isinstance(getattr(cell, "bias", None), ms.Parameter)
-        super().__init__(columns, rows, bias=has_bias, prefix=prefix)
 
 
 class Embedded(ms.Tensor):  # type: ignore[misc]

@@ -14,31 +14,13 @@ from mszoo.layers.cells import CellStays, Seat, kind_of, replace_cells
 from mszoo.layers.decoder import DecoderForCausalLM, DecoderLayer, DecoderSpec
 from mszoo.layers.decoder.stage import Stage
 from mszoo.layers.model import add_part, outside_the_tree
+from mszoo.layers.network import EmbeddingSeat
 from mszoo.layers.positions import running_at
 from mszoo.registry.errors import RefusalError
 
 import mindspore as ms
 
 _OTHER = "Serve it with another implementation"
-
-
-class EmbeddingSeat(Seat):
-    """The place of the token embedding: gives what was embedded already, or calls the table.
-
-    Args:
-        seat: the table's.
-
-    Attributes:
-        given: the step's embeddings, [T, hidden], or None.
-    """
-
-    def __init__(self, seat: Seat) -> None:
-        ms.nn.Cell.__init__(self, auto_prefix=False)
-        outside_the_tree(self, _cell=seat._cell, _places=seat._places, _leaf=seat._leaf, given=None)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Return embeddings: [1, T] -> [1, T, hidden]."""
-        return super().__call__(*args, **kwargs) if self.given is None else with_batch(self.given)
 
 
 class ModelForCausalLM(DecoderForCausalLM):
@@ -107,7 +89,8 @@ class ModelForCausalLM(DecoderForCausalLM):
         if self.embeds_by_itself and inputs_embeds is None:
             assert input_ids is not None  # vLLM gives one of the two
             inputs_embeds = self.embed_input_ids(input_ids)
-        outside_the_tree(self._place, given=inputs_embeds)
+        given = None if inputs_embeds is None else with_batch(inputs_embeds)
+        outside_the_tree(self._place, given=given)
         offered: dict[str, Any] = {
             "position_ids": with_batch(positions),
             "cache_position": positions,

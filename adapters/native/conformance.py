@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mszoo.adapters.native import encoder_references
-from mszoo.adapters.native.references import REFERENCES
 from mszoo.conformance import EncoderConformance, ModelConformance, MultiModalConformance
 from mszoo.conformance.checkpoints import Checkpoint, write_tokenizer
 
@@ -57,6 +55,9 @@ class TestBaiChuan(ModelConformance):
 
     def reference(self, config: dict[str, Any], weights: dict[str, Any], tokens: list[int]) -> Any:
         """Return the logits [T, vocab] of the reference."""
+        # Imported here: the static tier does without torch.
+        from mszoo.adapters.native.references import REFERENCES
+
         return REFERENCES[self.architecture.rpartition(".")[2]](config, weights, tokens)
 
 
@@ -132,6 +133,8 @@ class TestNew(EncoderConformance):
     @classmethod
     def reference(cls, checkpoint: Checkpoint, text: list[int]) -> Any:
         """Return what the reference makes of a text."""
+        from mszoo.adapters.native import encoder_references
+
         return encoder_references.new(checkpoint.config, checkpoint.weights, text)
 
 

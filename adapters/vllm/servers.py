@@ -9,7 +9,10 @@ import torch
 from mszoo.adapters.vllm import reports
 from mszoo.adapters.vllm.log import log
 from mszoo.adapters.vllm.models.own import describe, path_of
+from mszoo.registry import text
 from mszoo.registry.catalog import Catalog
+from mszoo.registry.decisions import Decision
+from mszoo.registry.hookcalls import call_hook
 
 
 def is_whole(module: torch.nn.Module) -> bool:
@@ -32,6 +35,18 @@ def announce(model: Any, catalog: Catalog, *, role: str) -> None:
         who, reason = describe(type(model)), why_not_ours(architecture, catalog)
         log.info_once("mszoo: %s is served by %s: %s", architecture, who, reason, scope="global")
         tell(model, catalog, role=role)
+        notify(catalog.decide(architecture), model, catalog)
+
+
+def notify(decision: Decision, model: Any, catalog: Catalog) -> None:
+    """Call ``mszoo_model_loaded`` of all plugins; what one does wrong is told."""
+    arguments = {"decision": decision, "model": model}
+    for outcome in call_hook(catalog.discovery.manager, "mszoo_model_loaded", arguments):
+        faults = [f"{trace.what}, when mszoo_model_loaded was called" for trace in outcome.traces]
+        if outcome.error is not None:
+            faults.append(f"mszoo_model_loaded raised {text.describe(outcome.error)}")
+        for fault in faults:
+            log.warning("mszoo: plugin %r: %s", outcome.plugin, fault)
 
 
 def tell(model: Any, catalog: Catalog, *, role: str) -> None:

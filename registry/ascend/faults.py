@@ -111,7 +111,7 @@ def _nnal(machine: Machine, stack: AscendStack) -> Iterator[Finding]:
 
 def _packages(versions: Mapping[str, str], stack: AscendStack) -> Iterator[Finding]:
     ascend = versions.get("vllm-ascend")
-    install = f"In mszoo's source folder, as its first lines say: {stack.requirements}"
+    install = f"See the first lines of {stack.file}"
     if ascend is None:
         yield Finding("problem", "vllm-ascend", "is not installed", f"Install the whole set. {install}")
     elif ascend_stack(ascend) is None:

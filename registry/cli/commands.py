@@ -2,7 +2,8 @@
 
 A package adds a command with an entry point in the group ``mszoo.commands``: its name is the command's, and it
 loads a function as ``typer.Typer.command`` takes it, or a ``typer.Typer``. It should import what takes long inside
-the function: ``mszoo --help`` loads all of them.
+the function: ``mszoo --help`` loads all of them. A plugin gives commands by the hook ``mszoo_commands`` too;
+plugins are loaded for that by ``mszoo --help`` and for a name that is nobody else's.
 """
 
 from __future__ import annotations
@@ -83,16 +84,31 @@ class Commands(TyperGroup):
             typer.echo(sentence(who, what, "Give another path, or mend this one."), err=True)
             raise typer.Exit(_BAD_USAGE) from error
 
+    @functools.cached_property
+    def _of_plugins(self) -> dict[str, tuple[str, Callable[[], Any]]]:
+        """Who gives a command by the hook ``mszoo_commands``, and what loads it, by the command's name."""
+        from mszoo.registry.cli.plugin_commands import commands_of_plugins
+
+        found, problems = commands_of_plugins(self._loaders)
+        for problem in problems:
+            typer.echo(str(problem), err=True)
+        return {
+            name: (source, functools.partial(load_object, path)) for name, (source, path) in found.items()
+        }
+
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of all commands, in the order of ``--help``."""
-        return [*self._loaders]
+        return [*self._loaders, *self._of_plugins]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Load a command; None if there is none or it can't be loaded; standard error says why."""
-        if cmd_name not in self.commands and cmd_name in self._loaders:
-            command = _load(cmd_name, *self._loaders[cmd_name])
+        if cmd_name not in self.commands:
+            loaders = self._loaders if cmd_name in self._loaders else self._of_plugins
+            if cmd_name not in loaders:
+                return None
+            command = _load(cmd_name, *loaders[cmd_name])
             if command is None:
-                del self._loaders[cmd_name]
+                del loaders[cmd_name]
                 return None
             self.commands[cmd_name] = command
         return self.commands.get(cmd_name)

@@ -12,6 +12,7 @@ import pytest
 from mszoo.conformance.base import AdapterConformance, available, static
 from mszoo.conformance.checkpoints import Checkpoint
 from mszoo.conformance.engines import Engines
+from mszoo.registry.bases import foreign_bases
 from mszoo.registry.decisions import Candidate
 
 
@@ -50,6 +51,19 @@ class ArchitectureConformance(AdapterConformance):
         engines = Engines(cls.architecture, cls.engine_options)
         yield engines
         engines.close()
+
+    @static
+    def test_model_is_one_that_vllm_can_be_given(self, candidate: Candidate) -> None:
+        """The record's class is a model of mszoo.layers, as far as its package's sources tell."""
+        path = candidate.adapter.model
+        bases = foreign_bases(path)
+        if bases is None or path.startswith("mszoo.") or candidate.adapter.refused:
+            return
+        assert any(base.startswith("mszoo.") for base in bases), (
+            f"{path} is derived from {', '.join(sorted(bases)) or 'nothing'}, so vLLM can't be given it. Serve a "
+            "network of MindSpore cells by a mszoo.layers.network.NetworkForCausalLM, as `mszoo new NAME --kind "
+            "cells` writes it; otherwise derive it from mszoo.layers.CausalLM or Encoder"
+        )
 
     @static
     def test_example_config(self, candidate: Candidate) -> None:

@@ -84,6 +84,16 @@ def test_a_network_that_no_draft_model_can_read(method: str, lack: str) -> None:
     )
 
 
+def test_a_network_of_cells_is_no_model() -> None:
+    (candidate,) = make_catalog("models", ModelAdapter("A", "nowhere:A")).decide("A").chain
+    with pytest.raises(RefusalError) as raised:
+        claims.must_be_a_model(candidate, ms.nn.Dense(2, 2))
+    assert str(raised.value) == (
+        "one.A: nowhere:A gives a Dense, which is no model of mszoo.layers. "
+        "Derive it from CausalLM or Encoder, or serve its cells by a NetworkForCausalLM"
+    )
+
+
 def _asked(multimodal_config: Any, lora_config: Any = None) -> Any:
     """Return vLLM's config with which a model of images, or of text, is asked for."""
     fields = {

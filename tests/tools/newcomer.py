@@ -29,10 +29,18 @@ def main() -> int:
     )
     parser.add_argument("--only", choices=("pip", "uv"), help="one way of installing")
     parser.add_argument("--no-serve", action="store_true", help="don't start vllm serve")
+    parser.add_argument(
+        "--release-check",
+        action="store_true",
+        help="build, check and install the wheel alone, run the static tier",
+    )
     options = parser.parse_args()
     shutil.rmtree(PLACE, ignore_errors=True)
     PLACE.mkdir(parents=True)
     sources, wheel = build()
+    if options.release_check:
+        release_check(wheel)
+        return 0
     # As the README says, from the sources: the doctor compiles the kernels. The wheel has them for its torch.
     for way, what in (("pip", sources), ("uv", wheel)):
         if options.only in (way, None):
@@ -72,6 +80,23 @@ def build() -> tuple[Path, Path]:
     shutil.unpack_archive(sdist, PLACE / "sources", filter="data")
     (sources,) = (PLACE / "sources").iterdir()
     return sources, wheel
+
+
+def release_check(wheel: Path) -> None:
+    """Install the wheel without vLLM and MindSpore into a fresh environment, and run what needs neither."""
+    environment = PLACE / "release"
+    binaries = environment / "bin"
+    run(sys.executable, "-m", "venv", environment)
+    run(binaries / "python", "-m", "pip", "install", "--quiet", f"{wheel}[conformance]")
+    run(binaries / "mszoo", "--version")
+    run(binaries / "mszoo", "check", "native", "--tier", "static")
+    plugin = PLACE / "release" / PLUGIN
+    run(binaries / "mszoo", "new", PLUGIN, "--directory", plugin)
+    run(binaries / "python", "-m", "pip", "install", "--quiet", plugin)
+    run(binaries / "mszoo", "check", "newcomer", "--tier", "static")
+    print(
+        f"\nReady to publish, and not published: {', '.join(item.name for item in sorted(wheel.parent.iterdir()))}."
+    )
 
 
 def newcomer(way: str, mszoo: Path, *, serve: bool) -> None:

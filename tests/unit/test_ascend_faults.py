@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+import tomllib
 
 from mszoo.registry.ascend.faults import MEMORY_UTILIZATION, PAGE, ascend_faults
 from mszoo.registry.ascend.machine import Machine
@@ -16,7 +17,7 @@ from mszoo.registry.versions import ASCEND_STACKS, MINDSPORE, MINDSPORE_CANN
 
 from .doctor_facts import ASCEND, ASCEND_VERSIONS, ROOT, texts
 
-SET = "In mszoo's source folder, as its first lines say: requirements-ascend-0.23.txt"
+SET = f"See the first lines of {ASCEND_STACKS[0].file}"
 FREE, FULL = Chip("910B3", 3400, 65536), Chip("910B3", 53248, 65536)
 
 
@@ -286,7 +287,9 @@ def test_a_bare_machine_has_a_line_for_each():
 
 def test_what_the_lines_lead_to_is_there():
     assert (ROOT / PAGE).is_file()
-    assert all((ROOT / stack.requirements).is_file() for stack in ASCEND_STACKS)
+    assert all(Path(stack.file).is_file() for stack in ASCEND_STACKS)
+    shipped = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["data-files"]
+    assert shipped == {"share/mszoo": [stack.requirements for stack in ASCEND_STACKS]}
     # MINDSPORE_CANN is of the tested MindSpore.
     assert all(stack.mindspore == MINDSPORE.tested for stack in ASCEND_STACKS)
 

@@ -19,8 +19,11 @@ import tomllib
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from mszoo.registry.versions import ASCEND_STACKS
+
 ROOT = Path(__file__).parents[2]
 SUITES = [item.name for item in entry_points(group="mszoo") if item.module.startswith("mszoo.adapters.")]
+SHARED = [item.requirements for item in ASCEND_STACKS]
 PACKAGES = ("registry", "adapters", "kernels", "layers", "models", "tests/conformance")
 
 
@@ -30,7 +33,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", *SHARED):
         shutil.copy(ROOT / name, source)
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-index"]
     command = [*pip, "--no-deps", "--no-build-isolation", "--wheel-dir", str(target), str(source)]
@@ -100,6 +103,9 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
         if path.is_file() and path.suffix in (".py", ".typed", ".tmpl", ".json")
     }
     content = {name for name in names if ".dist-info/" not in name}
+    shared = {name for name in content if ".data/data/share/mszoo/" in name}
+    assert sorted(name.rpartition("/")[2] for name in shared) == SHARED
+    content -= shared
     assert {name for name in content if not name.startswith("mszoo/kernels/csrc/")} == sources
     assert {f"mszoo/{package.removeprefix('tests/')}/py.typed" for package in PACKAGES} <= names
     # A namespace package: a suite may ship mszoo.something of its own.
@@ -140,6 +146,7 @@ print(json.dumps({
     assert report["all"] == [
         "Capability",
         "Finding",
+        "HOOK_VERSION",
         "LayerAdapter",
         "ModelAdapter",
         "MszooError",
@@ -218,12 +225,16 @@ def test_static_conformance_needs_nothing_but_pytest(site: Path, pytest_site: Pa
         "from mszoo.conformance import ModelConformance\n"
         "class TestLlama(ModelConformance):\n"
         "    architecture = 'native.LlamaForCausalLM'\n"
+        # As `mszoo check` makes it: what packages bring of their own is imported.
+        "from mszoo.conformance.generate import conformance_class\n"
+        "TestOfPackage = conformance_class('model', {'architecture': 'native.BaiChuanForCausalLM'})\n"
+        "assert TestOfPackage.__name__ == 'TestBaiChuan'\n"
     )
     arguments = ["-q", "-p", "no:cacheprovider", "--mszoo-tier", "static", str(file)]
     code = f"import sys; sys.path.append({str(pytest_site)!r}); import pytest; sys.exit(pytest.main({arguments}))"
     result = run(site, code)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "8 passed" in result.stdout
+    assert "18 passed" in result.stdout
 
 
 def test_mszoo_check_asks_for_vllm_before_it_starts(site: Path, pytest_site: Path) -> None:

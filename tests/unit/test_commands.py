@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from mszoo.registry.cli import build, commands
+from mszoo.registry import plugins
+from mszoo.registry.catalog import Catalog
+from mszoo.registry.cli import build, commands, plugin_commands
+from mszoo.registry.discovery import discover
 from mszoo.registry.fingerprints import codes_of
 from mszoo.registry.lock import Lock
 from mszoo.registry.lock_guard import release
+from mszoo.registry.settings import Settings
 
 GOOD = "def hello(name: str = 'you'):\n    '''Greet somebody.'''\n    print(f'hello {name}')"
 GROUP = """
@@ -154,3 +159,49 @@ def test_under_a_lock_only_listed_distributions_have_commands(add, tmp_path, mon
         "command 'stranger' of stranger-dist 1.0: is left out: the lock of MSZOO_LOCK doesn't list its "
         "distribution. Lock it with `mszoo lock`, or unset MSZOO_LOCK."
     )
+
+
+COMMANDS = """
+@hookimpl
+def mszoo_commands():
+    return {commands}
+"""
+BAD_NAME = "Name it in lower case, and its function as 'module:function'."
+NO_MAPPING = "Return names and 'module:object' of functions."
+KEPT = [
+    ("{'Bad Name': 'a:b'}", f"its command 'Bad Name' is 'a:b'; it is left out. {BAD_NAME}"),
+    ("{'hello': 'no path'}", "its command 'hello' is 'no path'; it is left out"),
+    ("{'list': 'a:b'}", "its command 'list' has the name of another; it is left out. Rename it."),
+    ("['hello']", f"mszoo_commands returned a list instead of a mapping. {NO_MAPPING}"),
+    ("{}[1]", "mszoo_commands raised KeyError: 1"),
+]
+
+
+def plugins_are(monkeypatch, *entry_points):
+    monkeypatch.setattr(plugins, "readable", lambda group: (list(entry_points), []))
+
+
+def test_a_plugin_adds_a_command(make_plugin, make_module, monkeypatch):
+    commands = repr({"greet": f"{make_module(GOOD)}:hello"})
+    plugins_are(monkeypatch, make_plugin(COMMANDS.format(commands=commands), "polite", "polite-dist"))
+    assert run("greet", "--name", "me").stdout == "hello me\n"
+    assert "Greet somebody." in run("--help").stdout
+    assert run("list").exit_code == 0
+
+
+@pytest.mark.parametrize(("commands", "told"), KEPT)
+def test_a_bad_command_of_a_plugin_is_named(commands, told, make_plugin, monkeypatch):
+    plugins_are(monkeypatch, make_plugin(COMMANDS.format(commands=commands), "polite", "polite-dist"))
+    result = run("hello")
+    assert result.exit_code == 2
+    assert f"plugin 'polite' (polite-dist 1.0): {told}" in result.stderr
+
+
+def test_under_a_lock_a_command_is_of_the_plugins_package(make_plugin, make_entry_point, monkeypatch):
+    plugin = make_plugin(COMMANDS.format(commands="{'greet': 'json:dumps'}"), "polite", "polite-dist")
+    catalog = Catalog(discover(Settings(), [plugin]), Settings(lock=Path("x")))
+    monkeypatch.setattr(plugin_commands, "load_catalog", lambda device: catalog)
+    found, (problem,) = plugin_commands.commands_of_plugins(())
+    assert found == {}
+    told = "its command 'greet' is code of another package, which the lock doesn't hold. Name a function of "
+    assert told in str(problem)

@@ -20,7 +20,7 @@ from mszoo.registry.errors import MszooError
 from mszoo.registry.load import load_catalog
 from mszoo.registry.objects import missing_object
 
-SUITES = ("good", "typo", "noconfig", "loud", "heavy")
+SUITES = ("good", "typo", "plain", "noconfig", "loud", "heavy")
 PLUGIN = """
 from mszoo.registry import ModelAdapter, Suite, hookimpl
 
@@ -35,9 +35,20 @@ def mszoo_model_adapters():
     config = {config}
     return [ModelAdapter("TinyForCausalLM", "{model}", example_config=config, refused="{refused}")]
 """
+MODELS = """
+from mindspore import nn
+from mszoo.layers import CausalLM
+
+class TinyForCausalLM(CausalLM):
+    pass
+
+class Plain(nn.Cell):
+    pass
+"""
 CONFIG = {"architectures": ["TinyForCausalLM"], "model_type": "tiny"}
 PARTS: dict[str, dict[str, Any]] = {
     "typo": {"model": "tinymodels:TinyForCausalML"},
+    "plain": {"model": "tinymodels:Plain"},
     "noconfig": {"config": {}},
     "loud": {"extra": "print('welcome')"},
     "heavy": {"extra": "import mindspore"},
@@ -106,6 +117,9 @@ class TestExplained(Other):
 class TestTypo(ModelConformance):
     architecture = "typo.TinyForCausalLM"
 
+class TestPlain(ModelConformance):
+    architecture = "plain.TinyForCausalLM"
+
 class TestNoConfig(ModelConformance):
     architecture = "noconfig.TinyForCausalLM"
 
@@ -136,7 +150,7 @@ def make_site(folder: Path, extra_entry_points: str = "", suites: tuple[str, ...
         }
         source = PLUGIN.format(**(parts | PARTS.get(suite, {})))
         (folder / f"plugin_{suite}.py").write_text(source)
-    (folder / "tinymodels.py").write_text("class TinyForCausalLM:\n    pass\n")
+    (folder / "tinymodels.py").write_text(MODELS)
     (folder / "mindspore.py").touch()
     info = folder / "tiny_dist-1.0.dist-info"
     info.mkdir()
@@ -233,6 +247,13 @@ def test_the_guard_itself_can_not_be_overridden() -> None:
             "typo.TinyForCausalLM",
             "test_implementation_exists",
             "module tinymodels defines no TinyForCausalML",
+        ),
+        (
+            "plain.TinyForCausalLM",
+            "test_model_is_one_that_vllm_can_be_given",
+            "tinymodels:Plain is derived from mindspore.nn:Cell, so vLLM can't be given it. Serve a "
+            "network of MindSpore cells by a mszoo.layers.network.NetworkForCausalLM, as `mszoo new NAME --kind "
+            "cells` writes it; otherwise derive it from mszoo.layers.CausalLM or Encoder",
         ),
         ("noconfig.TinyForCausalLM", "test_example_config", "example_config is missing: give the fields of"),
         ("loud.TinyForCausalLM", "test_registering_is_light", "registering prints to stdout: 'welcome\\n'"),
@@ -444,7 +465,7 @@ def test_check_uses_the_classes_of_the_package(tmp_path: Path) -> None:
         "Expected to fail (1):\n- good.TinyForCausalLM, static, test_example_config: kept secret"
         in done.stdout
     )
-    assert "7 passed, 1 expected to fail" in done.stdout
+    assert "8 passed, 1 expected to fail" in done.stdout
 
 
 def test_check_survives_a_test_that_ends_the_process(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ WHO = "plugin 'demo' (demo-dist 1.0): "
 CURE = "Fix or upgrade demo-dist, or set MSZOO_DISABLE=demo to go on without it."
 HOOKS = (
     "The hooks are mszoo_suite, mszoo_model_adapters, mszoo_layer_adapters, mszoo_op_adapters, mszoo_select, "
-    "mszoo_doctor_checks, mszoo_model_loaded."
+    "mszoo_doctor_checks, mszoo_commands, mszoo_model_loaded."
 )
 FORGOT = (
     "has no hook implementation. "
@@ -145,9 +145,9 @@ BAD = {
         0,
     ),
     "unknown argument": (
-        hook("return None", "mszoo_select(architecture, config)"),
-        "mszoo_select has an unknown argument 'config', so it is ignored. Define it as "
-        "mszoo_select(architecture, candidates). As it is, it needs a newer mszoo.",
+        hook("return None", "mszoo_select(architecture, engine)"),
+        "mszoo_select has an unknown argument 'engine', so it is ignored. Define it as "
+        "mszoo_select(architecture, candidates, suites, config). As it is, it needs a newer mszoo.",
         0,
     ),
     "hook wrapper": (

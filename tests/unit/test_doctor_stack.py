@@ -10,9 +10,11 @@ from mszoo.registry.cli.doctor.kernels import check_kernels
 from mszoo.registry.cli.doctor.settings import check_settings
 from mszoo.registry.cli.doctor.stack import check_stack
 from mszoo.registry.cli.doctor.vllm_plugins import check_fork, check_vllm_plugins
-from mszoo.registry.versions import supported_vllms
+from mszoo.registry.versions import ASCEND_STACKS, supported_vllms
 
 from .doctor_facts import GOOD, facts, texts
+
+SET = ASCEND_STACKS[0].file
 
 
 def test_a_good_environment_has_no_finding():
@@ -141,7 +143,7 @@ STACK = [
     (
         {"device": "npu", "versions": {"vllm": None, "torch": "2.10.0+cpu"}, "torch_pins": ()},
         "problem",
-        "vllm: is not installed. Install the whole set, as its first lines say: requirements-ascend-0.23.txt",
+        f"vllm: is not installed. Install the whole set, as its first lines say: {SET}",
     ),
     (
         {
@@ -150,8 +152,7 @@ STACK = [
             "torch_pins": ("torch==2.10.0",),
         },
         "problem",
-        "vllm-ascend 0.20.0: mszoo supports >=0.23. "
-        "Install the whole set, as its first lines say: requirements-ascend-0.23.txt",
+        f"vllm-ascend 0.20.0: mszoo supports >=0.23. Install the whole set, as its first lines say: {SET}",
     ),
     (
         # On x86-64; PyPI's torch is a CUDA build there.
@@ -190,7 +191,7 @@ STACK = [
         },
         "problem",
         "torchvision 0.25.0: is not built for CPU as torch 2.10.0+cpu is, and `import vllm` fails beside it. "
-        "Take it from PyTorch's wheels for CPU, as requirements-ascend-0.23.txt says",
+        f"Take it from PyTorch's wheels for CPU, as {SET} says",
     ),
 ]
 

@@ -169,6 +169,7 @@ def _build(
     in_cells = replacements(catalog, candidate.suite.name, dtype)
     with dispatch.building_with(kernels), cells.building_with(in_cells):
         network = model_class(vllm_config.model_config.hf_config, prefix=prefix)
+    claims.must_be_a_model(candidate, network)
     # The record is the one truth; the model reads its checkpoint by it.
     network.packed_modules_mapping = candidate.adapter.packed_modules_mapping
     if vllm_config.model_config.convert_type in features.CONVERSIONS:

@@ -23,12 +23,14 @@ class Choice:
         own: the class that vLLM would serve alone.
         error: why nobody does.
         refusals: why each candidate that was asked and doesn't serve refused, in order.
+        decision: who was asked, in order.
     """
 
     built: Built | None
     own: Any
     error: MszooError | None
     refusals: tuple[MszooError, ...]
+    decision: Decision
 
     @property
     def reasons(self) -> str:
@@ -45,6 +47,8 @@ def choose(
     packed_modules: dict[str, list[str]],
 ) -> Choice:
     """Build the model of a decision, or say who else serves it; the arguments are those of build."""
+    if catalog.selects_by_config:
+        decision = catalog.decide(decision.subject, vllm_config.model_config.hf_config.to_dict())
     built, refusals = build(decision, requested_kernels, catalog, vllm_config, prefix, packed_modules)
     own, error = None, None
     if built is None:
@@ -58,7 +62,7 @@ def choose(
 
         error = imported_refusal(catalog.settings.lock)
         built = built if error is None else None
-    return Choice(built, own, error, tuple(refusals))
+    return Choice(built, own, error, tuple(refusals), decision)
 
 
 def _without_us(

@@ -18,9 +18,11 @@ from mszoo.adapters.vllm.seam import (
 from mszoo.layers.decoder.layer import DecoderLayer
 from mszoo.layers.decoder.spec import AttentionSpec, DecoderLayerSpec
 from mszoo.layers.embedding import TokenEmbedding
+from mszoo.layers.model import Model
 from mszoo.registry.decisions import Candidate
 from mszoo.registry.errors import RefusalError
 from mszoo.registry.records import Capability
+from mszoo.registry.text import kind
 
 #: The largest vocabulary for which vLLM has LoRA on logits.
 _LORA_VOCABULARY = 258048
@@ -28,6 +30,18 @@ _LINEAR = "none of vLLM's linear layers"
 _OWN_ROWS = "no checkpoint with queries, keys and values in vLLM's order"
 _CONV1D = "no checkpoint with the weights of projections as [out, in]"
 _SHARDED = (ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding)
+
+
+def must_be_a_model(candidate: Candidate, network: Any) -> None:
+    """Refuse what isn't a model of mszoo.layers, such as a network of MindSpore cells.
+
+    Raises:
+        RefusalError: it isn't.
+    """
+    if not isinstance(network, Model):
+        what = f"{candidate.adapter.model} gives {kind(network)}, which is no model of mszoo.layers"
+        hint = "Derive it from CausalLM or Encoder, or serve its cells by a NetworkForCausalLM"
+        raise RefusalError(candidate.qualified_name, what, hint)
 
 
 def check(candidate: Candidate, network: Any, vllm_config: Any) -> None:

@@ -14,7 +14,6 @@ from mszoo.registry.catalog import Catalog
 from mszoo.registry.containment import asks_to_end
 from mszoo.registry.decisions import Decision
 from mszoo.registry.errors import PluginError
-from mszoo.registry.hookcalls import call_hook
 from mszoo.registry.settings import Settings
 from mszoo.registry.text import describe
 
@@ -236,6 +235,8 @@ class MindSporeModel(torch.nn.Module):
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Load the checkpoint's tensors and return the names of the parameters that got one."""
+        from mszoo.adapters.vllm import servers
+
         added = {
             name: parameter
             for name, parameter in self.named_parameters()
@@ -243,13 +244,7 @@ class MindSporeModel(torch.nn.Module):
         }
         of_vllm: set[str] = set()
         loaded: set[str] = self.network.load_weights(_without(added, weights, of_vllm))
-        arguments = {"decision": self.decision, "model": self}
-        for outcome in call_hook(self.catalog.discovery.manager, "mszoo_model_loaded", arguments):
-            faults = [f"{trace.what}, when mszoo_model_loaded was called" for trace in outcome.traces]
-            if outcome.error is not None:
-                faults.append(f"mszoo_model_loaded raised {describe(outcome.error)}")
-            for fault in faults:
-                log.warning("mszoo: plugin %r: %s", outcome.plugin, fault)
+        servers.notify(self.decision, self, self.catalog)
         return loaded | of_vllm  # one that no tensor came for is vLLM's to tell
 
     def _count(self) -> None:

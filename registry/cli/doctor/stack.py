@@ -108,7 +108,7 @@ def _name_vllm() -> tuple[str, ...]:
 
 
 def _vllm_and_platform(facts: Environment) -> Iterator[Finding]:
-    install = f"Install the whole set, as its first lines say: {ASCEND_STACKS[0].requirements}"
+    install = f"Install the whole set, as its first lines say: {ASCEND_STACKS[0].file}"
     if "vllm" not in facts.versions:
         yield Finding("problem", "vllm", "is not installed", install)
     ascend = facts.versions.get(VLLM_ASCEND.name) if facts.device == "npu" else None
@@ -144,7 +144,7 @@ def _torch_companions(facts: Environment) -> Iterator[Finding]:
     if torch is None:
         return
     # On Ascend torchvision is a must, and the set for it says where it comes from.
-    mend = f"Take it from PyTorch's wheels for CPU, as {ASCEND_STACKS[0].requirements} says"
+    mend = f"Take it from PyTorch's wheels for CPU, as {ASCEND_STACKS[0].file} says"
     build = _local(torch)
     for name in ("torchvision", "torchaudio", "torchcodec"):
         version = facts.versions.get(name)

@@ -32,6 +32,7 @@ _FILES = {
     ".gitignore": "gitignore",
     ".github/workflows/check.yml": "workflow.yml",
     "@PACKAGE@/__init__.py": "init.py",
+    "@PACKAGE@/py.typed": "py.typed",
 }
 #: Files that each kind has its own template of, in a folder of the kind's name.
 _OF_EACH_KIND = {
@@ -40,7 +41,9 @@ _OF_EACH_KIND = {
     "@PACKAGE@/conformance.py": "conformance.py",
     "tests/test_conformance.py": "test_conformance.py",
 }
-_MODEL, _LAYERS, _OPS = ({f"@PACKAGE@/{name}.py": f"{name}.py"} for name in ("model", "layers", "ops"))
+_MODEL, _NETWORK, _LAYERS, _OPS = (
+    {f"@PACKAGE@/{name}.py": f"{name}.py"} for name in ("model", "network", "layers", "ops")
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Kind:
 KINDS = {
     "decoder": Kind("model", _MODEL, "@PREFIX@ForCausalLM"),
     "encoder": Kind("model", _MODEL, "@PREFIX@Model"),
+    "multimodal": Kind("model", _MODEL, "LlavaForConditionalGeneration"),
+    "cells": Kind("model", _MODEL | _NETWORK, "@PREFIX@ForCausalLM"),
     "layer": Kind("layer", _LAYERS, "vllm:RMSNorm"),
     "op": Kind("op", _OPS, "rms_norm"),
 }
@@ -99,7 +104,7 @@ def new(
     kind: Annotated[
         str,
         choice(
-            tuple(KINDS), "--kind", help="What it registers: a model of one of two kinds, a layer, an op."
+            tuple(KINDS), "--kind", help="What it registers: a model of one of four kinds, a layer, an op."
         ),
     ] = "decoder",
     as_json: JsonOption = False,

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mszoo.adapters.vllm.cli.explain.folder import read_architectures
+from mszoo.adapters.vllm.cli.explain.folder import config_fields, read_architectures
 from mszoo.adapters.vllm.cli.explain.model import vllm_json
 from mszoo.adapters.vllm.cli.explain.parts import print_layers, print_ops
 from mszoo.adapters.vllm.cli.explain.processes import (
@@ -88,7 +88,8 @@ def explain(
     names, folder = _resolve(target, catalog)
     if folder is None and processes:
         raise typer.BadParameter("give a model folder", param_hint="--processes")
-    decisions = [catalog.decide(name) for name in names]
+    config = None if folder is None else config_fields(folder)
+    decisions = [catalog.decide(name, config) for name in names]
     report = Report(catalog, decisions, folder)
     try:
         # What takes long comes last: in a terminal the rest is read meanwhile.

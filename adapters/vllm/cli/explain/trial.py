@@ -74,7 +74,7 @@ def _of_ours(model_class: Any, vllm_config: Any) -> Verdict:
     decision, kernels = model_class.decision, Settings.from_environ().kernels
     packed = model_class.packed_modules_mapping
     choice = choose(decision, kernels, model_class.catalog, vllm_config, "", packed)
-    names = [candidate.qualified_name for candidate in decision.chain]
+    names = [candidate.qualified_name for candidate in choice.decision.chain]
     asked = [Asked(name, False, str(refusal)) for name, refusal in zip(names, choice.refusals, strict=False)]
     if choice.built is not None:
         candidate = choice.built.candidate
