@@ -44,6 +44,7 @@ class VisionSpec:
         class_embedding: whether a learned vector stands before the patches.
         patch_bias: whether the projection of patches has a bias.
         norm_before_layers: of the embeddings; None where there is none.
+        norm_after_layers: of what the last layer gives; None where there is none.
         layers_name: of the list of layers.
     """
 
@@ -58,6 +59,7 @@ class VisionSpec:
     class_embedding: bool = False
     patch_bias: bool = True
     norm_before_layers: NormSpec | None = None
+    norm_after_layers: NormSpec | None = None
     layers_name: str = "encoder.layers"
 
     @property
@@ -81,15 +83,17 @@ class VisionTransformer(Module):
         super().__init__()
         self.spec = spec
         self.embeddings = VisionEmbeddings(spec, prefix=f"{prefix}.embeddings")
-        norm = spec.norm_before_layers
-        if norm is not None:
-            add_part(self, norm.name, build_norm(norm, spec.hidden_size))
+        for norm in (spec.norm_before_layers, spec.norm_after_layers):
+            if norm is not None:
+                add_part(self, norm.name, build_norm(norm, spec.hidden_size))
         name = spec.layers_name
         layers = [VisionLayer(spec, prefix=f"{prefix}.{name}.{index}") for index in range(spec.num_layers)]
         add_part(self, name, ModuleList(layers))
 
     def forward(self, pixels: ms.Tensor, wanted: Collection[int]) -> dict[int, ms.Tensor]:
         """Return the stream behind so many layers, for each number in ``wanted``, 0 for what the first one gets.
+
+        That behind all of them is normed where the spec has a norm of it.
 
         Args:
             pixels: [B, channels, image_size, image_size], in the model's dtype.
@@ -109,6 +113,9 @@ class VisionTransformer(Module):
                 x = layers[index - 1](x, images)
             if index in wanted:  # a copy: the next layer overwrites the stream
                 found[index] = to_mindspore(to_torch(x).clone())
+        if spec.norm_after_layers is not None and spec.num_layers in found:
+            last = found[spec.num_layers]
+            found[spec.num_layers] = self.get_submodule(spec.norm_after_layers.name)(last)
         return found
 
 

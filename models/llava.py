@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 
@@ -74,6 +74,8 @@ class LlavaForConditionalGeneration(MultiModalLM):
         prefix: prepended to the layers' names.
 
     Attributes:
+        modalities: what it reads beside text.
+        reads_end_of_siglip: whether the last layer of a SigLIP may be read, as it is before the last norm.
         spec: what it is.
         reads_images: whether it has a tower and a projector.
 
@@ -81,12 +83,15 @@ class LlavaForConditionalGeneration(MultiModalLM):
         RefusalError: naming the config field that can't be honoured.
     """
 
+    modalities: ClassVar[tuple[str, ...]] = ("image",)
+    reads_end_of_siglip: ClassVar[bool] = False
+
     def __init__(self, config: Any, *, prefix: str = "") -> None:
         spec = self.read_config(config, f"native.{type(self).__name__}")
         super().__init__()
         self.config, self.spec = config, spec
         dot, text = f"{prefix}." if prefix else "", config.text_config
-        self.reads_images = may_read("image")
+        self.reads_images = any(map(may_read, self.modalities))
         if self.reads_images:
             self._build_tower(dot)
         self.language_model = spec.decoder(text, prefix=f"{dot}language_model")
@@ -131,7 +136,8 @@ class LlavaForConditionalGeneration(MultiModalLM):
         reader.must_be("vision_feature_select_strategy", "default", "full")
         all_layers = vision.num_hidden_layers
         layers = _feature_layers(reader, all_layers)
-        if vision.model_type == SIGLIP and max(layers) == all_layers:
+        is_last = vision.model_type == SIGLIP and max(layers) == all_layers
+        if is_last and not cls.reads_end_of_siglip:
             # Versions of transformers differ in whether the last norm is part of the last layer.
             reader.refuse("vision_feature_layer", config.vision_feature_layer)
         return LlavaSpec(

@@ -49,8 +49,8 @@ class LlavaNextForConditionalGeneration(LlavaForConditionalGeneration):
         if pixels is None:
             return super().embed_multimodal(**inputs)
         sizes = to_torch(inputs["image_sizes"]).tolist()
-        grids = [self._grid(size) for size in sizes]
         tiles = [to_torch(one) for one in pixels] if isinstance(pixels, list) else list(to_torch(pixels))
+        grids = [self._grid(size) if len(one) > 1 else (0, 0) for size, one in zip(sizes, tiles, strict=True)]
         counts = [1 + rows * columns for rows, columns in grids]
         tiles = [one[:count] for one, count in zip(tiles, counts, strict=True)]
         embeddings = self.embed_pixels(to_mindspore(torch.cat(tiles))).split(counts)
@@ -86,14 +86,24 @@ class LlavaNextForConditionalGeneration(LlavaForConditionalGeneration):
             size: its height and width.
             grid: rows and columns of tiles.
         """
+        ends = self.image_newline.to(embeddings.dtype)
         rows, columns = grid
+        if not rows:  # the whole image alone
+            return torch.cat([embeddings[0], ends[None]])
         side = self.spec.vision.image_size // self.spec.vision.patch_size
         whole, tiles = embeddings[0], embeddings[1:].view(rows, columns, side, side, -1)
         image = tiles.transpose(1, 2).reshape(rows * side, columns * side, -1)
         top, left = _padding(size, (rows * side, columns * side))
-        image = image[top : rows * side - top, left : columns * side - left]
-        ends = self.image_newline.to(image.dtype).expand(image.shape[0], 1, -1)
+        image = self.rescaled(image[top : rows * side - top, left : columns * side - left])
+        ends = ends.expand(image.shape[0], 1, -1)
         return torch.cat([whole, torch.cat([image, ends], 1).flatten(0, 1)])
+
+    def rescaled(self, image: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings of an image's tiles side by side in a smaller number, where there are too many.
+
+        [rows, columns, hidden] -> the same here.
+        """
+        return image
 
 
 def _padding(size: list[int], grid: tuple[int, int]) -> tuple[int, int]:

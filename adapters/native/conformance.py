@@ -198,3 +198,98 @@ class TestLlavaNext(TestLlava):
     """The same."""
 
     architecture = "native.LlavaNextForConditionalGeneration"
+
+
+class TestLlavaOnevision(MultiModalConformance):
+    """The standard tests, with a processor of its own images and videos."""
+
+    architecture = "native.LlavaOnevisionForConditionalGeneration"
+
+    @classmethod
+    def write_files(cls, folder: Path) -> None:
+        """Write the processor."""
+        import transformers
+
+        config = cls.find()[0].adapter.example_config
+        vision, tokens = config["vision_config"], [f"t{config[f'{kind}_token_index']}" for kind in _KINDS]
+        square = {"height": vision["image_size"], "width": vision["image_size"]}
+        transformers.LlavaOnevisionProcessor(
+            transformers.LlavaOnevisionImageProcessor(
+                size=square, image_grid_pinpoints=config["image_grid_pinpoints"]
+            ),
+            _tokenizer_with(
+                folder, config["text_config"]["vocab_size"], dict(zip(tokens, tokens, strict=True))
+            ),
+            transformers.LlavaOnevisionVideoProcessor(size=square),
+            num_image_tokens=(vision["image_size"] // vision["patch_size"]) ** 2,
+            vision_feature_select_strategy="full",
+            image_token=tokens[0],
+            video_token=tokens[1],
+        ).save_pretrained(folder)
+
+
+class TestIdefics3(MultiModalConformance):
+    """The standard tests, with a processor of tiles."""
+
+    architecture = "native.Idefics3ForConditionalGeneration"
+    family: ClassVar[str] = "Idefics3"
+
+    @classmethod
+    def write_files(cls, folder: Path) -> None:
+        """Write the processor."""
+        import transformers
+
+        config = cls.find()[0].adapter.example_config
+        vision, last = config["vision_config"], config["image_token_id"]
+        side = vision["image_size"]
+        tiles = [f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)]
+        special = ["<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *tiles]
+        names = {f"t{last - index}": name for index, name in enumerate(special)}
+        size = {"size": {"longest_edge": 2 * side}, "max_image_size": {"longest_edge": side}}
+        others = cls.others(size)
+        getattr(transformers, f"{cls.family}Processor")(
+            getattr(transformers, f"{cls.family}ImageProcessor")(**size),
+            _tokenizer_with(folder, config["text_config"]["vocab_size"], names),
+            image_seq_len=(side // vision["patch_size"] // config["scale_factor"]) ** 2,
+            **others,
+        ).save_pretrained(folder)
+
+    @classmethod
+    def others(cls, size: Mapping[str, Any]) -> dict[str, Any]:
+        """Return further parts of the processor."""
+        del size
+        return {}
+
+
+class TestSmolVLM(TestIdefics3):
+    """The same; transformers' processor of it needs num2words."""
+
+    architecture = "native.SmolVLMForConditionalGeneration"
+    family = "SmolVLM"
+
+    @classmethod
+    def others(cls, size: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the processor of videos, where the package is there that transformers needs."""
+        import pytest
+        import transformers
+
+        pytest.importorskip("num2words", reason="the processor needs num2words, which isn't installed")
+        return {"video_processor": transformers.SmolVLMVideoProcessor(**size)}
+
+
+_KINDS = ("image", "video")
+
+
+def _tokenizer_with(folder: Path, vocab_size: int, names: Mapping[str, str]) -> Any:
+    """Write a tokenizer of words, of which some have other names and are special, and return it."""
+    from transformers import AutoTokenizer
+
+    write_tokenizer(folder, vocab_size)
+    file = folder / "tokenizer.json"
+    text = file.read_text(encoding="utf-8")
+    for word, name in names.items():
+        text = text.replace(f'"{word}"', f'"{name}"')
+    file.write_text(text, encoding="utf-8")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(names.values())})
+    return tokenizer

@@ -18,9 +18,17 @@ TINY_CLIP: Mapping[str, Any] = {
     "image_size": 30,
     "patch_size": 6,
 }
+TINY_SIGLIP: Mapping[str, Any] = {
+    **TINY_CLIP,
+    "model_type": "siglip_vision_model",
+    "hidden_act": "gelu_pytorch_tanh",
+    "vision_use_head": False,
+}
 
 
-def _llava(architecture: str, module: str, **config: Any) -> ModelAdapter:
+def _llava(
+    architecture: str, module: str, modalities: tuple[str, ...] = ("image",), **config: Any
+) -> ModelAdapter:
     """Return the record of a LLaVA, with the fields of a tiny config.json beside those that all have."""
     return ModelAdapter(
         architecture,
@@ -36,16 +44,52 @@ def _llava(architecture: str, module: str, **config: Any) -> ModelAdapter:
             "vision_config": dict(TINY_CLIP),
             **config,
         },
+        modalities=modalities,
+    )
+
+
+def _idefics3(architecture: str, **config: Any) -> ModelAdapter:
+    """Return the record of an Idefics3, with the fields of a tiny config.json beside those that all have."""
+    kept = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act")
+    vision = {name: TINY_SIGLIP[name] for name in kept} | {"image_size": 32, "patch_size": 8}
+    return ModelAdapter(
+        architecture,
+        f"mszoo.models.idefics3:{architecture}",
+        # No LoRA: adapters call the decoder's layers otherwise than the model's parts are called.
+        capabilities=frozenset({Capability.TENSOR_PARALLEL}),
+        devices=("cpu",),
+        packed_modules_mapping=FUSED,
+        example_config={
+            "architectures": [architecture],
+            "image_token_id": 255,
+            "scale_factor": 2,
+            "pad_token_id": 0,
+            "text_config": {"model_type": "llama", **TINY},
+            "vision_config": vision,
+            **config,
+        },
         modalities=("image",),
     )
 
 
 RECORDS = (
+    _idefics3("Idefics3ForConditionalGeneration", model_type="idefics3"),
+    _idefics3("SmolVLMForConditionalGeneration", model_type="smolvlm"),
     _llava("LlavaForConditionalGeneration", "llava", model_type="llava"),
     _llava(
         "LlavaNextForConditionalGeneration",
         "llava_next",
         model_type="llava_next",
         image_grid_pinpoints=[[30, 60], [60, 30], [60, 60]],
+    ),
+    _llava(
+        "LlavaOnevisionForConditionalGeneration",
+        "onevision",
+        ("image", "video"),
+        model_type="llava_onevision",
+        video_token_index=254,
+        image_grid_pinpoints=[[30, 60], [60, 30], [60, 60], [30, 360]],
+        text_config={"model_type": "qwen2", **TINY},
+        vision_config=dict(TINY_SIGLIP),
     ),
 )

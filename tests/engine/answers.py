@@ -3,7 +3,8 @@
 Standard input: by the name of a job, ``{"model": folder, "prompts": [token ids], "max_tokens": count, "options": of
 LLM, "lora": [folder or null for each prompt], "imports": [modules to import first], "reload": [folders whose
 weights to load afterwards, one after the other], "sleep": [levels to sleep at afterwards, one after the other],
-"embed": whether it is an encoder, whose answers are embeddings, "requests": [{"prompt": text, "images": [files]}],
+"embed": whether it is an encoder, whose answers are embeddings, "requests": [{"prompt": text, "images": [files],
+"videos": [files]}],
 "again": whether to ask again afterwards}``. The argument names the file to write.
 """
 
@@ -146,11 +147,18 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _with_images(prompt: str, images: list[str]) -> dict[str, Any]:
+def _with_images(prompt: str, images: list[str], videos: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return a request as vLLM takes it."""
+    import numpy as np
     from PIL import Image
 
-    return {"prompt": prompt, "multi_modal_data": {"image": [Image.open(file) for file in images]}}
+    shown = {
+        "image": [
+            Image.fromarray(np.load(file)) if file.endswith(".npy") else Image.open(file) for file in images
+        ],
+        "video": [np.load(file) for file in videos],
+    }
+    return {"prompt": prompt, "multi_modal_data": {kind: items for kind, items in shown.items() if items}}
 
 
 def tokens_of(outputs: list[Any]) -> list[list[int]]:

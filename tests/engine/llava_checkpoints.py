@@ -11,7 +11,7 @@ from mszoo.adapters.native.multimodal import TINY_CLIP
 from .conftest import TINY
 from .server import byte_tokenizer
 
-IMAGE = "<image>"
+IMAGE, VIDEO = "<image>", "<video>"
 CLIP = dict(TINY_CLIP)
 SIGLIP = CLIP | {"model_type": "siglip_vision_model", "hidden_act": "gelu_pytorch_tanh"}
 _TEMPLATE = (
@@ -35,7 +35,7 @@ def make_llava(
     Args:
         folder: an empty one.
         text, vision: fields of the configs of the decoder and the tower.
-        kind: ``Llava`` or ``LlavaNext``.
+        kind: ``Llava``, ``LlavaNext`` or ``LlavaOnevision``.
         fields: of config.json.
     """
     import torch
@@ -44,9 +44,10 @@ def make_llava(
     from safetensors.torch import load_file, save_file
 
     tokenizer = byte_tokenizer()
-    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
+    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE, VIDEO]})
     tokenizer.chat_template = _TEMPLATE
-    (image,) = tokenizer.convert_tokens_to_ids([IMAGE])
+    image, video = tokenizer.convert_tokens_to_ids([IMAGE, VIDEO])
+    fields |= {"video_token_index": video} if kind == "LlavaOnevision" else {}
     config = getattr(transformers, f"{kind}Config")(
         text_config={"model_type": "llama"} | TINY | {"vocab_size": len(tokenizer)} | dict(text or {}),
         vision_config=dict(vision),
@@ -68,12 +69,23 @@ def make_llava(
     square = {"height": size, "width": size}
     name = f"{kind if kind != 'Llava' else 'CLIP' if is_clip else 'Siglip'}ImageProcessor"
     options = {"size": {"shortest_edge": size}, "crop_size": square}
-    if name.startswith("Siglip"):
+    if name.startswith(("Siglip", "LlavaOnevision")):
         options = {"size": square}
     if "image_grid_pinpoints" in fields:
         options["image_grid_pinpoints"] = fields["image_grid_pinpoints"]
+    images = getattr(transformers, name)(**options)
+    if kind == "LlavaOnevision":
+        transformers.LlavaOnevisionProcessor(
+            images,
+            tokenizer,
+            transformers.LlavaOnevisionVideoProcessor(size=square),
+            num_image_tokens=(size // vision["patch_size"]) ** 2,
+            vision_feature_select_strategy=config.vision_feature_select_strategy,
+            chat_template=_TEMPLATE,
+        ).save_pretrained(folder)
+        return folder
     getattr(transformers, f"{kind}Processor")(
-        getattr(transformers, name)(**options),
+        images,
         tokenizer,
         patch_size=vision["patch_size"],
         vision_feature_select_strategy=config.vision_feature_select_strategy,
@@ -125,23 +137,26 @@ class Reference:
 
     def inputs(self, request: Mapping[str, Any]) -> Any:
         """Return what the processor makes of a request."""
-        images = request.get("multi_modal_data", {}).get("image")
-        images = images if images is None or isinstance(images, list) else [images]
-        return self.processor(text=[request["prompt"]], images=images, return_tensors="pt")
+        data = request.get("multi_modal_data", {})
+        given = {f"{name}s": one if isinstance(one, list) else [one] for name, one in data.items()}
+        return self.processor(text=[request["prompt"]], **given, return_tensors="pt")
 
     def pixels(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the processor makes of a request's images alone."""
         inputs = dict(self.inputs(request))
-        return {name: inputs[name] for name in ("pixel_values", "image_sizes") if name in inputs}
+        names = ("pixel_values", "image_sizes", "pixel_values_videos")
+        return {name: inputs[name] for name in names if name in inputs}
 
     def features(self, request: Mapping[str, Any]) -> list[Any]:
         """Return the embeddings of a request's images: [tokens, hidden] each."""
         import torch
 
-        config = self.model.config
+        config, pixels = self.model.config, self.pixels(request)
+        of_videos = "pixel_values_videos" in pixels
+        read = self.model.get_video_features if of_videos else self.model.get_image_features
         with torch.no_grad():
-            found = self.model.get_image_features(
-                **self.pixels(request),
+            found = read(
+                **pixels,
                 vision_feature_layer=config.vision_feature_layer,
                 vision_feature_select_strategy=config.vision_feature_select_strategy,
             )

@@ -15,6 +15,8 @@ from mszoo.adapters.vllm.cli.bench.job import MINDSPORE, VLLM, BenchError, Resul
 from mszoo.adapters.vllm.cli.bench.runs import environment, run_once
 from mszoo.registry.cli import build
 
+from .llava_checkpoints import make_llava
+
 OPTIONS = {"--dtype": "float32", "--batch": "1", "--new": "24", "--prefill": "64", "--runs": "1"}
 ARGUMENTS = [word for option in OPTIONS.items() for word in option]
 
@@ -85,3 +87,16 @@ def test_the_wrong_answerer_is_refused(checkpoint: Callable[..., Path], tmp_path
     workload = Workload(str(checkpoint("llama")), "float32", (1,), prefill=64, eager=True)
     with pytest.raises(BenchError, match=r"models\.llama\.LlamaForCausalLM served the MindSpore side"):
         run_once(workload, MINDSPORE, environ, tmp_path, tmp_path / "run.log")
+
+
+@pytest.mark.long
+def test_images_in_prompts(tmp_path: Path) -> None:
+    """Prefill with images on both sides, and an answer about them among those that are compared."""
+    folder = str(make_llava(tmp_path / "llava"))
+    shown = ["--images", "2", "--image-size", "40"]
+    result = CliRunner().invoke(build(), ["bench", folder, *ARGUMENTS, *shown, "--eager", "--json"])
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["answered"]["mindspore"]["adapter"] == "native.LlavaForConditionalGeneration"
+    assert report["rows"][1]["name"] == "prefill, 2 images of 40 pixels a side and 64 tokens"
+    assert report["outputs"]["same_answers"] + len(report["outputs"]["near_ties"]) == 5

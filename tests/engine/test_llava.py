@@ -12,10 +12,10 @@ import pytest
 
 from .answers import run_all
 from .conftest import RAW_LOGITS, assert_mindspore, running_engine, served_by
+from .images import TOLERANCE, relative, runs_fused
 from .llava_checkpoints import CLIP, SIGLIP, Reference, make_llava, pictures, requests
 
 ADAPTER = "native.LlavaForConditionalGeneration"
-TOLERANCE = 2e-5  # of the largest
 ROOMY = {
     "skip_tokenizer_init": False,
     "limit_mm_per_prompt": {"image": 3},
@@ -61,18 +61,6 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return made[case]
 
     return make
-
-
-def runs_fused(model: Any) -> bool:
-    """Return whether the decoder runs as one graph, or its layers as one call each; inside the worker."""
-    decoder = model.network.language_model.decoder
-    return decoder.graph.runs or all(layer.compiled.runs for layer in decoder.decoder_layers)
-
-
-def relative(found: Any, expected: Any) -> float:
-    """Return the largest difference, relative to the largest value."""
-    assert found.shape == expected.shape
-    return float((found - expected).abs().max() / expected.abs().max())
 
 
 @pytest.mark.parametrize(("kernel_set", "mode", "case"), RUNS)
@@ -168,18 +156,23 @@ def _write_lora(folder: Path, checkpoint: Path) -> Path:
     return folder
 
 
-def test_it_answers_as_vllm_does(llava: Callable[[str], Path], tmp_path: Path) -> None:
-    """The greedy tokens of vLLM's own model: compiled, in chunks across images, from the cache, with LoRA."""
-    folder = llava("clip-llama")
+def _job(folder: Path, workplace: Path) -> dict[str, Any]:
+    """Return a job that asks all requests of a checkpoint, with the images as files."""
     images = []
     for index, picture in enumerate(pictures()):
-        images.append(str(tmp_path / f"{index}.png"))
+        images.append(str(workplace / f"{index}.png"))
         picture.save(images[-1])
     asked = [
         {"prompt": request["prompt"], "images": _listed(request.get("multi_modal_data"))}
         for request in requests(images)
     ]
-    job = {"model": str(folder), "requests": asked}
+    return {"model": str(folder), "requests": asked}
+
+
+def test_it_answers_as_vllm_does(llava: Callable[[str], Path], tmp_path: Path) -> None:
+    """The greedy tokens of vLLM's own model: compiled, in chunks across images, from the cache, with LoRA."""
+    folder = llava("clip-llama")
+    job = _job(folder, tmp_path)
     lora = str(_write_lora(tmp_path / "lora", folder))
     with_lora = job | {"lora": [lora] * 4}
     adapted = {"enable_lora": True, "max_lora_rank": 8}
@@ -213,6 +206,17 @@ def test_it_answers_as_vllm_does(llava: Callable[[str], Path], tmp_path: Path) -
     assert own["plain"]["workers"][0]["adapter"] is None
     assert own["lora"]["answers"] != own["plain"]["answers"]
     assert len({tuple(answer) for answer in own["plain"]["answers"]}) == 4
+
+
+def test_half_precision(llava: Callable[[str], Path], tmp_path: Path) -> None:
+    """In bfloat16 the log probabilities are vLLM's own, within what it keeps of them."""
+    options = {**ROOMY, "dtype": "bfloat16", "enforce_eager": True}
+    job = _job(llava("clip-llama"), tmp_path) | {"options": options, "max_tokens": 1}
+    own = run_all({"": job}, tmp_path / "own.json", MSZOO_DISABLE="1")[""]
+    ours = run_all({"": job}, tmp_path / "ours.json")[""]
+    assert (ours["workers"][0]["adapter"], own["workers"][0]["adapter"]) == (ADAPTER, None)
+    for found, expected in zip(ours["logprobs"], own["logprobs"], strict=True):
+        assert abs(found - expected) <= 0.03
 
 
 def test_tensor_parallel(llava: Callable[[str], Path], tmp_path: Path) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import base64
+import functools
+import http.server
 import io
+import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ import pytest
 
 from mszoo.adapters.vllm.cli.demo.serve import find_answerer
 
+from .conftest import running_engine
 from .llava_checkpoints import Reference, make_llava, pictures
 from .server import MODEL, Server, make_text_checkpoint, running_server
 
@@ -25,10 +30,29 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    limit = ("--limit-mm-per-prompt", '{"image": 2}')
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the pictures as files."""
+    folder = tmp_path_factory.mktemp("media")
+    for index, picture in enumerate(pictures()):
+        picture.save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, media: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    limit = ("--limit-mm-per-prompt", '{"image": 2}', "--allowed-local-media-path", str(media))
     with running_server(folder, tmp_path_factory.mktemp("server"), *_OPTIONS, *limit) as running:
         yield running
+
+
+@pytest.fixture
+def site(media: Path) -> Iterator[str]:
+    """The address under which this machine gives out the pictures."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(media))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
 
 
 def part(image: Any) -> dict[str, Any]:
@@ -40,6 +64,20 @@ def part(image: Any) -> dict[str, Any]:
         content = buffer.getvalue()
     url = f"data:image/png;base64,{base64.b64encode(content).decode()}"
     return {"type": "image_url", "image_url": {"url": url}}
+
+
+def at(url: str) -> dict[str, Any]:
+    """Return a part of a message that says where the image is."""
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def bomb() -> bytes:
+    """Return a small file of an image with more pixels than anybody should unpack: 20 000 by 20 000."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def question(*parts: dict[str, Any]) -> dict[str, Any]:
@@ -68,6 +106,17 @@ def test_it_answers_about_images(server: Server, folder: Path) -> None:
     assert find_answerer(server.log()).adapter == ADAPTER
 
 
+def test_images_by_address_and_by_file(server: Server, media: Path, site: str) -> None:
+    """The tokens that the image's bytes get."""
+    first, second, _ = pictures()
+    for parts in (
+        [at(f"{site}/0.png"), at(f"{site}/1.png")],
+        [at(f"file://{media}/{i}.png") for i in range(2)],
+    ):
+        given = server.post("/v1/chat/completions", question(*parts))
+        assert given["choices"][0]["token_ids"] == answer(server, first, second)
+
+
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
@@ -85,6 +134,16 @@ def test_bad_images_are_refused(parts: list[dict[str, Any]], said: str, server: 
     assert len(answer(server, pictures()[0])) == 6
 
 
+def test_a_decompression_bomb(server: Server) -> None:
+    """vLLM names it before anything is unpacked (with status 500), and the next request is answered."""
+    response = server.http.post("/v1/chat/completions", json=question(part(bomb())))
+    assert response.status_code >= 400
+    said = response.json()["error"]["message"]
+    assert said.startswith("Image size (400000000 pixels) exceeds limit")
+    assert "decompression bomb" in said
+    assert len(answer(server, pictures()[0])) == 6
+
+
 def test_an_image_in_a_text_model(tmp_path: Path) -> None:
     folder = make_text_checkpoint(tmp_path / "text")
     with running_server(folder, tmp_path, "--max-model-len", "256") as server:
@@ -93,3 +152,15 @@ def test_an_image_in_a_text_model(tmp_path: Path) -> None:
         assert "is not a multimodal model" in response.json()["error"]["message"]
         assert len(answer(server)) == 6
         assert find_answerer(server.log()).adapter == "native.LlamaForCausalLM"
+
+
+def test_a_checkpoint_without_its_processor(folder: Path, tmp_path: Path) -> None:
+    """A start without the processor's files ends with an error that says what is missing."""
+    shutil.copytree(folder, tmp_path / "bare")
+    for file in ("processor_config.json", "preprocessor_config.json"):
+        (tmp_path / "bare" / file).unlink(missing_ok=True)
+    with (
+        pytest.raises(OSError, match=r"preprocessor_config\.json"),
+        running_engine(tmp_path / "bare", skip_tokenizer_init=False),
+    ):
+        pass

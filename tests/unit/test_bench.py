@@ -28,6 +28,7 @@ def run(*arguments):
         (["--new", "1"], "greater than or equal to 2"),
         (["--dtype", "int8"], "int8"),
         (["--kernels", "fast"], "'fast' is not a kernel set"),
+        (["--images", "-1"], "greater than or equal to 0"),
     ],
 )
 def test_bad_usage(tmp_path, arguments, text):
@@ -40,6 +41,15 @@ def test_a_missing_folder_is_bad_usage(tmp_path):
     found = run(str(tmp_path / "nowhere"))
     assert found.exit_code == 2
     assert "nowhere: doesn't exist." in found.stderr
+
+
+def test_images_for_a_model_that_reads_none(tmp_path):
+    found = run(model_folder(tmp_path, "LlamaForCausalLM"), "--images", "1")
+    assert found.exit_code == 1
+    assert (
+        "LlamaForCausalLM reads no images. Leave --images out, or name a model that reads them"
+        in found.stderr
+    )
 
 
 def test_an_architecture_without_a_mindspore_model_is_refused(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from mszoo.adapters.vllm.cli.bench import worker as bench_worker
 from mszoo.adapters.vllm.cli.bench.job import MINDSPORE, VLLM, BenchError, Workload
-from mszoo.adapters.vllm.cli.bench.worker import check_answerer, engine_options, prompts
+from mszoo.adapters.vllm.cli.bench.worker import check_answerer, engine_options, prompts, with_images
 
 from .bench_results import OURS, THEIRS
 
@@ -20,6 +20,33 @@ def test_every_prefill_fits_one_step():
     assert (options["max_num_seqs"], options["max_model_len"]) == (32, 513)
     options = engine_options(Workload("m", batches=(1,), prompt=1, new=2, prefill=1))
     assert options["max_model_len"] == options["max_num_batched_tokens"] == 129
+
+
+def test_a_model_that_reads_images(tmp_path):
+    (tmp_path / "config.json").write_text(
+        '{"text_config": {"max_position_embeddings": 5000}}', encoding="utf-8"
+    )
+    workload = Workload(str(tmp_path), prefill=512, reads=("image", "video"))
+    options = engine_options(workload)
+    assert options["limit_mm_per_prompt"] == {"image": 0, "video": 0}
+    assert options["max_model_len"] == 513
+    assert not options["skip_tokenizer_init"]
+    options = engine_options(dataclasses.replace(workload, images=1))
+    assert options["limit_mm_per_prompt"] == {"image": 1, "video": 0}
+    assert options["max_model_len"] == options["max_num_batched_tokens"] == 513 + 4096
+    assert engine_options(dataclasses.replace(workload, images=2))["max_model_len"] == 5000
+    assert "limit_mm_per_prompt" not in engine_options(Workload("m"))
+
+
+def test_images_are_noise_in_front_of_the_prompt():
+    workload = Workload("m", images=2, image_size=7)
+    (prompt,) = prompts(50, (3,), seed=1)
+    made = [with_images(prompt, [51, 51], workload, seed) for seed in (1, 1, 2)]
+    assert made[0]["prompt_token_ids"] == [51, 51, *prompt["prompt_token_ids"]]
+    shown = [[image.tobytes() for image in one["multi_modal_data"]["image"]] for one in made]
+    assert [image.size for image in made[0]["multi_modal_data"]["image"]] == [(7, 7)] * 2
+    assert shown[0] == shown[1]
+    assert len(set(shown[0] + shown[2])) == 4
 
 
 def test_prompts_are_fixed_and_below_the_vocabulary():

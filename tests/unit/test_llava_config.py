@@ -1,16 +1,18 @@
-"""What the reader of LLaVA's config makes of published configs, and what it refuses by name."""
+"""What the readers of LLaVA's and Idefics3's configs make of published ones, and what they refuse by name."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from transformers import LlavaConfig, LlavaNextConfig
+from transformers import Idefics3Config, LlavaConfig, LlavaNextConfig, LlavaOnevisionConfig
 
 from mszoo.layers.vision import VisionSpec
+from mszoo.models.idefics3 import Idefics3ForConditionalGeneration, Idefics3Spec
 from mszoo.models.llava import LlavaForConditionalGeneration, LlavaSpec
 from mszoo.models.llava_next import LlavaNextForConditionalGeneration
 from mszoo.models.mistral import MistralForCausalLM
+from mszoo.models.onevision import LlavaOnevisionForConditionalGeneration
 from mszoo.models.qwen2 import Qwen2ForCausalLM
 from mszoo.registry.errors import RefusalError
 
@@ -134,3 +136,73 @@ def test_what_llava_1_6_refuses(fields: dict[str, Any], what: str) -> None:
     with pytest.raises(RefusalError) as raised:
         read_next(**fields)
     assert f"native.LlavaNextForConditionalGeneration: config.json says {what}" in str(raised.value)
+
+
+def read_onevision(**fields: Any) -> LlavaSpec:
+    config = LlavaOnevisionConfig(**(INTERLEAVE | {"vision_feature_layer": -1} | fields))
+    who = "native.LlavaOnevisionForConditionalGeneration"
+    return LlavaOnevisionForConditionalGeneration.read_config(config, who)
+
+
+def test_onevision() -> None:
+    """As in llava-hf/llava-onevision-qwen2-0.5b-ov-hf, shortened: the last layer is read as it is."""
+    spec = read_onevision()
+    assert (spec.feature_layers, spec.vision.num_layers, spec.layers_of_tower) == ((26,), 26, 26)
+    assert spec.vision.norm_after_layers is None
+    assert spec.decoder is Qwen2ForCausalLM
+
+
+def test_onevision_keeps_as_many_tiles_as_vllm_counts() -> None:
+    with pytest.raises(RefusalError, match="vision_aspect_ratio='anyres_max_4'"):
+        read_onevision(vision_aspect_ratio="anyres_max_4")
+
+
+#: As in HuggingFaceM4/Idefics3-8B-Llama3, shortened.
+IDEFICS3: dict[str, Any] = {
+    "image_token_id": 128257,
+    "scale_factor": 2,
+    "text_config": {"model_type": "llama", "vocab_size": 128259},
+    "vision_config": {
+        "hidden_size": 1152,
+        "image_size": 364,
+        "intermediate_size": 4304,
+        "model_type": "idefics3",
+        "num_attention_heads": 16,
+        "num_hidden_layers": 27,
+        "patch_size": 14,
+    },
+}
+
+
+def read_idefics3(**fields: Any) -> Idefics3Spec:
+    config = Idefics3Config(**(IDEFICS3 | fields))
+    who = "native.Idefics3ForConditionalGeneration"
+    return Idefics3ForConditionalGeneration.read_config(config, who)
+
+
+def test_idefics3() -> None:
+    spec = read_idefics3()
+    assert (spec.vision.num_positions, spec.vision.num_layers, spec.scale_factor) == (676, 27, 2)
+    assert spec.vision.norm_after_layers is not None
+    assert spec.vision.norm_after_layers.name == "post_layernorm"
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"text_config": {"model_type": "mistral"}}, "text_config.model_type='mistral'"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings=True"),
+        ({"scale_factor": 4}, "scale_factor=4"),
+        # 25 patches on a side: rounding puts the reference's positions out of order.
+        (
+            {"vision_config": IDEFICS3["vision_config"] | {"image_size": 350}, "scale_factor": 5},
+            "image_size=350",
+        ),
+    ],
+)
+def test_what_idefics3_refuses(fields: dict[str, Any], what: str) -> None:
+    with pytest.raises(RefusalError) as raised:
+        read_idefics3(**fields)
+    said = str(raised.value)
+    assert "native.Idefics3ForConditionalGeneration: config.json says" in said
+    assert what in said

@@ -24,7 +24,7 @@ from mszoo.registry.catalog import Catalog
 from mszoo.registry.cli.report import JsonOption, choice, chosen_device, console, print_json
 from mszoo.registry.files import make_folder
 from mszoo.registry.load import load_catalog
-from mszoo.registry.records import DTYPES
+from mszoo.registry.records import DTYPES, ModelAdapter
 from mszoo.registry.settings import Settings
 from mszoo.registry.text import printable
 
@@ -36,6 +36,8 @@ def bench(
     prompt: Annotated[int, typer.Option(min=1, help="Tokens of each decoded prompt.")] = 16,
     new: Annotated[int, typer.Option(min=2, help="Tokens decoded for each prompt.")] = 64,
     prefill: Annotated[int, typer.Option(min=1, help="Tokens of the prompt for prefill.")] = 512,
+    images: Annotated[int, typer.Option(min=0, help="Images in front of the prompt for prefill.")] = 0,
+    image_size: Annotated[int, typer.Option(min=1, help="Height and width of an image, in pixels.")] = 336,
     runs: Annotated[int, typer.Option(min=1, help="Fresh processes of each side.")] = 3,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements in a process; their median counts.")] = 3,
     eager: Annotated[bool, typer.Option("--eager", help="vLLM's --enforce-eager on both sides.")] = False,
@@ -54,6 +56,7 @@ def bench(
 
     Each run is a fresh process, the sides take turns, with the same flags.
     Decoding is timed without the time to the first token; an encoder's texts are pooled, and nothing is decoded.
+    With --images each prefill has new ones, prepared and all.
     Both sides must give the same outputs, or no figure is shown.
     Exits with 1 if they differ, or if a side can't run.
     """
@@ -67,8 +70,24 @@ def bench(
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGHUP, _terminate)
     try:
-        catalog, task = _require_adapter(directory, architectures)
-        workload = Workload(str(directory), dtype, batches, prompt, new, prefill, eager, task, repeats)
+        catalog, adapter = _require_adapter(directory, architectures)
+        if images and "image" not in adapter.modalities:
+            what = f"{adapter.architecture} reads no images"
+            raise BenchError(str(directory), what, "Leave --images out, or name a model that reads them")
+        workload = Workload(
+            str(directory),
+            dtype,
+            batches,
+            prompt,
+            new,
+            prefill,
+            eager,
+            adapter.task,
+            repeats,
+            adapter.modalities,
+            images,
+            image_size,
+        )
         here = machine()
         plan, results, reference = _run(workload, runs, kernels, log)
     except BenchError as error:
@@ -119,15 +138,15 @@ def _run(
             shutil.rmtree(plan.logs, ignore_errors=True)
 
 
-def _require_adapter(directory: Path, architectures: list[str]) -> tuple[Catalog, str]:
-    """Return the catalog, and of an encoder its task; BenchError if no MindSpore model serves the folder."""
+def _require_adapter(directory: Path, architectures: list[str]) -> tuple[Catalog, ModelAdapter]:
+    """Return the catalog and the record of who serves; BenchError if no MindSpore model serves the folder."""
     catalog = load_catalog(device=chosen_device(None))
     winners = [catalog.decide(name).winner for name in architectures]
     found = next((winner for winner in winners if winner is not None), None)
     if found is None:
         what = f"no MindSpore model serves {', '.join(architectures)}"
         raise BenchError(str(directory), what, f"See why: mszoo explain {shlex.quote(str(directory))}")
-    return catalog, found.adapter.task
+    return catalog, found.adapter
 
 
 def _numbers(text: str) -> tuple[int, ...]:

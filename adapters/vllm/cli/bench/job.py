@@ -37,6 +37,9 @@ class Workload:
         task: of a model that is pooled, vLLM's pooling task; empty where text is generated. Prompts then are texts,
             and nothing is decoded.
         repeats: how often a process takes each time; it gives their median.
+        reads: what the model reads beside text, as its record's ``modalities``.
+        images: how many of them stand before the prompt whose prefill is timed.
+        image_size: their height and width, in pixels.
     """
 
     model: str
@@ -48,6 +51,9 @@ class Workload:
     eager: bool = False
     task: str = ""
     repeats: int = 3
+    reads: tuple[str, ...] = ()
+    images: int = 0
+    image_size: int = 336
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,11 @@ def rows(results: dict[str, list[Result]], workload: Workload) -> list[Row]:
     many = f"texts of {workload.prompt} tokens, " if pools else "decode, "
     one, first = ("one text", "first answer") if pools else ("prefill", "first token")
     counted = workload.prompt if pools else workload.new - 1
+    timed = row(f"{one}, {workload.prefill} tokens", "tokens/s", lambda r: workload.prefill / r.prefill, True)
+    if workload.images:  # how many tokens they are is the processor's
+        shown = f"{workload.images} image{'s' * (workload.images > 1)} of {workload.image_size} pixels a side"
+        name = f"prefill, {shown} and {workload.prefill} tokens"
+        timed = row(name, "ms", lambda result: result.prefill * 1000)
     found = [
         row(
             f"{many}batch {batch}",
@@ -85,7 +90,7 @@ def rows(results: dict[str, list[Result]], workload: Workload) -> list[Row]:
         for index, batch in enumerate(workload.batches)
     ]
     found += [
-        row(f"{one}, {workload.prefill} tokens", "tokens/s", lambda r: workload.prefill / r.prefill, True),
+        timed,
         row(f"time to {first}", "ms", lambda result: result.first_token * 1000),
         row(f"start to {first}, cold cache", "s", lambda result: result.start, runs=slice(1)),
     ]

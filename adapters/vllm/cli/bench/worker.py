@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.metadata
+import itertools
 import json
 import random
 import resource
@@ -35,6 +36,7 @@ from mszoo.registry.errors import MszooError
 SCORED_TOKENS = 128  # length of the prompt whose log-probabilities are compared
 ANSWERED_PROMPTS = (5, 16, 40, 1)  # lengths of the prompts whose greedy answers are compared
 ANSWER_TOKENS = 16
+_IMAGE_ROOM = 4096  # tokens of an image, at most
 _NEAREST = 8  # tokens to find the other side's choice among
 _WRAPPER = "mszoo.adapters.vllm.models.wrapper.MindSporeModel"
 _MIB_IN_KIB = 1024
@@ -64,6 +66,11 @@ def engine_options(workload: Workload) -> dict[str, Any]:
     )
     if workload.task:
         length = max(workload.prefill, workload.prompt, SCORED_TOKENS)
+    shown: dict[str, Any] = {}
+    if workload.reads:
+        shown["limit_mm_per_prompt"] = dict.fromkeys(workload.reads, 0) | {"image": workload.images}
+    if workload.images:
+        length = min(length + workload.images * _IMAGE_ROOM, _longest(workload.model))
     return {
         "model": workload.model,
         "dtype": workload.dtype,
@@ -72,10 +79,50 @@ def engine_options(workload: Workload) -> dict[str, Any]:
         "max_num_seqs": max(workload.batches),
         "max_num_batched_tokens": max(length, max(workload.batches) * workload.prompt),
         "enable_prefix_caching": False,
-        "skip_tokenizer_init": not workload.task,  # vLLM pools nothing without a tokenizer
+        # vLLM pools nothing without a tokenizer, and prepares no images.
+        "skip_tokenizer_init": not (workload.task or workload.reads),
         "seed": 0,
+        **shown,
         **({"runner": "pooling", "pooler_config": {"task": workload.task}} if workload.task else {}),
     }
+
+
+def _longest(model: str) -> int:
+    """Return the positions that a model's config.json says it has, or very many where it says none."""
+    config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+    text = config.get("text_config") or config
+    return int(text.get("max_position_embeddings") or sys.maxsize)
+
+
+def with_images(
+    prompt: dict[str, list[int]], placeholders: list[int], workload: Workload, seed: int
+) -> dict[str, Any]:
+    """Return a prompt behind images of noise, which are the same for the same seed.
+
+    Args:
+        prompt: token ids.
+        placeholders: token ids that stand for the images.
+        workload: says how many, and of which size.
+        seed: of the noise.
+    """
+    import numpy as np
+    from PIL import Image
+
+    draw, side = np.random.default_rng(seed), workload.image_size
+    pixels = draw.integers(0, 256, (workload.images, side, side, 3), dtype=np.uint8)
+    shown = {"image": [Image.fromarray(one) for one in pixels]}
+    return {"prompt_token_ids": [*placeholders, *prompt["prompt_token_ids"]], "multi_modal_data": shown}
+
+
+def _placeholders(llm: Any, count: int) -> list[int]:
+    """Return the token ids that stand for so many images, by what the model says stands for each."""
+
+    def texts(model: Any) -> list[str]:
+        return [type(model).get_placeholder_str("image", index + 1) for index in range(count)]
+
+    tokenizer = llm.get_tokenizer()
+    (found,) = llm.apply_model(texts)
+    return [token for text in found for token in tokenizer.encode(text, add_special_tokens=False)]
 
 
 def prompts(vocabulary: int, lengths: tuple[int, ...], seed: int) -> list[dict[str, list[int]]]:
@@ -123,10 +170,23 @@ def run(job: Job) -> Result | Outputs:
     answer(single, 1)
     start = time.time() - job.started  # the parent's clock: this process didn't exist when it began to start
     check_answerer(job.side, look(llm))
+    seeds, placeholders = itertools.count(), _placeholders(llm, workload.images) if workload.images else []
+
+    def shown(length: int, seed: int) -> list[Any]:
+        # New images each time: vLLM keeps what it made of those that it has seen.
+        found = prompts(vocabulary, (length,), seed)
+        return (
+            [with_images(one, placeholders, workload, next(seeds)) for one in found]
+            if placeholders
+            else found
+        )
+
     say = (
         functools.partial(_pooled, vocabulary, pool)
         if workload.task
-        else functools.partial(_outputs, vocabulary, generate)
+        else functools.partial(
+            _outputs, vocabulary, generate, shown(max(ANSWERED_PROMPTS), 6)[: workload.images]
+        )
     )
     if not job.timed:
         return say()
@@ -135,9 +195,8 @@ def run(job: Job) -> Result | Outputs:
 
     seconds(single, 1)
     first_token = median_time(workload.repeats, lambda: seconds(single, 1))
-    long = prompts(vocabulary, (workload.prefill,), seed=2)
-    seconds(long, 1)
-    prefill = median_time(workload.repeats, lambda: seconds(long, 1))
+    seconds(shown(workload.prefill, 2), 1)
+    prefill = median_time(workload.repeats, lambda: seconds(shown(workload.prefill, 2), 1))
     decode = []
     for size in workload.batches:
         batch = prompts(vocabulary, (workload.prompt,) * size, seed=3)
@@ -191,8 +250,9 @@ def look(llm: Any) -> Answerer:
 def main(path: str) -> None:
     """Run the job in a JSON file; an error of mszoo becomes the result."""
     fields = json.loads(Path(path).read_text(encoding="utf-8"))
-    workload = {**fields["workload"], "batches": tuple(fields["workload"]["batches"])}
-    job = Job(**{**fields, "workload": Workload(**workload)})
+    workload = fields["workload"]
+    lists = {name: tuple(workload[name]) for name in ("batches", "reads")}
+    job = Job(**{**fields, "workload": Workload(**(workload | lists))})
     try:
         report = dataclasses.asdict(run(job))
     except MszooError as error:
@@ -210,8 +270,9 @@ def _check_cache(cache_config: Any, workload: Workload) -> None:
         raise BenchError("bench", what, "Set VLLM_CPU_KVCACHE_SPACE to more GiB, or give a smaller --batch")
 
 
-def _outputs(vocabulary: int, generate: Callable[..., Any]) -> Outputs:
-    answered = generate(prompts(vocabulary, ANSWERED_PROMPTS, seed=4), ANSWER_TOKENS, logprobs=_NEAREST)
+def _outputs(vocabulary: int, generate: Callable[..., Any], shown: list[Any]) -> Outputs:
+    asked = [*prompts(vocabulary, ANSWERED_PROMPTS, seed=4), *shown]
+    answered = generate(asked, ANSWER_TOKENS, logprobs=_NEAREST)
     (scored,) = generate(prompts(vocabulary, (SCORED_TOKENS,), seed=5), 1, prompt_logprobs=0)
     return Outputs(
         answers=[list(output.outputs[0].token_ids) for output in answered],

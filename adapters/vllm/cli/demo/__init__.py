@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mszoo.adapters.vllm.cli.demo import folder
+from mszoo.adapters.vllm.cli.demo import folder, random_llava
 from mszoo.adapters.vllm.cli.demo.smollm2 import DemoModelError
 
 NAME = "SmolLM2-135M-Instruct"
@@ -19,13 +19,29 @@ NAME = "SmolLM2-135M-Instruct"
 
 def demo_model(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder for the model (273 MB).")],
+    image: Annotated[
+        bool,
+        typer.Option("--image", help="Instead a tiny random LLaVA: its path works, its words mean nothing."),
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a demo model that mszoo made earlier.")
     ] = False,
 ) -> None:
-    """Write SmolLM2-135M-Instruct as an ordinary Hugging Face folder that vLLM can serve."""
+    """Write SmolLM2-135M-Instruct as an ordinary Hugging Face folder that vLLM can serve.
+
+    With --image a LLaVA of random weights, since no package has a small real one.
+    """
     signal.signal(signal.SIGTERM, _terminate)
+    if image and force:
+        raise typer.BadParameter("a random model replaces no folder", param_hint="--force")
     try:
+        if image:
+            random_llava.make(directory)
+            typer.echo(
+                f"A LLaVA of random weights is in {directory}: it reads images, and its words mean nothing"
+            )
+            typer.echo(f"Serve it: vllm serve {shlex.quote(str(directory))} --dtype float32")
+            return
         written = make_with_progress(directory, force=force)
     except DemoModelError as error:
         typer.echo(f"mszoo: {error}", err=True)
