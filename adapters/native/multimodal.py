@@ -20,6 +20,17 @@ TINY_CLIP: Mapping[str, Any] = {
 }
 
 
+#: A tower on patches of six by six pixels and two frames, of which two by two become an embedding.
+TINY_QWEN_VISION: Mapping[str, Any] = {
+    "depth": 3,
+    "num_heads": 2,
+    "in_channels": 3,
+    "patch_size": 6,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+}
+
+
 def _llava(architecture: str, module: str, **config: Any) -> ModelAdapter:
     """Return the record of a LLaVA, with the fields of a tiny config.json beside those that all have."""
     return ModelAdapter(
@@ -40,6 +51,31 @@ def _llava(architecture: str, module: str, **config: Any) -> ModelAdapter:
     )
 
 
+def _qwen(architecture: str, module: str, vision: Mapping[str, Any], **config: Any) -> ModelAdapter:
+    """Return the record of a Qwen-VL, with the fields of a tiny config.json beside those that all have."""
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
+    text = {**TINY, "hidden_size": 128, "rope_parameters": rope}
+    del text["head_dim"]  # as wide as the stream shared out, whatever it says
+    return ModelAdapter(
+        architecture,
+        f"mszoo.models.{module}:{architecture}",
+        capabilities=frozenset({Capability.LORA, Capability.TENSOR_PARALLEL}),
+        devices=("cpu",),  # nobody has tried its tower beside vllm-ascend
+        packed_modules_mapping=FUSED,
+        example_config={
+            "architectures": [architecture],
+            "text_config": text,
+            "vision_config": {**TINY_QWEN_VISION, **vision},
+            "vision_start_token_id": 252,
+            "vision_end_token_id": 253,
+            "video_token_id": 254,
+            "image_token_id": 255,
+            **config,
+        },
+        modalities=("image", "video"),
+    )
+
+
 RECORDS = (
     _llava("LlavaForConditionalGeneration", "llava", model_type="llava"),
     _llava(
@@ -47,5 +83,23 @@ RECORDS = (
         "llava_next",
         model_type="llava_next",
         image_grid_pinpoints=[[30, 60], [60, 30], [60, 60]],
+    ),
+    _qwen(
+        "Qwen2VLForConditionalGeneration",
+        "qwen2_vl",
+        {"embed_dim": 64, "mlp_ratio": 2, "hidden_size": 128},
+        model_type="qwen2_vl",
+    ),
+    _qwen(
+        "Qwen2_5_VLForConditionalGeneration",
+        "qwen2_5_vl",
+        {
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "out_hidden_size": 128,
+            "window_size": 24,
+            "fullatt_block_indexes": [1],
+        },
+        model_type="qwen2_5_vl",
     ),
 )

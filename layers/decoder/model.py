@@ -62,6 +62,8 @@ class Decoder(Module):
             DecoderLayer(spec.layers[index], prefix=f"{prefix}.{spec.layers_name}.{index}")
             for index in range(stage.start, stage.end)
         ]
+        rotary = getattr(self.decoder_layers[0].attention, "rotary_emb", None) if self.decoder_layers else None
+        outside_the_tree(self, _mrope=getattr(rotary, "mrope", None))
         elsewhere = [
             torch.nn.Identity() for _ in spec.layers
         ]  # they keep the numbers of others in their names
@@ -89,13 +91,15 @@ class Decoder(Module):
         return self._scaled(x) if self.spec.scales_lookup else x
 
     def forward(self, positions: ms.Tensor, x: ms.Tensor) -> ms.Tensor:
-        """[T], what :meth:`embed` returns [T, hidden] -> hidden states [T, hidden].
+        """[T] or [axes, T], what :meth:`embed` returns [T, hidden] -> hidden states [T, hidden].
 
         A stage that isn't the first takes what the one before it returned, and one that isn't the last returns the
         residual stream.
         """
         if self.stage.is_first:
             x = self._embedded(positions, x)
+        if self._mrope is not None:
+            positions = self._mrope(positions)
         if self.graph is not None:
             hidden_states = self.graph(positions, x)
             if hidden_states is not None:

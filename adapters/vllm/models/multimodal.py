@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 
 from mszoo.adapters.vllm.models.wrapper import MindSporeCausalLM, to_mindspore, to_torch
-from mszoo.adapters.vllm.seam import SupportsMultiModal
+from mszoo.adapters.vllm.seam import SupportsMRoPE, SupportsMultiModal
 
 
 class VllmProcessor:
@@ -23,7 +23,7 @@ class VllmProcessor:
         return owner.own_model()._processor_factory
 
 
-class MindSporeMultiModal(MindSporeCausalLM, SupportsMultiModal):
+class MindSporeMultiModal(MindSporeCausalLM, SupportsMultiModal, SupportsMRoPE):
     """A MindSpore model of several modalities under vLLM's protocol of them.
 
     Its network is a :class:`mszoo.layers.multimodal.MultiModalLM`.
@@ -50,6 +50,28 @@ class MindSporeMultiModal(MindSporeCausalLM, SupportsMultiModal):
     def get_placeholder_str(cls, modality: str, i: int) -> str | None:
         """Return what stands in a prompt for the ``i``-th item of a modality."""
         found: str | None = cls.own_model().get_placeholder_str(modality, i)
+        return found
+
+    def get_mrope_input_positions(
+        self, input_tokens: list[int], mm_features: list[Any]
+    ) -> tuple[torch.Tensor, int]:
+        """Return the positions of a prompt's tokens, and what those of its answer are ahead of their number.
+
+        They follow from how vLLM's processor put items into the prompt, so vLLM's own model says them: by its
+        config alone, without a part of it built.
+
+        Args:
+            input_tokens: of the prompt.
+            mm_features: vLLM's, of its items.
+
+        Returns:
+            [axes, T] int64; and a number.
+        """
+        own = self.own_model()
+        bare = own.__new__(own)
+        torch.nn.Module.__init__(bare)
+        bare.config = self.config
+        found: tuple[torch.Tensor, int] = bare.get_mrope_input_positions(input_tokens, mm_features)
         return found
 
     def get_language_model(self) -> Any:
