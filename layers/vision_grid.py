@@ -136,7 +136,9 @@ class GridVisionTransformer(Module):
             self.pos_embed = Module()
             table = torch.zeros(spec.num_positions, spec.hidden_size)
             self.pos_embed.weight = torch.nn.Parameter(table, requires_grad=False)
-        layers = [GridVisionLayer(spec, prefix=f"{prefix}.blocks.{index}") for index in range(spec.num_layers)]
+        layers = [
+            GridVisionLayer(spec, prefix=f"{prefix}.blocks.{index}") for index in range(spec.num_layers)
+        ]
         self.blocks = ModuleList(layers)
         self.merger = Merger(spec, prefix=f"{prefix}.merger")
         if spec.deepstack:
@@ -160,7 +162,9 @@ class GridVisionTransformer(Module):
         spec = self.spec
         given = to_torch(pixels).to(self._dtype)
         if given.shape != (sum(t * h * w for t, h, w in grids), spec.pixels):
-            raise ValueError(f"patches {list(given.shape)} of {spec.pixels} numbers each, in grids {list(grids)}")
+            raise ValueError(
+                f"patches {list(given.shape)} of {spec.pixels} numbers each, in grids {list(grids)}"
+            )
         x = to_torch(self.get_submodule("patch_embed.proj")(to_mindspore(given)))
         places = torch.cat([_places(grid, spec.merge_size) for grid in grids])
         if spec.num_positions:
@@ -259,7 +263,10 @@ class GridVisionAttention(Module):
         self.qkv = qkv_linear(hidden_size, size, num_heads, num_heads, bias=True, prefix=f"{prefix}.qkv")
         self.proj = row_linear(num_heads * size, hidden_size, bias=True, prefix=f"{prefix}.proj")
         kernels = dispatch.current()
-        self._rotate, self._attend = kernels.function("rotary_embedding"), kernels.function("encoder_attention")
+        self._rotate, self._attend = (
+            kernels.function("rotary_embedding"),
+            kernels.function("encoder_attention"),
+        )
         self._scale = size**-0.5
 
     def forward(self, x: ms.Tensor, rows: ms.Tensor, table: ms.Tensor, runs: Sequence[Run]) -> ms.Tensor:
@@ -343,7 +350,9 @@ def _windows(grids: Sequence[Grid], merge: int, side: int) -> tuple[torch.Tensor
         lengths, counts = sizes[by_size].unique_consecutive(return_counts=True)
         for _ in range(frames):
             orders.append(of_frame + start)
-            runs += [Run(n, merge**2 * size) for n, size in zip(counts.tolist(), lengths.tolist(), strict=True)]
+            runs += [
+                Run(n, merge**2 * size) for n, size in zip(counts.tolist(), lengths.tolist(), strict=True)
+            ]
             start += rows * columns
     return torch.cat(orders), runs
 
@@ -351,7 +360,8 @@ def _windows(grids: Sequence[Grid], merge: int, side: int) -> tuple[torch.Tensor
 def _joined(runs: Sequence[Run]) -> list[Run]:
     """Return the same sequences with neighbours of equal length in one run."""
     return [
-        Run(sum(run.sequences for run in alike), length) for length, alike in groupby(runs, lambda run: run.length)
+        Run(sum(run.sequences for run in alike), length)
+        for length, alike in groupby(runs, lambda run: run.length)
     ]
 
 

@@ -9,7 +9,7 @@ from mszoo.layers.vision_grid import GridVisionSpec, MergerSpec
 from mszoo.models.qwen2_vl import VISION_EPS, GridVisionReader, Qwen2VLForConditionalGeneration
 
 
-class Qwen2_5_VLForConditionalGeneration(Qwen2VLForConditionalGeneration):  # noqa: N801  config.json calls it so
+class Qwen2_5_VLForConditionalGeneration(Qwen2VLForConditionalGeneration):
     """Qwen2.5-VL: as Hugging Face's ``models/qwen2_5_vl`` defines it."""
 
     output_field: ClassVar[str] = "out_hidden_size"
@@ -20,7 +20,10 @@ class Qwen2_5_VLForConditionalGeneration(Qwen2VLForConditionalGeneration):  # no
         mlp = MLPSpec(reader.size("intermediate_size"), reader.required("hidden_act"), bias=True)
         norm = NormSpec("rms_norm", VISION_EPS)
         merger = MergerSpec(reader.size(cls.output_field), norm.named("ln_q"), "mlp.0", "mlp.2")
-        window, patches = reader.size("window_size"), reader.size("patch_size") * reader.size("spatial_merge_size")
+        window, patches = (
+            reader.size("window_size"),
+            reader.size("patch_size") * reader.size("spatial_merge_size"),
+        )
         if window < patches:
             reader.refuse("window_size", window)
         whole = reader.required("fullatt_block_indexes")

@@ -224,7 +224,9 @@ class GridVisionReader(ConfigReader):
             RefusalError: naming the field that can't be honoured.
         """
         heads = self.size("num_heads")
-        if hidden % heads or hidden // heads % 4:  # a quarter of a head turns by the row, a quarter by the column
+        if (
+            hidden % heads or hidden // heads % 4
+        ):  # a quarter of a head turns by the row, a quarter by the column
             self.refuse("num_heads", heads)
         rope = self.optional("rope_parameters", None) or {}
         if rope.get("rope_type", "axial") not in ("axial", "default"):

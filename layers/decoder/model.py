@@ -62,7 +62,9 @@ class Decoder(Module):
             DecoderLayer(spec.layers[index], prefix=f"{prefix}.{spec.layers_name}.{index}")
             for index in range(stage.start, stage.end)
         ]
-        rotary = getattr(self.decoder_layers[0].attention, "rotary_emb", None) if self.decoder_layers else None
+        rotary = (
+            getattr(self.decoder_layers[0].attention, "rotary_emb", None) if self.decoder_layers else None
+        )
         outside_the_tree(self, _mrope=getattr(rotary, "mrope", None))
         elsewhere = [
             torch.nn.Identity() for _ in spec.layers

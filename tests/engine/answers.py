@@ -3,8 +3,9 @@
 Standard input: by the name of a job, ``{"model": folder, "prompts": [token ids], "max_tokens": count, "options": of
 LLM, "lora": [folder or null for each prompt], "imports": [modules to import first], "reload": [folders whose
 weights to load afterwards, one after the other], "sleep": [levels to sleep at afterwards, one after the other],
-"embed": whether it is an encoder, whose answers are embeddings, "requests": [{"prompt": text, "images": [files]}],
-"again": whether to ask again afterwards}``. The argument names the file to write.
+"embed": whether it is an encoder, whose answers are embeddings, "requests": [{"prompt": text, "images": [files],
+"video": [file of an array of frames, what is said of it] or null}], "again": whether to ask again afterwards}``.
+The argument names the file to write.
 """
 
 from __future__ import annotations
@@ -146,11 +147,16 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _with_images(prompt: str, images: list[str]) -> dict[str, Any]:
+def _with_images(prompt: str, images: list[str], video: list[Any] | None = None) -> dict[str, Any]:
     """Return a request as vLLM takes it."""
+    import numpy as np
     from PIL import Image
 
-    return {"prompt": prompt, "multi_modal_data": {"image": [Image.open(file) for file in images]}}
+    data: dict[str, Any] = {"image": [Image.open(file) for file in images]}
+    if video is not None:
+        file, about = video
+        data["video"] = [(np.load(file), about)]
+    return {"prompt": prompt, "multi_modal_data": data}
 
 
 def tokens_of(outputs: list[Any]) -> list[list[int]]:

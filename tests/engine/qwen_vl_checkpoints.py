@@ -13,6 +13,15 @@ from .server import byte_tokenizer
 
 TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 IMAGE, VIDEO = (f"<|vision_start|>{pad}<|vision_end|>" for pad in TOKENS[2:])
+FRAMES = 5
+#: What is said of a video; two frames are one and a third of a second.
+ABOUT_FILM: Mapping[str, Any] = {
+    "total_num_frames": FRAMES,
+    "fps": 1.5,
+    "duration": FRAMES / 1.5,
+    "frames_indices": list(range(FRAMES)),
+    "video_backend": "none",
+}
 #: By kind of model, of the tower; the decoder is 128 wide.
 VISION: Mapping[str, Mapping[str, Any]] = {
     "Qwen2VL": {"embed_dim": 64, "mlp_ratio": 2, "hidden_size": 128},
@@ -56,7 +65,9 @@ def make_qwen_vl(folder: Path, kind: str, text: Mapping[str, Any] | None = None,
     decoder = {name: value for name, value in TINY.items() if name != "head_dim"} | {"hidden_size": 128}
     vision = TINY_QWEN_VISION | VISION[kind] | fields.pop("vision", {})
     config = getattr(transformers, f"{kind}Config")(
-        text_config=decoder | {"vocab_size": len(tokenizer), "rope_parameters": dict(ROPE)} | dict(text or {}),
+        text_config=decoder
+        | {"vocab_size": len(tokenizer), "rope_parameters": dict(ROPE)}
+        | dict(text or {}),
         vision_config=vision,
         vision_start_token_id=start,
         vision_end_token_id=end,
@@ -102,11 +113,11 @@ def pictures() -> list[Any]:
     return [Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
 
 
-def film(frames: int = 5, size: tuple[int, int] = (31, 44)) -> Any:
+def film() -> Any:
     """Return a video: frames [T, height, width, 3]."""
     import numpy as np
 
-    return np.random.default_rng(1).integers(0, 256, (frames, *size, 3), dtype=np.uint8)
+    return np.random.default_rng(1).integers(0, 256, (FRAMES, 31, 44, 3), dtype=np.uint8)
 
 
 def requests(pictures: Sequence[Any]) -> list[dict[str, Any]]:
@@ -122,7 +133,7 @@ def requests(pictures: Sequence[Any]) -> list[dict[str, Any]]:
 
 def with_video(picture: Any) -> dict[str, Any]:
     """Return a prompt with a video and an image."""
-    data = {"image": [picture], "video": [film()]}
+    data = {"image": [picture], "video": [(film(), ABOUT_FILM | {"do_sample_frames": False})]}
     return {"prompt": f"See {VIDEO} and {IMAGE}?", "multi_modal_data": data}
 
 
@@ -144,7 +155,8 @@ class Reference:
         data = request.get("multi_modal_data", {})
         items = {f"{name}s": value if isinstance(value, list) else [value] for name, value in data.items()}
         if "videos" in items:
-            items["do_sample_frames"] = False
+            items["videos"] = [frames for frames, _ in items["videos"]]
+            items |= {"do_sample_frames": False, "video_metadata": [dict(ABOUT_FILM)]}
         return dict(self.processor(text=[request["prompt"]], return_tensors="pt", **items))
 
     def items(self, request: Mapping[str, Any]) -> dict[str, Any]:
