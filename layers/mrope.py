@@ -106,6 +106,6 @@ def axes_of(section: Sequence[int], *, interleaved: bool) -> tuple[int, ...]:
         return tuple(axis for axis, count in enumerate(section) for _ in range(count))
     found = [0] * sum(section)
     for axis, count in enumerate(section[1:], 1):
-        for index in range(axis, count * len(section), len(section)):
+        for index in range(axis, min(count * len(section), len(found)), len(section)):
             found[index] = axis
     return tuple(found)

@@ -202,6 +202,7 @@ class TestQwen2VL(MultiModalConformance):
 
     architecture = "native.Qwen2VLForConditionalGeneration"
     processor = "Qwen2VLProcessor"
+    video_processor = "Qwen2VLVideoProcessor"
 
     @classmethod
     def write_files(cls, folder: Path) -> None:
@@ -249,3 +250,11 @@ class TestQwen2_5_VL(TestQwen2VL):
 
     architecture = "native.Qwen2_5_VLForConditionalGeneration"
     processor = "Qwen2_5_VLProcessor"
+
+
+class TestQwen3VL(TestQwen2VL):
+    """The same."""
+
+    architecture = "native.Qwen3VLForConditionalGeneration"
+    processor = "Qwen3VLProcessor"
+    video_processor = "Qwen3VLVideoProcessor"

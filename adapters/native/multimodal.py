@@ -53,9 +53,12 @@ def _llava(architecture: str, module: str, **config: Any) -> ModelAdapter:
 
 def _qwen(architecture: str, module: str, vision: Mapping[str, Any], **config: Any) -> ModelAdapter:
     """Return the record of a Qwen-VL, with the fields of a tiny config.json beside those that all have."""
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
     text = {**TINY, "hidden_size": 128, "rope_parameters": rope}
-    del text["head_dim"]  # as wide as the stream shared out, whatever it says
+    if architecture.startswith("Qwen3"):
+        rope["mrope_section"] = [6, 5, 5]
+    else:
+        del text["head_dim"]  # as wide as the stream shared out, whatever it says
     return ModelAdapter(
         architecture,
         f"mszoo.models.{module}:{architecture}",
@@ -101,5 +104,17 @@ RECORDS = (
             "fullatt_block_indexes": [1],
         },
         model_type="qwen2_5_vl",
+    ),
+    _qwen(
+        "Qwen3VLForConditionalGeneration",
+        "qwen3_vl",
+        {
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "out_hidden_size": 128,
+            "num_position_embeddings": 25,
+            "deepstack_visual_indexes": [0, 2],
+        },
+        model_type="qwen3_vl",
     ),
 )

@@ -33,6 +33,13 @@ VISION: Mapping[str, Mapping[str, Any]] = {
         "fullatt_block_indexes": [1],
         "tokens_per_second": 2,
     },
+    "Qwen3VL": {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "out_hidden_size": 128,
+        "num_position_embeddings": 25,
+        "deepstack_visual_indexes": [0, 2],
+    },
 }
 ROPE: Mapping[str, Any] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
 _TEMPLATE = (
@@ -62,7 +69,11 @@ def make_qwen_vl(folder: Path, kind: str, text: Mapping[str, Any] | None = None,
     tokenizer.add_special_tokens({"additional_special_tokens": list(TOKENS)})
     tokenizer.chat_template = _TEMPLATE
     start, end, image, video = tokenizer.convert_tokens_to_ids(list(TOKENS))
-    decoder = {name: value for name, value in TINY.items() if name != "head_dim"} | {"hidden_size": 128}
+    decoder = {**TINY, "hidden_size": 128, "rope_parameters": dict(ROPE)}
+    if kind == "Qwen3VL":
+        decoder["rope_parameters"]["mrope_section"] = [6, 5, 5]
+    else:
+        del decoder["head_dim"]  # as wide as the stream shared out, whatever it says
     vision = TINY_QWEN_VISION | VISION[kind] | fields.pop("vision", {})
     config = getattr(transformers, f"{kind}Config")(
         text_config=decoder
@@ -98,7 +109,7 @@ def processor_of(kind: str, vision: Mapping[str, Any], tokenizer: Any) -> Any:
     return getattr(transformers, f"{kind}Processor")(
         transformers.Qwen2VLImageProcessor(**sizes),
         tokenizer,
-        transformers.Qwen2VLVideoProcessor(**sizes),
+        getattr(transformers, f"Qwen{kind[4]}VLVideoProcessor")(**sizes),
         chat_template=tokenizer.chat_template,
     )
 
@@ -172,13 +183,11 @@ class Reference:
         inputs, found = self.items(request), []
         with torch.no_grad():
             if "pixel_values" in inputs:
-                found += _pooled(
-                    self.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
-                )
+                images = inputs["pixel_values"], inputs["image_grid_thw"]
+                found += _embeddings(self.model.get_image_features(*images))
             if "pixel_values_videos" in inputs:
-                found += _pooled(
-                    self.model.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"])
-                )
+                videos = inputs["pixel_values_videos"], inputs["video_grid_thw"]
+                found += _embeddings(self.model.get_video_features(*videos))
         return found
 
     def logits(self, request: Mapping[str, Any], tokens: Sequence[int]) -> Any:
@@ -203,5 +212,9 @@ class Reference:
         return answer
 
 
-def _pooled(found: Any) -> list[Any]:
-    return list(found.pooler_output)
+def _embeddings(found: Any) -> list[Any]:
+    """Return each item's embeddings, with what deepstack adds beside them."""
+    import torch
+
+    levels = getattr(found, "deepstack_features", None) or ()
+    return [torch.cat(parts, 1) for parts in zip(found.pooler_output, *levels, strict=True)]

@@ -21,14 +21,17 @@ ROOMY = {
     "max_model_len": 512,
     "max_num_batched_tokens": 512,
 }
-ADAPTER = {kind: f"native.{kind}ForConditionalGeneration" for kind in ("Qwen2VL", "Qwen2_5_VL")}
+ADAPTER = {kind: f"native.{kind}ForConditionalGeneration" for kind in ("Qwen2VL", "Qwen2_5_VL", "Qwen3VL")}
 RUNS = [
     ("mindspore", "compiled", "Qwen2VL"),
     ("cpu", "compiled", "Qwen2_5_VL"),
+    ("cpu", "compiled", "Qwen3VL"),
+    pytest.param("mindspore", "compiled", "Qwen3VL", marks=pytest.mark.long),
     pytest.param("cpu", "compiled", "Qwen2VL", marks=pytest.mark.long),
     pytest.param("cpu", "eager", "Qwen2VL", marks=pytest.mark.long),
     pytest.param("mindspore", "eager", "Qwen2_5_VL", marks=pytest.mark.long),
 ]
+ANSWERED = ["Qwen2_5_VL", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("Qwen2VL", "Qwen3VL"))]
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +133,9 @@ def _asked(folder: Path) -> list[dict[str, Any]]:
     return asked
 
 
-@pytest.mark.parametrize("kind", ["Qwen2_5_VL", pytest.param("Qwen2VL", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "kind", ["Qwen3VL", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("Qwen2VL", "Qwen2_5_VL"))]
+)
 def test_it_answers_as_vllm_does(kind: str, qwen: Callable[[str], Path], tmp_path: Path) -> None:
     """The greedy tokens of vLLM's own model: in chunks across images and a video, from the cache, with LoRA."""
     folder = qwen(kind)

@@ -6,11 +6,12 @@ import copy
 from typing import Any
 
 import pytest
-from transformers import Qwen2_5_VLConfig, Qwen2VLConfig
+from transformers import Qwen2_5_VLConfig, Qwen2VLConfig, Qwen3VLConfig
 
 from mszoo.layers.mrope import axes_of
 from mszoo.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
 from mszoo.models.qwen2_vl import Qwen2VLForConditionalGeneration, Qwen2VLText, QwenVLSpec
+from mszoo.models.qwen3_vl import Qwen3VLForConditionalGeneration, Qwen3VLText
 from mszoo.registry.errors import RefusalError
 
 #: As in Qwen/Qwen2-VL-2B-Instruct, shortened.
@@ -51,9 +52,34 @@ QWEN2_5_VL = QWEN2_VL | {
         "temporal_patch_size": 2,
     },
 }
+#: As in Qwen/Qwen3-VL-2B-Instruct, shortened.
+QWEN3_VL = {
+    "text_config": {
+        "head_dim": 128,
+        "hidden_size": 2048,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 28,
+        "num_key_value_heads": 8,
+        "rope_scaling": {"mrope_interleaved": True, "mrope_section": [24, 20, 20], "rope_type": "default"},
+        "rope_theta": 5000000,
+    },
+    "tie_word_embeddings": True,
+    "vision_config": {
+        "deepstack_visual_indexes": [5, 11, 17],
+        "depth": 24,
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_heads": 16,
+        "num_position_embeddings": 2304,
+        "out_hidden_size": 2048,
+        "patch_size": 16,
+    },
+}
 KINDS: dict[str, tuple[type[Any], type[Any], dict[str, Any]]] = {
     "2": (Qwen2VLConfig, Qwen2VLForConditionalGeneration, QWEN2_VL),
     "2.5": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, QWEN2_5_VL),
+    "3": (Qwen3VLConfig, Qwen3VLForConditionalGeneration, QWEN3_VL),
 }
 
 
@@ -87,6 +113,16 @@ def test_qwen2_5_vl() -> None:
     assert (vision.norm.kind, vision.mlp.gated, vision.merger.output_size) == ("rms_norm", True, 2048)
 
 
+def test_qwen3_vl() -> None:
+    spec = read("3")
+    vision = spec.vision
+    assert (vision.deepstack, vision.num_positions, vision.patch_bias) == ((5, 11, 17), 2304, True)
+    decoder = Qwen3VLText.read_config(spec.text, "native.Qwen3VLText")
+    assert decoder.tie_word_embeddings
+    rotary: Any = decoder.layers[0].attention.rotary  # type: ignore[union-attr]
+    assert rotary.axes == (0, 1, 2) * 20 + (0,) * 4
+
+
 def test_axes_that_take_turns() -> None:
     """As Qwen3-VL has them: the first axis has what the others leave."""
     assert axes_of([24, 20, 20], interleaved=True) == (0, 1, 2) * 20 + (0,) * 4
@@ -102,6 +138,9 @@ def test_axes_that_take_turns() -> None:
         ("2", {"patch_size": [14, 14]}, "patch_size=[14, 14]"),
         ("2.5", {"out_hidden_size": 64}, "out_hidden_size=64"),
         ("2.5", {"window_size": 20}, "window_size=20"),
+        ("3", {"num_position_embeddings": 2305}, "num_position_embeddings=2305"),
+        ("3", {"deepstack_visual_indexes": [24]}, "deepstack_visual_indexes=[24]"),
+        ("3", {"deepstack_visual_indexes": [11, 5]}, "deepstack_visual_indexes=[11, 5]"),
     ],
 )
 def test_towers_that_are_refused(kind: str, vision: dict[str, Any], what: str) -> None:

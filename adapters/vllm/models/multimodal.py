@@ -30,11 +30,13 @@ class MindSporeMultiModal(MindSporeCausalLM, SupportsMultiModal, SupportsMRoPE):
 
     Attributes:
         processor_entry: what vLLM's registry holds for its own model of the architecture.
+        deepstack: what the step to come adds behind the decoder's first layers, [layers, T, hidden], or None.
         hf_to_vllm_mapper: from the names of LoRA adapters to those of the model's parts, which are vLLM's.
     """
 
     processor_entry: ClassVar[Any]
     _processor_factory = VllmProcessor()
+    deepstack: torch.Tensor | None = None
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
@@ -108,6 +110,7 @@ class MindSporeMultiModal(MindSporeCausalLM, SupportsMultiModal, SupportsMRoPE):
             multimodal_embeddings: [tokens, hidden] of each item, or of the part that is in this step.
             is_multimodal: [T] bool, on the CPU: where they go.
         """
+        self.deepstack = None
         if is_multimodal is None or multimodal_embeddings is None or not len(multimodal_embeddings):
             return super().embed_input_ids(input_ids)
         places = is_multimodal.to(input_ids.device)
@@ -116,8 +119,25 @@ class MindSporeMultiModal(MindSporeCausalLM, SupportsMultiModal, SupportsMRoPE):
         if len(items) != int(is_multimodal.sum()):
             raise ValueError(f"{len(items)} embeddings for {int(is_multimodal.sum())} tokens of a prompt")
         found = found.clone()  # not in place: MindSpore may own it
-        found[places] = items.to(found.dtype)
+        width, levels = found.shape[-1], self.network.deepstack
+        found[places] = items[:, :width].to(found.dtype)
+        if levels:
+            added = found.new_zeros(levels, *found.shape)
+            added[:, places] = items[:, width:].view(-1, levels, width).transpose(0, 1).to(found.dtype)
+            self.deepstack = added
         return found
+
+    def _run(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        inputs_embeds: torch.Tensor | None,
+        **others: Any,
+    ) -> Any:
+        if self.deepstack is not None:
+            others["deepstack"] = to_mindspore(self.deepstack)
+            self.deepstack = None
+        return super()._run(input_ids, positions, inputs_embeds, **others)
 
 
 def _to_mindspore(value: Any) -> Any:
