@@ -52,12 +52,12 @@ class Qwen3VLForConditionalGeneration(Qwen2VLForConditionalGeneration):
     @classmethod
     def read_vision_config(cls, reader: GridVisionReader) -> GridVisionSpec:
         """Return the tower."""
-        names = {"up_name": "linear_fc1", "down_name": "linear_fc2"}
+        up, down = "linear_fc1", "linear_fc2"
         width, act = reader.size("intermediate_size"), reader.required("hidden_act")
-        mlp = MLPSpec(width, act, gated=False, bias=True, **names)
+        mlp = MLPSpec(width, act, gated=False, bias=True, up_name=up, down_name=down)
         norm = NormSpec("layer_norm", VISION_EPS)
         output = reader.size(cls.output_field)
-        merger = MergerSpec(output, norm.named("norm"), **names, deepstack_name="deepstack_merger_list")
+        merger = MergerSpec(output, norm.named("norm"), up, down, deepstack_name="deepstack_merger_list")
         positions, layers = reader.size("num_position_embeddings"), reader.size("depth")
         if int(positions**0.5) ** 2 != positions:
             reader.refuse("num_position_embeddings", positions)
