@@ -146,7 +146,9 @@ def test_shell_completion():
     assert complete("doc") == ["doctor"]
     assert "--imports" in complete("doctor", "--")
     assert complete("explain", "LlamaFor") == ["LlamaForCausalLM", "LlamaForCausalLMEagle3"]
-    qwens = [f"native.Qwen3{kind}" for kind in ("ForCausalLM", "MoeForCausalLM", "VLForConditionalGeneration")]
+    qwens = [
+        f"native.Qwen3{kind}" for kind in ("ForCausalLM", "MoeForCausalLM", "VLForConditionalGeneration")
+    ]
     assert complete("check", "native.Qwen3") == qwens
 
 
