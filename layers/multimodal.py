@@ -31,6 +31,9 @@ class MultiModalLM(CausalLM):
 
     Attributes:
         language_model: the decoder.
+        deepstack: behind how many layers of the decoder, from the first one on, items' tokens get something added.
+            Embeddings have it beside them then, [tokens, hidden (1 + deepstack)], and :meth:`forward` gets it by
+            the name ``deepstack``, [deepstack, T, hidden], in a step that has such tokens.
         towers, connectors: names of the parts that read images, and of those that bring what towers give to the
             decoder's width.
     """
@@ -38,6 +41,7 @@ class MultiModalLM(CausalLM):
     towers: ClassVar[tuple[str, ...]] = ("vision_tower",)
     connectors: ClassVar[tuple[str, ...]] = ("multi_modal_projector",)
     language_model: CausalLM
+    deepstack: int = 0
 
     @abstractmethod
     def embed_multimodal(self, **inputs: Any) -> Sequence[ms.Tensor]:

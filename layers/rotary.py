@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 from weakref import WeakValueDictionary
@@ -14,6 +14,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from mszoo.kernels import dispatch
 from mszoo.kernels.exchange import ParameterView, move_to_mindspore
+from mszoo.layers.mrope import MRoPE, shared_mrope
 from mszoo.layers.seam import get_current_vllm_config
 from mszoo.registry.errors import RefusalError
 
@@ -43,10 +44,16 @@ class RotaryEmbedding(torch.nn.Module):
         rope_parameters: ``rope_parameters`` of the config (transformers 5): rope_type, rope_theta and the
             type's own.
         is_neox_style: halves of a head turn (GPT-NeoX); otherwise pairs of neighbours (GPT-J).
+        axes: which of a token's positions turns each frequency, where it has several (M-RoPE).
+
+    Attributes:
+        mrope: what fills the table for each step, and gives the positions in it; None where they have one axis.
 
     Raises:
         RefusalError: the rope type, or this length with it, has no right answer here.
     """
+
+    mrope: MRoPE | None
 
     def __init__(
         self,
@@ -56,11 +63,23 @@ class RotaryEmbedding(torch.nn.Module):
         max_position: int,
         rope_parameters: Mapping[str, Any],
         is_neox_style: bool = True,
+        axes: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.is_neox_style = is_neox_style
         rope_parameters = dict(rope_parameters)
+        self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
+        self._view = ParameterView()
+        self._rotate = dispatch.current().function("rotary_embedding")
         model_config = get_current_vllm_config().model_config
+        self.mrope = None
+        if axes:
+            longest = model_config.max_model_len
+            with torch.device("cpu"):
+                frequencies, scaling, _ = _frequencies(head_size, max_position, rope_parameters, longest)
+            self.mrope = shared_mrope(rope_parameters, frequencies, scaling, axes)
+            self.register_buffer("cos_sin_cache", self.mrope.table, persistent=False)
+            return
         positions = max(model_config.max_model_len, max_position)
         dtype = torch.get_default_dtype()
         key = json.dumps(rope_parameters, sort_keys=True), head_size, max_position, positions, dtype
@@ -74,9 +93,6 @@ class RotaryEmbedding(torch.nn.Module):
             if dispatch.current().base == "mindspore":
                 move_to_mindspore(table)
         self.register_buffer("cos_sin_cache", table, persistent=False)
-        self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
-        self._view = ParameterView()
-        self._rotate = dispatch.current().function("rotary_embedding")
 
     def forward(self, positions: ms.Tensor, qkv: ms.Tensor) -> ms.Tensor:
         """Return ``qkv`` [T, (H + 2 G) D] rotated by ``positions`` [T]; the input may be overwritten."""
@@ -94,6 +110,16 @@ def _cos_sin_table(
     head_size: int, max_position: int, rope: dict[str, Any], max_model_len: int, positions: int
 ) -> torch.Tensor:
     """Return [positions, R] float32: R/2 cosines, then R/2 sines, R the rotated part of a head."""
+    frequencies, scaling, longest = _frequencies(head_size, max_position, rope, max_model_len)
+    angles = torch.outer(torch.arange(longest or positions, dtype=torch.float32), frequencies)
+    return torch.cat([angles.cos() * scaling, angles.sin() * scaling], -1)
+
+
+def _frequencies(
+    head_size: int, max_position: int, rope: dict[str, Any], max_model_len: int
+) -> tuple[torch.Tensor, float, int | None]:
+    """Return frequencies [R/2] float32, what multiplies cosines and sines, and up to which position they are so."""
+    longest: int | None = None
     rope_type = rope.get("rope_type", "default")
     rotary_size = int(head_size * rope.get("partial_rotary_factor", 1.0))
     scaling = 1.0
@@ -113,7 +139,6 @@ def _cos_sin_table(
                 f"{field}={longest}, and max_model_len is {max_model_len}",
                 f"Serve with --max-model-len {longest}",
             )
-        positions = longest
     theta = rope["rope_theta"]
     if rope_type == "dynamic":  # up to there the default type, from another base where it gives one (Hunyuan)
         rope_type = "default"
@@ -143,5 +168,4 @@ def _cos_sin_table(
                 f"rope_parameters={rope!r} give no frequencies of rope_type={rope_type!r} ({error})",
                 "Mend rope_parameters in config.json",
             ) from error
-    angles = torch.outer(torch.arange(positions, dtype=torch.float32), frequencies.float())
-    return torch.cat([angles.cos() * scaling, angles.sin() * scaling], -1)
+    return frequencies.float(), scaling, longest

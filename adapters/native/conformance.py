@@ -277,6 +277,69 @@ class TestSmolVLM(TestIdefics3):
         return {"video_processor": transformers.SmolVLMVideoProcessor(**size)}
 
 
+class TestQwen2VL(MultiModalConformance):
+    """The standard tests, with a processor of patches."""
+
+    architecture = "native.Qwen2VLForConditionalGeneration"
+    processor = "Qwen2VLProcessor"
+    video_processor = "Qwen2VLVideoProcessor"
+
+    @classmethod
+    def write_files(cls, folder: Path) -> None:
+        """Write the processor."""
+        import transformers
+
+        config = cls.find()[0].adapter.example_config
+        vision = config["vision_config"]
+        write_tokenizer(folder, config["text_config"]["vocab_size"])
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        names = ("vision_start_token", "vision_end_token", "image_token", "video_token")
+        tokens = {name: f"t{config[f'{name}_id']}" for name in names}
+        tokenizer.add_special_tokens({"additional_special_tokens": list(tokens.values())})
+        for name, token in tokens.items():
+            setattr(tokenizer, name, token)
+        side = vision["patch_size"] * vision["spatial_merge_size"]
+        options = {
+            "patch_size": vision["patch_size"],
+            "merge_size": vision["spatial_merge_size"],
+            "size": {"shortest_edge": 4 * side**2, "longest_edge": 24 * side**2},
+        }
+        images, videos = (
+            transformers.Qwen2VLImageProcessor(**options),
+            transformers.Qwen2VLVideoProcessor(**options),
+        )
+        getattr(transformers, cls.processor)(images, tokenizer, videos).save_pretrained(folder)
+
+    def expected_logits(self, checkpoint: Checkpoint, tokens: list[int], images: list[Any]) -> Any:
+        """Return the reference's logits [len(tokens), vocab]: it is told which tokens are of images."""
+        import torch
+
+        from transformers import AutoProcessor
+
+        ids, inputs = torch.tensor([tokens]), {}
+        if images:
+            processor = AutoProcessor.from_pretrained(checkpoint.folder)
+            inputs = dict(processor.image_processor(images, return_tensors="pt"))
+            inputs["mm_token_type_ids"] = (ids == checkpoint.model.config.image_token_id).int()
+        with torch.no_grad():
+            return checkpoint.model(input_ids=ids, **inputs).logits[0]
+
+
+class TestQwen2_5_VL(TestQwen2VL):
+    """The same."""
+
+    architecture = "native.Qwen2_5_VLForConditionalGeneration"
+    processor = "Qwen2_5_VLProcessor"
+
+
+class TestQwen3VL(TestQwen2VL):
+    """The same."""
+
+    architecture = "native.Qwen3VLForConditionalGeneration"
+    processor = "Qwen3VLProcessor"
+    video_processor = "Qwen3VLVideoProcessor"
+
+
 _KINDS = ("image", "video")
 
 

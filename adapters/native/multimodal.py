@@ -26,6 +26,17 @@ TINY_SIGLIP: Mapping[str, Any] = {
 }
 
 
+#: A tower on patches of six by six pixels and two frames, of which two by two become an embedding.
+TINY_QWEN_VISION: Mapping[str, Any] = {
+    "depth": 3,
+    "num_heads": 2,
+    "in_channels": 3,
+    "patch_size": 6,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+}
+
+
 def _llava(
     architecture: str, module: str, modalities: tuple[str, ...] = ("image",), **config: Any
 ) -> ModelAdapter:
@@ -72,6 +83,34 @@ def _idefics3(architecture: str, **config: Any) -> ModelAdapter:
     )
 
 
+def _qwen(architecture: str, module: str, vision: Mapping[str, Any], **config: Any) -> ModelAdapter:
+    """Return the record of a Qwen-VL, with the fields of a tiny config.json beside those that all have."""
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
+    text = {**TINY, "hidden_size": 128, "rope_parameters": rope}
+    if architecture.startswith("Qwen3"):
+        rope["mrope_section"] = [6, 5, 5]
+    else:
+        del text["head_dim"]  # as wide as the stream shared out, whatever it says
+    return ModelAdapter(
+        architecture,
+        f"mszoo.models.{module}:{architecture}",
+        capabilities=frozenset({Capability.LORA, Capability.TENSOR_PARALLEL}),
+        devices=("cpu",),  # nobody has tried its tower beside vllm-ascend
+        packed_modules_mapping=FUSED,
+        example_config={
+            "architectures": [architecture],
+            "text_config": text,
+            "vision_config": {**TINY_QWEN_VISION, **vision},
+            "vision_start_token_id": 252,
+            "vision_end_token_id": 253,
+            "video_token_id": 254,
+            "image_token_id": 255,
+            **config,
+        },
+        modalities=("image", "video"),
+    )
+
+
 RECORDS = (
     _idefics3("Idefics3ForConditionalGeneration", model_type="idefics3"),
     _idefics3("SmolVLMForConditionalGeneration", model_type="smolvlm"),
@@ -91,5 +130,35 @@ RECORDS = (
         image_grid_pinpoints=[[30, 60], [60, 30], [60, 60], [30, 360]],
         text_config={"model_type": "qwen2", **TINY},
         vision_config=dict(TINY_SIGLIP),
+    ),
+    _qwen(
+        "Qwen2VLForConditionalGeneration",
+        "qwen2_vl",
+        {"embed_dim": 64, "mlp_ratio": 2, "hidden_size": 128},
+        model_type="qwen2_vl",
+    ),
+    _qwen(
+        "Qwen2_5_VLForConditionalGeneration",
+        "qwen2_5_vl",
+        {
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "out_hidden_size": 128,
+            "window_size": 24,
+            "fullatt_block_indexes": [1],
+        },
+        model_type="qwen2_5_vl",
+    ),
+    _qwen(
+        "Qwen3VLForConditionalGeneration",
+        "qwen3_vl",
+        {
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "out_hidden_size": 128,
+            "num_position_embeddings": 25,
+            "deepstack_visual_indexes": [0, 2],
+        },
+        model_type="qwen3_vl",
     ),
 )

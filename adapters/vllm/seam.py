@@ -11,7 +11,13 @@ import importlib
 from typing import Any
 
 from vllm.logger import init_logger
-from vllm.model_executor.models.interfaces import SupportsLoRA, SupportsMultiModal, SupportsPP, supports_pp
+from vllm.model_executor.models.interfaces import (
+    SupportsLoRA,
+    SupportsMRoPE,
+    SupportsMultiModal,
+    SupportsPP,
+    supports_pp,
+)
 from vllm.model_executor.models.registry import ModelRegistry
 from vllm.platforms import current_platform
 from vllm.version import __version__
@@ -19,6 +25,7 @@ from vllm.version import __version__
 __all__ = [
     "ModelRegistry",
     "SupportsLoRA",
+    "SupportsMRoPE",
     "SupportsMultiModal",
     "SupportsPP",
     "current_platform",

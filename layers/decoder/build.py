@@ -25,4 +25,5 @@ def build_rotary(spec: RotarySpec, head_size: int, num_heads: int, num_kv_heads:
         spec.max_position_embeddings,
         spec.parameters,
         is_neox_style=spec.is_neox_style,
+        axes=spec.axes,
     )

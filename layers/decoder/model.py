@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -62,6 +62,10 @@ class Decoder(Module):
             DecoderLayer(spec.layers[index], prefix=f"{prefix}.{spec.layers_name}.{index}")
             for index in range(stage.start, stage.end)
         ]
+        rotary = (
+            getattr(self.decoder_layers[0].attention, "rotary_emb", None) if self.decoder_layers else None
+        )
+        outside_the_tree(self, _mrope=getattr(rotary, "mrope", None))
         elsewhere = [
             torch.nn.Identity() for _ in spec.layers
         ]  # they keep the numbers of others in their names
@@ -88,21 +92,26 @@ class Decoder(Module):
         x = to_mindspore(self.token_embedding(to_torch(input_ids)))
         return self._scaled(x) if self.spec.scales_lookup else x
 
-    def forward(self, positions: ms.Tensor, x: ms.Tensor) -> ms.Tensor:
-        """[T], what :meth:`embed` returns [T, hidden] -> hidden states [T, hidden].
+    def forward(self, positions: ms.Tensor, x: ms.Tensor, added: Sequence[torch.Tensor] = ()) -> ms.Tensor:
+        """[T] or [axes, T], what :meth:`embed` returns [T, hidden] -> hidden states [T, hidden].
 
+        What is ``added`` [t, hidden], by layer, joins the stream of the first t tokens behind it (deepstack).
         A stage that isn't the first takes what the one before it returned, and one that isn't the last returns the
         residual stream.
         """
         if self.stage.is_first:
             x = self._embedded(positions, x)
-        if self.graph is not None:
+        if self._mrope is not None:
+            positions = self._mrope(positions)
+        if self.graph is not None and not added:
             hidden_states = self.graph(positions, x)
             if hidden_states is not None:
                 return hidden_states
         residual = None
-        for layer in self.decoder_layers:
+        for index, layer in enumerate(self.decoder_layers):
             x, residual = layer(positions, x, residual)
+            if index < len(added):
+                to_torch(x)[: len(added[index])].add_(added[index])
         norm = self.last_norm
         if norm is None:
             return x if residual is None else self._sum(residual, x)

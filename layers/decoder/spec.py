@@ -46,11 +46,14 @@ class RotarySpec:
             what the type needs beside.
         max_position_embeddings: of the config; some types scale by it.
         is_neox_style: halves of a head turn (GPT-NeoX); otherwise pairs of neighbours (GPT-J).
+        axes: tokens have several positions (M-RoPE): which of them turns each frequency; empty where they have one.
+            The rotations of all layers are the same then.
     """
 
     parameters: Mapping[str, Any]
     max_position_embeddings: int
     is_neox_style: bool = True
+    axes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ Standard input: by the name of a job, ``{"model": folder, "prompts": [token ids]
 LLM, "lora": [folder or null for each prompt], "imports": [modules to import first], "reload": [folders whose
 weights to load afterwards, one after the other], "sleep": [levels to sleep at afterwards, one after the other],
 "embed": whether it is an encoder, whose answers are embeddings, "requests": [{"prompt": text, "images": [files],
-"videos": [files]}],
-"again": whether to ask again afterwards}``. The argument names the file to write.
+"videos": [[file of an array of frames, what is said of it or null]]}], "again": whether to ask again afterwards}``.
+The argument names the file to write.
 """
 
 from __future__ import annotations
@@ -147,16 +147,18 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _with_images(prompt: str, images: list[str], videos: tuple[str, ...] = ()) -> dict[str, Any]:
+def _with_images(
+    prompt: str, images: list[str], videos: list[tuple[str, Any]] | None = None
+) -> dict[str, Any]:
     """Return a request as vLLM takes it."""
     import numpy as np
     from PIL import Image
 
-    shown = {
+    shown: dict[str, list[Any]] = {
         "image": [
             Image.fromarray(np.load(file)) if file.endswith(".npy") else Image.open(file) for file in images
         ],
-        "video": [np.load(file) for file in videos],
+        "video": [np.load(file) if about is None else (np.load(file), about) for file, about in videos or []],
     }
     return {"prompt": prompt, "multi_modal_data": {kind: items for kind, items in shown.items() if items}}
 

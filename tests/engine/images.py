@@ -96,10 +96,10 @@ def _as_files(request: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return a request with files in place of what it shows."""
     import numpy as np
 
-    files: dict[str, list[str]] = {"images": [], "videos": []}
+    files: dict[str, list[Any]] = {"images": [], "videos": []}
     for kind, found in request.get("multi_modal_data", {}).items():
         for item in found if isinstance(found, list) else [found]:
             name = str(folder / f"{len(list(folder.iterdir()))}.npy")
             np.save(name, np.asarray(item))
-            files[f"{kind}s"].append(name)
+            files[f"{kind}s"].append([name, None] if kind == "video" else name)
     return {"prompt": request["prompt"], **files}

@@ -118,6 +118,11 @@ def _asked(multimodal_config: Any, lora_config: Any = None) -> Any:
             "--mm-encoder-only. Serve it without, or with another implementation",
         ),
         (
+            ("image", "video"),
+            _asked(SimpleNamespace(video_pruning_rate=0.5)),
+            "--video-pruning-rate. Serve it without, or with another implementation",
+        ),
+        (
             ("image",),
             _asked(SimpleNamespace(), SimpleNamespace(enable_tower_connector_lora=True)),
             "--enable-tower-connector-lora. Serve it without, or with another implementation",

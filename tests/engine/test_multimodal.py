@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from .conftest import TINY, running_engine, served_by
+from .answers import run
+from .conftest import TINY
 from .server import byte_tokenizer
 
 _SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -57,27 +56,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_qwen2_vl(tmp_path_factory.mktemp("qwen2_vl"))
 
 
-@pytest.fixture
-def engine(folder: Path) -> Iterator[Any]:
-    options = {"skip_tokenizer_init": False, "limit_mm_per_prompt": {"image": 1, "video": 0}}
-    with running_engine(folder, **options) as llm:
-        yield llm
-
-
-def test_it_answers_about_the_image(engine: Any, folder: Path) -> None:
+def test_it_answers_about_the_image(folder: Path, tmp_path: Path) -> None:
     """Its tokens are Hugging Face's, and another image gives others."""
     import torch
 
     from PIL import Image
     from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
-    from vllm import SamplingParams
 
-    assert served_by(engine)["adapter"] is None
     images = [Image.new("RGB", (56, 56), color) for color in ("red", "blue")]
     images[1].putpixel((20, 20), (255, 255, 255))
-    requests = [{"prompt": _PROMPT, "multi_modal_data": {"image": image}} for image in images]
-    sampling = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
-    answers = [list(out.outputs[0].token_ids) for out in engine.generate(requests, sampling, use_tqdm=False)]
+    requests = []
+    for index, image in enumerate(images):
+        image.save(tmp_path / f"{index}.png")
+        requests.append({"prompt": _PROMPT, "images": [str(tmp_path / f"{index}.png")]})
+    options = {"skip_tokenizer_init": False, "enforce_eager": True, "max_model_len": 256}
+    options["limit_mm_per_prompt"] = {"image": 1, "video": 0}
+    job = {"model": str(folder), "requests": requests, "max_tokens": 6, "options": options}
+    found = run(job, tmp_path / "result.json", MSZOO_DISABLE="1")
+    assert found["workers"][0]["adapter"] is None
+    answers = found["answers"]
     processor = AutoProcessor.from_pretrained(folder)
     model = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     expected = []

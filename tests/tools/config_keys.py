@@ -115,6 +115,12 @@ _MAPPINGS = (
     "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
     "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
 )
+#: Decoders that transformers has as a part of a model that reads images, and not by themselves.
+_PARTS = (
+    "qwen2_5_vl_text",
+    "qwen2_vl_text",
+    "qwen3_vl_text",
+)
 
 
 @dataclass
@@ -869,6 +875,7 @@ def text_models() -> dict[str, tuple[type, dict[str, type]]]:
     texts = {
         *modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         *modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        *_PARTS,
     }
     models = set(CONFIG_MAPPING_NAMES.values())
     found: dict[str, tuple[type, dict[str, type]]] = {}

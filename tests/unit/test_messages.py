@@ -146,7 +146,10 @@ def test_shell_completion():
     assert complete("doc") == ["doctor"]
     assert "--imports" in complete("doctor", "--")
     assert complete("explain", "LlamaFor") == ["LlamaForCausalLM", "LlamaForCausalLMEagle3"]
-    assert complete("check", "native.Qwen3") == ["native.Qwen3ForCausalLM", "native.Qwen3MoeForCausalLM"]
+    qwens = [
+        f"native.Qwen3{kind}" for kind in ("ForCausalLM", "MoeForCausalLM", "VLForConditionalGeneration")
+    ]
+    assert complete("check", "native.Qwen3") == qwens
 
 
 def test_the_completion_script():

@@ -149,7 +149,10 @@ def _items(network: Any, model_config: Any) -> str | None:
     inputs = {name: to_mindspore(value) for name, value in network.example_inputs().items()}
     for item in network.embed_multimodal(**inputs) if inputs else ():
         found = to_torch(item)
-        if found.shape[1:] != (_width(model_config),) or found.dtype != model_config.dtype:
+        if (
+            found.shape[1:] != (_width(model_config) * (1 + network.deepstack),)
+            or found.dtype != model_config.dtype
+        ):
             return f"embeddings {list(found.shape)} of {_name(found.dtype)} for one of its inputs"
     return None
 

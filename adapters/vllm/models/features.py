@@ -27,7 +27,8 @@ def refused(adapter: ModelAdapter) -> list[str]:
     flags = [flag for capability, flag in FLAGS.items() if capability not in adapter.capabilities]
     runner = ["--runner generate"] if adapter.pooling or adapter.drafts else []
     images = ["--convert", "--mm-encoder-only", "--enable-tower-connector-lora"] if adapter.modalities else []
-    return [*dtypes, *flags, *runner, *images]
+    videos = ["--video-pruning-rate"] if "video" in adapter.modalities else []
+    return [*dtypes, *flags, *runner, *images, *videos]
 
 
 def check(candidate: Candidate, vllm_config: Any) -> None:
@@ -75,6 +76,8 @@ def _check_modalities(candidate: Candidate, vllm_config: Any) -> None:
         return
     if getattr(multimodal, "mm_encoder_only", False):
         raise _refusal(candidate, "--mm-encoder-only", "Serve it without, or with another implementation")
+    if getattr(multimodal, "video_pruning_rate", None):  # who embeds a video would choose what is left of it
+        raise _refusal(candidate, "--video-pruning-rate", "Serve it without, or with another implementation")
     if getattr(vllm_config.lora_config, "enable_tower_connector_lora", False):
         what = "--enable-tower-connector-lora"
         raise _refusal(candidate, what, "Serve it without, or with another implementation")

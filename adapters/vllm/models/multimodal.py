@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 
 from mszoo.adapters.vllm.models.wrapper import MindSporeCausalLM, to_mindspore, to_torch
-from mszoo.adapters.vllm.seam import SupportsMultiModal
+from mszoo.adapters.vllm.seam import SupportsMRoPE, SupportsMultiModal
 
 
 class VllmProcessor:
@@ -23,18 +23,20 @@ class VllmProcessor:
         return owner.own_model()._processor_factory
 
 
-class MindSporeMultiModal(MindSporeCausalLM, SupportsMultiModal):
+class MindSporeMultiModal(MindSporeCausalLM, SupportsMultiModal, SupportsMRoPE):
     """A MindSpore model of several modalities under vLLM's protocol of them.
 
     Its network is a :class:`mszoo.layers.multimodal.MultiModalLM`.
 
     Attributes:
         processor_entry: what vLLM's registry holds for its own model of the architecture.
+        deepstack: what the step to come adds behind the decoder's first layers, [layers, T, hidden], or None.
         hf_to_vllm_mapper: from the names of LoRA adapters to those of the model's parts, which are vLLM's.
     """
 
     processor_entry: ClassVar[Any]
     _processor_factory = VllmProcessor()
+    deepstack: torch.Tensor | None = None
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
@@ -50,6 +52,28 @@ class MindSporeMultiModal(MindSporeCausalLM, SupportsMultiModal):
     def get_placeholder_str(cls, modality: str, i: int) -> str | None:
         """Return what stands in a prompt for the ``i``-th item of a modality."""
         found: str | None = cls.own_model().get_placeholder_str(modality, i)
+        return found
+
+    def get_mrope_input_positions(
+        self, input_tokens: list[int], mm_features: list[Any]
+    ) -> tuple[torch.Tensor, int]:
+        """Return the positions of a prompt's tokens, and what those of its answer are ahead of their number.
+
+        They follow from how vLLM's processor put items into the prompt, so vLLM's own model says them: by its
+        config alone, without a part of it built.
+
+        Args:
+            input_tokens: of the prompt.
+            mm_features: vLLM's, of its items.
+
+        Returns:
+            [axes, T] int64; and a number.
+        """
+        own = self.own_model()
+        bare = own.__new__(own)
+        torch.nn.Module.__init__(bare)
+        bare.config = self.config
+        found: tuple[torch.Tensor, int] = bare.get_mrope_input_positions(input_tokens, mm_features)
         return found
 
     def get_language_model(self) -> Any:
@@ -86,6 +110,7 @@ class MindSporeMultiModal(MindSporeCausalLM, SupportsMultiModal):
             multimodal_embeddings: [tokens, hidden] of each item, or of the part that is in this step.
             is_multimodal: [T] bool, on the CPU: where they go.
         """
+        self.deepstack = None
         if is_multimodal is None or multimodal_embeddings is None or not len(multimodal_embeddings):
             return super().embed_input_ids(input_ids)
         places = is_multimodal.to(input_ids.device)
@@ -94,8 +119,25 @@ class MindSporeMultiModal(MindSporeCausalLM, SupportsMultiModal):
         if len(items) != int(is_multimodal.sum()):
             raise ValueError(f"{len(items)} embeddings for {int(is_multimodal.sum())} tokens of a prompt")
         found = found.clone()  # not in place: MindSpore may own it
-        found[places] = items.to(found.dtype)
+        width, levels = found.shape[-1], self.network.deepstack
+        found[places] = items[:, :width].to(found.dtype)
+        if levels:
+            added = found.new_zeros(levels, *found.shape)
+            added[:, places] = items[:, width:].view(-1, levels, width).transpose(0, 1).to(found.dtype)
+            self.deepstack = added
         return found
+
+    def _run(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        inputs_embeds: torch.Tensor | None,
+        **others: Any,
+    ) -> Any:
+        if self.deepstack is not None:
+            others["deepstack"] = to_mindspore(self.deepstack)
+            self.deepstack = None
+        return super()._run(input_ids, positions, inputs_embeds, **others)
 
 
 def _to_mindspore(value: Any) -> Any:

@@ -1,0 +1,221 @@
+"""Random Qwen-VLs with tokenizer and processor, images and videos for them, and what Hugging Face computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mszoo.adapters.native.multimodal import TINY_QWEN_VISION
+
+from .conftest import TINY
+from .server import byte_tokenizer
+
+TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+IMAGE, VIDEO = (f"<|vision_start|>{pad}<|vision_end|>" for pad in TOKENS[2:])
+FRAMES = 5
+#: What is said of a video. It is short: behind one that lasts longer than it is wide, transformers goes on from its
+#: width and vLLM from its end.
+ABOUT_FILM: Mapping[str, Any] = {
+    "total_num_frames": FRAMES,
+    "fps": 2.5,
+    "duration": FRAMES / 2.5,
+    "frames_indices": list(range(FRAMES)),
+    "video_backend": "none",
+}
+#: By kind of model, of the tower; the decoder is 128 wide.
+VISION: Mapping[str, Mapping[str, Any]] = {
+    "Qwen2VL": {"embed_dim": 64, "mlp_ratio": 2, "hidden_size": 128},
+    "Qwen2_5_VL": {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "out_hidden_size": 128,
+        "window_size": 24,
+        "fullatt_block_indexes": [1],
+        "tokens_per_second": 2,
+    },
+    "Qwen3VL": {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "out_hidden_size": 128,
+        "num_position_embeddings": 25,
+        "deepstack_visual_indexes": [0, 2],
+    },
+}
+ROPE: Mapping[str, Any] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
+_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.content is string %}{{ message.content }}{% else %}"
+    "{% for part in message.content %}{% if part.type == 'text' %}{{ part.text }}{% elif 'video' in part.type %}"
+    f"{VIDEO}{{% else %}}{IMAGE}{{% endif %}}"
+    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def make_qwen_vl(folder: Path, kind: str, text: Mapping[str, Any] | None = None, **fields: Any) -> Path:
+    """Write a random Qwen-VL; the same fields give the same weights.
+
+    Args:
+        folder: an empty one.
+        kind: a key of :data:`VISION`.
+        text: fields of the decoder's config.
+        fields: of config.json.
+    """
+    import torch
+
+    import transformers
+
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": list(TOKENS)})
+    tokenizer.chat_template = _TEMPLATE
+    start, end, image, video = tokenizer.convert_tokens_to_ids(list(TOKENS))
+    decoder = {**TINY, "hidden_size": 128, "rope_parameters": dict(ROPE)}
+    if kind == "Qwen3VL":
+        decoder["rope_parameters"]["mrope_section"] = [6, 5, 5]
+    else:
+        del decoder["head_dim"]  # as wide as the stream shared out, whatever it says
+    vision = TINY_QWEN_VISION | VISION[kind] | fields.pop("vision", {})
+    config = getattr(transformers, f"{kind}Config")(
+        text_config=decoder
+        | {"vocab_size": len(tokenizer), "rope_parameters": dict(ROPE)}
+        | dict(text or {}),
+        vision_config=vision,
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+        image_token_id=image,
+        video_token_id=video,
+        **fields,
+    )
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            is_norm = any(part in name for part in ("norm", "ln_q")) and name.endswith("weight")
+            parameter.normal_(1.0 if is_norm else 0.0, 0.08)
+            if name.endswith(("q_proj.weight", "k_proj.weight")):
+                parameter.mul_(2.0)  # sharp attention, or answers end in one letter for ever
+    model.save_pretrained(folder)
+    processor_of(kind, vision, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def processor_of(kind: str, vision: Mapping[str, Any], tokenizer: Any) -> Any:
+    """Return the processor of a tower."""
+    import transformers
+
+    side = vision["patch_size"] * vision["spatial_merge_size"]
+    sizes = {"patch_size": vision["patch_size"], "merge_size": vision["spatial_merge_size"]}
+    sizes["size"] = {"shortest_edge": 4 * side**2, "longest_edge": 24 * side**2}
+    return getattr(transformers, f"{kind}Processor")(
+        transformers.Qwen2VLImageProcessor(**sizes),
+        tokenizer,
+        getattr(transformers, f"Qwen{kind[4]}VLVideoProcessor")(**sizes),
+        chat_template=tokenizer.chat_template,
+    )
+
+
+def pictures() -> list[Any]:
+    """Return images whose sizes don't divide: noise, so that no two patches are alike."""
+    import numpy as np
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    sizes = ((40, 40), (70, 31), (25, 80))
+    return [Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
+
+
+def film() -> Any:
+    """Return a video: frames [T, height, width, 3]."""
+    import numpy as np
+
+    return np.random.default_rng(1).integers(0, 256, (FRAMES, 31, 44, 3), dtype=np.uint8)
+
+
+def requests(pictures: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return prompts with no image, with one, and with several between words."""
+    first, second, third = pictures
+    return [
+        {"prompt": "Only words."},
+        {"prompt": f"{IMAGE}What is this?", "multi_modal_data": {"image": first}},
+        {"prompt": f"Look: {IMAGE} Is it odd?", "multi_modal_data": {"image": second}},
+        {"prompt": f"{IMAGE}then {IMAGE}{IMAGE}?", "multi_modal_data": {"image": [third, first, second]}},
+    ]
+
+
+def with_video(picture: Any) -> dict[str, Any]:
+    """Return a prompt with a video and an image."""
+    data = {"image": [picture], "video": [(film(), ABOUT_FILM | {"do_sample_frames": False})]}
+    return {"prompt": f"See {VIDEO} and {IMAGE}?", "multi_modal_data": data}
+
+
+class Reference:
+    """Hugging Face's model of a folder, in float32."""
+
+    def __init__(self, folder: Path) -> None:
+        import torch
+
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        self.processor = AutoProcessor.from_pretrained(folder)
+        self.model = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager"
+        )
+
+    def inputs(self, request: Mapping[str, Any]) -> Any:
+        """Return what the processor makes of a request."""
+        data = request.get("multi_modal_data", {})
+        items = {f"{name}s": value if isinstance(value, list) else [value] for name, value in data.items()}
+        if "videos" in items:
+            items["videos"] = [frames for frames, _ in items["videos"]]
+            items |= {"do_sample_frames": False, "video_metadata": [dict(ABOUT_FILM)]}
+        return dict(self.processor(text=[request["prompt"]], return_tensors="pt", **items))
+
+    def items(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the processor makes of a request's images and videos alone."""
+        wanted = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
+        inputs = self.inputs(request)
+        return {name: inputs[name] for name in wanted if name in inputs}
+
+    def features(self, request: Mapping[str, Any]) -> list[Any]:
+        """Return the embeddings of a request's images, then its videos: [tokens, hidden] each."""
+        import torch
+
+        inputs, found = self.items(request), []
+        with torch.no_grad():
+            if "pixel_values" in inputs:
+                images = inputs["pixel_values"], inputs["image_grid_thw"]
+                found += _embeddings(self.model.get_image_features(*images))
+            if "pixel_values_videos" in inputs:
+                videos = inputs["pixel_values_videos"], inputs["video_grid_thw"]
+                found += _embeddings(self.model.get_video_features(*videos))
+        return found
+
+    def logits(self, request: Mapping[str, Any], tokens: Sequence[int]) -> Any:
+        """Return the logits behind each token of a request and its answer, the last one's aside."""
+        import torch
+
+        inputs = self.inputs(request)
+        answer = torch.tensor([list(tokens)])
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], answer], 1)
+        for name in ("attention_mask", "mm_token_type_ids"):
+            if name in inputs:
+                more = torch.full_like(answer, int(name == "attention_mask"))
+                inputs[name] = torch.cat([inputs[name], more], 1)
+        with torch.no_grad():
+            return self.model(**inputs).logits[0][:-1]
+
+    def answer(self, request: Mapping[str, Any], count: int) -> list[int]:
+        """Return the greedy tokens behind a request."""
+        inputs = self.inputs(request)
+        tokens = self.model.generate(**inputs, do_sample=False, max_new_tokens=count, min_new_tokens=count)
+        answer: list[int] = tokens[0, inputs["input_ids"].shape[1] :].tolist()
+        return answer
+
+
+def _embeddings(found: Any) -> list[Any]:
+    """Return each item's embeddings, with what deepstack adds beside them."""
+    import torch
+
+    levels = getattr(found, "deepstack_features", None) or ()
+    return [torch.cat(parts, 1) for parts in zip(found.pooler_output, *levels, strict=True)]
