@@ -206,11 +206,14 @@ class Reference:
             return self.model(**inputs).logits[0][:-1]
 
     def answer(self, request: Mapping[str, Any], count: int) -> list[int]:
-        """Return the greedy tokens behind a request."""
-        inputs = self.inputs(request)
-        tokens = self.model.generate(**inputs, do_sample=False, max_new_tokens=count, min_new_tokens=count)
-        answer: list[int] = tokens[0, inputs["input_ids"].shape[1] :].tolist()
-        return answer
+        """Return the greedy tokens behind a request, each computed from all before it.
+
+        ``generate`` of Qwen2-VL in transformers 5.19 gives others than these logits, behind some images.
+        """
+        tokens: list[int] = []
+        for _ in range(count):
+            tokens.append(int(self.logits(request, [*tokens, 0])[-1].argmax()))
+        return tokens
 
 
 def _embeddings(found: Any) -> list[Any]:

@@ -153,7 +153,7 @@ AT_ONCE = {
     "vllm/platforms.py": "current_platform = None",
     "vllm/version.py": "__version__ = '0'",
     "vllm/model_executor/models/interfaces.py": "class SupportsMultiModal: ...\n"
-    "SupportsLoRA = SupportsPP = supports_pp = object",
+    "SupportsLoRA = SupportsPP = supports_pp = SupportsMRoPE = object",
     "vllm/model_executor/models/registry.py": "ModelRegistry = None",
 }
 

@@ -323,7 +323,7 @@ def test_check_reports_on_everything(tmp_path: Path) -> None:
     assert tiers["typo.TinyForCausalLM"] == "failed"
     assert "typo.TinyForCausalLM static" in done.stderr  # progress
     matrix = (site / "matrix.md").read_text()
-    assert "| `good.TinyForCausalLM` | model | tiny-dist 1.0 | 8 passed | not run | not run |" in matrix
+    assert "| `good.TinyForCausalLM` | model | tiny-dist 1.0 | 9 passed | not run | not run |" in matrix
     assert "- `typo.TinyForCausalLM` static `test_implementation_exists`: tinymodels" in matrix
 
 

@@ -420,12 +420,16 @@ def _shrink(x, weight, indices, y, scale, lens=None):
 
 def _expand(x, weight, indices, y, slice_offset, slice_size, lens=None):
     which = _rows(weight, indices, lens).long()
-    weight = weight.flatten(0, 1) if weight.dim() == 4 else weight
+    rank = x.shape[1]
+    if weight.shape[-1] != rank:  # Ascend's kernel doesn't look, and reads other weights
+        raise ValueError(f"weights of rank {weight.shape[-1]} for inputs of rank {rank}")
+    # As Ascend's kernel does: an adapter's weights lie slice_size rows apart, whatever the tensor's shape says.
+    # Behind the last one's it would read on, for logits that nobody looks at: of a vocabulary's padding.
+    weights = weight.reshape(-1, rank).float()
     for row, adapter in enumerate(which.tolist()):
         if adapter >= 0:
-            y[row, slice_offset : slice_offset + slice_size] += (weight[adapter].float() @ x[row].float()).to(
-                y.dtype
-            )
+            found = weights[adapter * slice_size : (adapter + 1) * slice_size] @ x[row].float()
+            y[row, slice_offset : slice_offset + len(found)] += found.to(y.dtype)
     return y.clone()
 
 
