@@ -70,6 +70,7 @@ _LATE = {
     "RowParallelLinear": "vllm.model_executor.layers.linear",
     "VocabParallelEmbedding": "vllm.model_executor.layers.vocab_parallel_embedding",
     "VocabParallelEmbeddingWithLoRA": "vllm.lora.layers",
+    "MergedColumnParallelLinearWithLoRA": "vllm.lora.layers",
     "BaseLayerWithLoRA": "vllm.lora.layers",
     "LoRARequest": "vllm.lora.request",
     "MergedColumnParallelLinear": "vllm.model_executor.layers.linear",

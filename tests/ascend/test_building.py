@@ -107,6 +107,13 @@ JOBS: dict[str, tuple[str, str, dict[str, Any], str | None]] = {
         },
         "mszoo.layers: takes no checkpoint with compressed-tensors weights on NPU. Serve an unquantized one",
     ),
+    "lora-on-ranks": (
+        "llama",
+        NATIVE,
+        {"enable_lora": True, "tensor_parallel_size": 2, "dtype": "float16"},
+        "LoRA on several ranks: this vLLM and vllm-ascend's kernels differ in the rank of what they exchange, "
+        "and answers would be wrong. Serve it with --fully-sharded-loras",
+    ),
     "no-memory": (
         "llama",
         NATIVE,

@@ -1,6 +1,6 @@
-"""What vLLM's CPU backend has no kernels for, whoever's model it is: found before weights are read.
+"""What vLLM's backends have no kernels for, whoever's model it is: found before weights are read.
 
-vLLM itself finds out when the weights are there, or in the first step, in which its engine dies.
+vLLM itself finds out when the weights are there, in the first step, in which its engine dies, or never.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _WITHOUT = "Merge the adapter into the weights, and serve these without --enable
 
 
 def check(who: str, vllm_config: Any, device: str) -> None:
-    """Refuse what vLLM's kernels for a CPU can't compute.
+    """Refuse what vLLM's kernels for a device can't compute.
 
     Args:
         who: would serve.
@@ -30,8 +30,10 @@ def check(who: str, vllm_config: Any, device: str) -> None:
     Raises:
         RefusalError: LoRA was asked for, and the model has experts; or the weights are fp8, and these are experts,
             or have one scale for a tensor; or it is float32 on a processor with AMX, and the weights are W8A8 or
-            the cache is latent.
+            the cache is latent. On an NPU: LoRA is to run on several ranks that don't share out its own rank.
     """
+    if device == "npu":
+        _check_lora_on_ranks(who, vllm_config)
     if device != "cpu":
         return
     from mszoo.adapters.vllm.seam import HAS_TRITON
@@ -49,6 +51,21 @@ def check(who: str, vllm_config: Any, device: str) -> None:
         raise RefusalError(who, what, TAKEN)
     if vllm_config.model_config.dtype == torch.float32 and _has_amx():
         _check_float32_on_amx(who, vllm_config)
+
+
+def _check_lora_on_ranks(who: str, vllm_config: Any) -> None:
+    from mszoo.adapters.vllm.seam import MergedColumnParallelLinearWithLoRA
+
+    lora, ranks = vllm_config.lora_config, vllm_config.parallel_config.tensor_parallel_size
+    # vLLM 0.23 gathers the products of merged projections from all ranks with or without the flag. Without it
+    # that is more than the rank of an adapter, which kernels for CUDA look up in the weights, and Ascend's don't.
+    gathers = "apply" in vars(MergedColumnParallelLinearWithLoRA)
+    if lora is not None and ranks > 1 and not lora.fully_sharded_loras and gathers:
+        what = (
+            "LoRA on several ranks: this vLLM and vllm-ascend's kernels differ in the rank of what they exchange, "
+            "and answers would be wrong"
+        )
+        raise RefusalError(who, what, "Serve it with --fully-sharded-loras")
 
 
 def _check_float32_on_amx(who: str, vllm_config: Any) -> None:
