@@ -6,7 +6,8 @@ A server of a tiny random Llama (or of DIR) answers rounds of requests that run 
 answers it gave before the load, chats of ever new lengths, structured output, streams whose client goes away, and
 requests that are wrong. With ``--lora`` each round ends with requests to a LoRA adapter; they run apart, because
 vLLM on CPU answers a request without an adapter wrongly beside one that has one. The memory of the server's
-processes is looked at every other second, and a line is fitted to what was seen after the warm-up.
+processes is looked at every other second, and a line is fitted to what was seen after the warm-up: of all, and of
+each. With ``--alone`` vLLM's own model answers, to compare with.
 
 Exit status 1: an answer was wrong, the server ended, or, in a run of more than ten minutes, memory grew by more
 than 1 MiB a minute after them.
@@ -79,12 +80,14 @@ class Memory(threading.Thread):
 
     Attributes:
         samples: seconds since the start, and bytes of each process by its id.
+        names: of the processes, by their ids.
     """
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
         self._root, self._begin, self._over = psutil.Process(pid), time.monotonic(), threading.Event()
         self.samples: list[tuple[float, dict[int, int]]] = []
+        self.names: dict[int, str] = {}
 
     def run(self) -> None:
         """Sample until :meth:`end`."""
@@ -94,6 +97,7 @@ class Memory(threading.Thread):
                 for process in (self._root, *self._root.children(recursive=True)):
                     with contextlib.suppress(psutil.NoSuchProcess):
                         found[process.pid] = process.memory_info().rss
+                        self.names[process.pid] = process.name()
             self.samples.append((time.monotonic() - self._begin, found))
 
     def end(self) -> None:
@@ -218,7 +222,7 @@ class Load:
 
 
 def soak(
-    folder: Path, workplace: Path, minutes: float, kernels: str, *, lora: Path | None = None
+    folder: Path, workplace: Path, minutes: float, kernels: str | None, *, lora: Path | None = None
 ) -> dict[str, Any]:
     """Serve a checkpoint under load.
 
@@ -226,7 +230,7 @@ def soak(
         folder: the checkpoint.
         workplace: an empty folder for the server's log and caches.
         minutes: how long; the start doesn't count.
-        kernels: ``MSZOO_KERNELS``.
+        kernels: ``MSZOO_KERNELS``; None has vLLM's own model answer.
         lora: the folder of an adapter that is served beside.
 
     Returns:
@@ -237,7 +241,8 @@ def soak(
     options += ["--gpu-memory-utilization", "0.2", "--num-gpu-blocks-override", "128"]
     if lora is not None:
         options += ["--enable-lora", "--lora-modules", f"soak={lora}"]
-    environ = {"MSZOO_KERNELS": kernels, "VLLM_CPU_KVCACHE_SPACE": "1"}
+    who = {"MSZOO_DISABLE": "1"} if kernels is None else {"MSZOO_KERNELS": kernels}
+    environ = who | {"VLLM_CPU_KVCACHE_SPACE": "1"}
     with running_server(folder, workplace, *options, **environ) as server:
         load = Load(server, None if lora is None else "soak")
         memory = Memory(server.group.pid)
@@ -253,7 +258,12 @@ def soak(
             load.tally.wrong.append(f"the server ended with status {ended}")
         served = [line.split("mszoo: ", 1)[1] for line in server.log().splitlines() if " answers (" in line]
     warm = WARM_UP if minutes > WARM_UP else minutes / 2
-    steep = slope([sample for sample in memory.samples if sample[0] >= warm * 60])
+    seen = [sample for sample in memory.samples if sample[0] >= warm * 60]
+    steep = slope(seen)
+    each = {
+        f"{name} {pid}": slope([(at, {pid: found.get(pid, 0)}) for at, found in seen])
+        for pid, name in memory.names.items()
+    }
     return {
         "minutes": minutes,
         "kernels": kernels,
@@ -263,6 +273,7 @@ def soak(
         "wrong": load.tally.wrong,
         "warm_up_minutes": warm,
         "mib_a_minute": steep,
+        "mib_a_minute_of": each,
         "good": not load.tally.wrong and (minutes <= WARM_UP or steep <= STEEPEST),
         "samples": memory.samples,
     }
@@ -271,11 +282,13 @@ def soak(
 def report(result: dict[str, Any]) -> str:
     """Return a result for people."""
     done = ", ".join(f"{count} {kind}" for kind, count in sorted(result["done"].items()))
+    each = ", ".join(f"{name} {steep:+.2f}" for name, steep in result["mib_a_minute_of"].items())
     lines = [
         f"{'; '.join(result['served']) or 'vLLM alone answers'}",
         f"{result['rounds']} rounds in {result['minutes']:g} minutes: {done}",
         f"{len(result['wrong'])} wrong" + "".join(f"\n  {fault}" for fault in result["wrong"][:20]),
         f"memory after {result['warm_up_minutes']:g} minutes: {result['mib_a_minute']:+.2f} MiB a minute",
+        f"  of each process: {each}",
         plot(result["samples"]) if result["samples"] else "",
         "good" if result["good"] else "NOT GOOD",
     ]
@@ -286,7 +299,9 @@ def main() -> int:
     """Run one soak and print what was seen."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--kernels", choices=("cpu", "mindspore"), default="cpu")
+    by = parser.add_mutually_exclusive_group()
+    by.add_argument("--kernels", choices=("cpu", "mindspore"), default="cpu")
+    by.add_argument("--alone", action="store_true", help="vLLM's own model answers, to compare with")
     parser.add_argument(
         "--lora", action="store_true", help="requests to a LoRA adapter, too (the tiny model)"
     )
@@ -305,7 +320,8 @@ def main() -> int:
             lora = make_lora(Path(place, "lora"), 1)
         workplace = Path(place, "work")
         workplace.mkdir()
-        result = soak(folder, workplace, arguments.minutes, arguments.kernels, lora=lora)
+        kernels = None if arguments.alone else arguments.kernels
+        result = soak(folder, workplace, arguments.minutes, kernels, lora=lora)
     print(json.dumps(result) if arguments.json else report(result))
     return 0 if result["good"] else 1
 
