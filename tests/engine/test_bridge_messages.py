@@ -150,7 +150,9 @@ def test_a_model_of_images_without_a_processor() -> None:
 
 def test_embeddings_that_do_not_fit_a_prompt() -> None:
     model = object.__new__(multimodal.MindSporeMultiModal)
-    model.__dict__["network"] = SimpleNamespace(embed_input_ids=lambda ids: ids[:, None].astype(ms.float32))
+    model.__dict__["network"] = SimpleNamespace(
+        embed_input_ids=lambda ids: ids[:, None].astype(ms.float32), deepstack=0
+    )
     places = torch.tensor([False, True, True, False])
     ids, items = torch.tensor([1, 900, 900, 4]), [torch.tensor([[7.0]]), torch.tensor([[8.0]])]
     merged = model.embed_input_ids(ids, items, is_multimodal=places)

@@ -162,7 +162,7 @@ def test_what_was_imported_is_compared_before_a_model_serves(monkeypatch: pytest
 
     built = object()
     monkeypatch.setattr(choice, "build", lambda *arguments: (built, []))
-    catalog = SimpleNamespace(settings=SimpleNamespace(lock=Path("/the.lock")))
+    catalog = SimpleNamespace(settings=SimpleNamespace(lock=Path("/the.lock")), selects_by_config=False)
     held = guard()
     try:
         assert choice.choose(None, "auto", catalog, None, "", {}).built is built
