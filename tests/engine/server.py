@@ -150,7 +150,10 @@ def started_server(
     base_url = f"http://127.0.0.1:{port}"
     with (
         ProcessGroup(command, workplace / "server.log", inherited | own | environ) as group,
-        httpx.Client(base_url=base_url, timeout=300, trust_env=False) as http,  # no proxy
+        # No proxy. And a connection each: a server that answers with status 500 closes it without saying so.
+        httpx.Client(
+            base_url=base_url, timeout=300, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
+        ) as http,
     ):
         yield Server(http, group, set())
 
