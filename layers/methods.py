@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mszoo.kernels import dispatch
+from mszoo.kernels import dispatch, op_graphs
 from mszoo.kernels.exchange import ParameterView, move_to_mindspore, to_mindspore, to_torch
 from mszoo.layers.seam import (
     LinearBase,
@@ -65,6 +65,13 @@ def quant_config() -> QuantizationConfig | None:
     )
 
 
+def _in_graphs(op: str) -> bool:
+    """Return whether ``op`` runs as a graph of its own in the model that is being built."""
+    kernels = dispatch.current()
+    own = kernels.base == "mindspore" and kernels.device == "cpu" and kernels.ops[op].builtin
+    return own and not get_current_vllm_config().model_config.enforce_eager
+
+
 class _MindSporeProduct:
     """``x @ weight.T + bias`` by MindSpore, on a weight that stays as it was loaded."""
 
@@ -93,7 +100,21 @@ class MindSporeLinearMethod(_MindSporeProduct, UnquantizedLinearMethod):
 
 
 class MindSporeHeadMethod(_MindSporeProduct, UnquantizedEmbeddingMethod):
-    """The output projection with MindSpore's product."""
+    """The output projection with MindSpore's product; as a graph, where the layers run as one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._as_graph = _in_graphs("linear")
+
+    def apply(
+        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return logits: [T, hidden] -> [T, vocab]."""
+        if not self._as_graph:
+            return super().apply(layer, x, bias)
+        return op_graphs.linear(
+            x, self._weight.of(layer.weight), None if bias is None else self._bias.of(bias)
+        )
 
 
 class MindSporeExpertsMethod(UnquantizedFusedMoEMethod):
@@ -162,10 +183,11 @@ class CpuTableMethod(UnquantizedEmbeddingMethod):
 
 
 class MindSporeTableMethod(CpuTableMethod):
-    """The token embedding with MindSpore's look-up."""
+    """The token embedding with MindSpore's look-up; as a graph, where the layers run as one."""
 
     def __init__(self) -> None:
         super().__init__()
+        self._as_graph = _in_graphs("embedding")
         self._embedding = dispatch.current().function("embedding")
         self._table = ParameterView()
 
@@ -177,6 +199,8 @@ class MindSporeTableMethod(CpuTableMethod):
         """Return the rows of the weight that ``input_`` names: [T] -> [T, hidden]."""
         if torch.compiler.is_compiling():  # a draft model of vLLM's, which shares the table: torch's look-up
             return super().embedding(layer, input_)
+        if self._as_graph:
+            return op_graphs.embedding(input_, self._table.of(layer.weight))
         return to_torch(self._embedding(to_mindspore(input_), self._table.of(layer.weight)))
 
 

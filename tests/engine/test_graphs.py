@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import torch
 
 import pytest
@@ -11,7 +14,7 @@ from mszoo.kernels import runtime
 from .conftest import RAW_LOGITS, assert_mindspore, running_engine, worst_of
 
 runtime.prepare("cpu")
-from mszoo.kernels import graphs  # noqa: E402
+from mszoo.kernels import graphs, op_graphs  # noqa: E402
 from mszoo.kernels import mindspore_set as kernels  # noqa: E402
 from mszoo.kernels.exchange import move_to_mindspore, to_mindspore, to_torch  # noqa: E402
 
@@ -156,3 +159,55 @@ def test_a_shape_holds_what_fits_into_it() -> None:
         assert shape.tokens >= tokens
         assert shape.blocks >= blocks
         assert tokens == 1 or (shape.sequences == 1) == (sequences == 1)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3, 64, 65, 300])
+def test_a_product_and_a_look_up_as_graphs_of_their_own(rows: int) -> None:
+    weight, bias, x = torch.randn(11, 8), torch.randn(11), torch.randn(rows, 8)
+    table, ids = to_mindspore(weight), torch.randint(0, 11, (rows,))
+    assert torch.equal(op_graphs.embedding(ids, table), weight[ids])
+    torch.testing.assert_close(op_graphs.linear(x, table), x @ weight.T)
+    torch.testing.assert_close(op_graphs.linear(x, table, to_mindspore(bias)), x @ weight.T + bias)
+
+
+def test_graphs_of_single_ops_lose_no_memory() -> None:
+    """A server calls them at every step: op by op, MindSpore loses 1 to 2 KiB each time."""
+    found = subprocess.run([sys.executable, "-c", _MANY_CALLS], capture_output=True, text=True, check=True)
+    in_graphs, op_by_op = map(float, found.stdout.split()[-2:])
+    assert in_graphs < 1.0 < 3.0 < op_by_op  # MiB
+
+
+_MANY_CALLS = """
+import ctypes
+import torch
+from mszoo.kernels import runtime
+runtime.prepare("cpu")
+from mszoo.kernels import mindspore_set, op_graphs
+from mszoo.kernels.exchange import to_mindspore
+
+weight = to_mindspore(torch.randn(260, 64))
+xs, ids = [torch.randn(n, 64) for n in (1, 3, 8)], [torch.arange(n) for n in (1, 3, 8)]
+
+def resident():
+    ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps isn't lost
+    lines = open("/proc/self/smaps_rollup").read().splitlines()
+    return int(next(line for line in lines if line.startswith("Rss")).split()[1]) / 1024
+
+def graphs(x, ids):
+    op_graphs.linear(x, weight)
+    op_graphs.embedding(ids, weight)
+
+def op_by_op(x, ids):
+    mindspore_set.linear(to_mindspore(x), weight)
+    mindspore_set.embedding(to_mindspore(ids), weight)
+
+def grows(step):
+    for n in range(600):
+        step(xs[n % 3], ids[n % 3])
+    before = resident()
+    for n in range(3000):
+        step(xs[n % 3], ids[n % 3])
+    return resident() - before
+
+print(grows(graphs), grows(op_by_op))
+"""
