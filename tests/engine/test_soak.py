@@ -28,7 +28,7 @@ def test_a_minute_of_mixed_load(kernels: str, lora: bool, tmp_path: Path) -> Non
     folder = make_text_checkpoint(tmp_path / "model", max_position_embeddings=1024)
     adapter = make_lora(tmp_path / "lora", 1) if lora else None
     (tmp_path / "work").mkdir()
-    result = soak.soak(folder, tmp_path / "work", 1.0, kernels, lora=adapter)
+    result = soak.soak(folder, tmp_path / "work", 1.0, kernels, lora=adapter, pace=0)
     assert result["wrong"] == []
     assert result["good"]
     (served,) = result["served"]
