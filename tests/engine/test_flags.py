@@ -40,7 +40,7 @@ IN_ONE_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 #: test_speculation.py has what is drafted for the native Llama.
 SERVED = [
     f"{job}-{name}"
-    for job in ("lora", "reload", "eagle3", "draft")
+    for job in ("reload", "eagle3", "draft")
     for name in ADAPTERS
     if (job, name) not in (("eagle3", "llama"), ("draft", "llama"))
 ]
@@ -63,8 +63,12 @@ def jobs(
             heads["eagle3"] = make_eagle3(source, folder / "eagle3")
             heads["draft"] = make_draft(source, folder / "draft", 2)
         for name in [name for name, (_, of) in ADAPTERS.items() if of == family]:
-            made[f"lora-{name}"] = {"model": str(source), "options": LORA, "lora": [lora] * 3}
-            made[f"reload-{name}"] = made[f"lora-{name}"] | {"reload": [str(source), str(other)]}
+            made[f"reload-{name}"] = {
+                "model": str(source),
+                "options": LORA,
+                "lora": [lora] * 3,
+                "reload": [str(source), str(other)],
+            }
             for job, head in heads.items():
                 method = {"draft": "draft_model"}.get(job, job)
                 speculative = {"method": method, "model": str(head), "num_speculative_tokens": 3}

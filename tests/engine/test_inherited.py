@@ -72,7 +72,9 @@ def test_tensor_parallel(kernels: str, fields: dict[str, Any], checkpoint, own: 
     ("architecture", "ways"),
     [
         ("DeepseekV3ForCausalLM", ("tensor", "pipeline")),
-        ("GPT2LMHeadModel", ("pipeline",)),  # tied, with learned positions
+        pytest.param(
+            "GPT2LMHeadModel", ("pipeline",), marks=pytest.mark.long
+        ),  # tied, with learned positions
     ],
 )
 def test_ranks_share_a_model_out(architecture: str, ways: tuple[str, ...], tmp_path: Path) -> None:
@@ -105,7 +107,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [str(make_lora(folder / str(seed), seed)) for seed in (1, 2)]
 
 
-@pytest.mark.parametrize("kernels", ["cpu", "mindspore"])
+@pytest.mark.parametrize("kernels", ["cpu", pytest.param("mindspore", marks=pytest.mark.long)])
 def test_lora(kernels: str, checkpoint, own: Own, adapters: list[str], tmp_path: Path) -> None:
     """Two LoRA adapters in one batch, one of them for two requests: the answers of vLLM's own model.
 

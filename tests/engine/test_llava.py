@@ -169,6 +169,7 @@ def _job(folder: Path, workplace: Path) -> dict[str, Any]:
     return {"model": str(folder), "requests": asked}
 
 
+@pytest.mark.long  # test_llava_serving.py holds the same to Hugging Face
 def test_it_answers_as_vllm_does(llava: Callable[[str], Path], tmp_path: Path) -> None:
     """The greedy tokens of vLLM's own model: compiled, in chunks across images, from the cache, with LoRA."""
     folder = llava("clip-llama")

@@ -92,10 +92,14 @@ COMPILED = (
 )
 COMPILED += ("qwen2-some-layers-slide", "qwen3-bias", "rope-yarn-attention-factor")
 GRAPHS = ("llama-biases", "llama-tied-gelu", "mistral-sliding", "qwen3-bias")
+LONG = ("llama-tied-gelu",)  # of graphs, which take 10 s to compile; each part of it is in another one
 RUNS = [("cpu", "eager", case) for case in CASES if case not in COMPILED or case in GRAPHS]
 RUNS += [("cpu", "compiled", case) for case in COMPILED]
 RUNS += [("mindspore", "eager", case) for case in MINDSPORE]
-RUNS += [("mindspore", "compiled", case) for case in GRAPHS]
+RUNS += [
+    pytest.param("mindspore", "compiled", case, marks=pytest.mark.long if case in LONG else ())
+    for case in GRAPHS
+]
 
 
 def runs_fused(model: Any) -> tuple[list[bool], list[bool]]:

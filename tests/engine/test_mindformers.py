@@ -292,6 +292,7 @@ def architecture_of(case: str) -> str:
     return "TeleChat2ForCausalLM" if case == "telechat2" else CASES[case][0]
 
 
+@pytest.mark.long  # each one's logits are held to Hugging Face above
 @pytest.mark.parametrize("case", ALL_EIGHT)
 def test_answers_equal_vllms_own(case: str, ours_and_theirs) -> None:
     ours, theirs = (answered[case] for answered in ours_and_theirs)

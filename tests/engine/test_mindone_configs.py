@@ -97,7 +97,8 @@ def test_checkpoints_as_they_were_published(family: str, prefix: str, mask: str,
 @pytest.mark.parametrize(
     ("family", "kernel_set", "options"),
     [
-        ("GPTNeoX", "cpu", {}),  # the checkpoint has queries, keys and values head by head
+        # The checkpoint has queries, keys and values head by head.
+        pytest.param("GPTNeoX", "cpu", {}, marks=pytest.mark.long),
         ("Qwen2Moe", "mindspore", {"enable_expert_parallel": True}),  # each rank has half of the experts
     ],
 )

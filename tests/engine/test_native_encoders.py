@@ -112,7 +112,21 @@ SHOWN = {
 }
 
 
-@pytest.mark.parametrize("architecture", sorted(RECORD.keys() - SHOWN))
+#: A linear layer on an encoder that is tested without it, and what has the code of RoBERTa.
+LONG = {
+    "ModernBertForTokenClassification",
+    "RobertaForTokenClassification",
+    *(name for name in RECORD if name.startswith("XLMRoberta")),
+}
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        pytest.param(name, marks=pytest.mark.long if name in LONG else ())
+        for name in sorted(RECORD.keys() - SHOWN)
+    ],
+)
 def test_hugging_faces_answers(architecture: str, tmp_path: Path) -> None:
     """In vLLM's default mode, where each layer is one call, and op by op."""
     record = RECORD[architecture]
