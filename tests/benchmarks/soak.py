@@ -204,9 +204,8 @@ class Load:
         try:
             fault = None if type(json.loads(text)["ok"]) is bool else text
         except ValueError:
-            fault = (
-                None if text.count(" ") + text.count("\n") > 20 else text
-            )  # blanks, until its tokens ran out
+            blanks = sum(letter.isspace() for letter in text)
+            fault = None if blanks > 20 else text  # until its tokens ran out
         self.tally.note("structured", fault)
 
     def _disconnect(self) -> None:

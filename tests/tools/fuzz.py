@@ -3,8 +3,8 @@
     python -m tests.tools.fuzz [--minutes 60] [--examples 500] [FILE ...]
 
 A round runs every property test in the files, one process for each file; the next begins with a new seed, until the
-time is over. Exit 1: a test failed, or a file took longer than it may. Hypothesis then prints the example: keep it
-as an `@example` of the test.
+time is over. Exit 1: a test failed, or a file took longer or more memory than it may. Hypothesis then prints the
+example: keep it as an `@example` of the test.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -25,6 +26,8 @@ _TEST = re.compile(r"^(tests/\S+::\S+):$", re.M)
 _COUNTS = re.compile(r"(\d+) passing, (\d+) failing")
 _LONGEST = 900  # seconds of one file: a test that hangs is told with what it was at after 300
 _TOLD = 300
+#: Bytes of address space of one file's process: an example that takes all memory is told, and ends nobody else.
+_MEMORY = 12 << 30
 
 
 def property_tests() -> list[str]:
@@ -44,6 +47,7 @@ def run(file: str, examples: int) -> tuple[bool, Counter[str], str]:
     command += [f"--hypothesis-seed={seed}", "--hypothesis-show-statistics", "-p", "no:cacheprovider"]
     command += ["-o", f"faulthandler_timeout={_TOLD}"]
     environ = os.environ | {"FUZZ_EXAMPLES": str(examples)}
+    command = ["prlimit", f"--as={_MEMORY}", *command] if shutil.which("prlimit") else command
     try:
         done = subprocess.run(
             command, cwd=ROOT, env=environ, timeout=_LONGEST, text=True, capture_output=True, check=False

@@ -82,7 +82,15 @@ class OverGloo(dist.ProcessGroup):
     all_to_all_single = alltoall_base
 
     def send(self, tensors, rank, tag=0):
-        return self._run("send", (tensors,), [], rank, tag)
+        """Send a copy and don't wait: two stages that send to each other would wait for ever."""
+        device = next((item.device.index for item in tensors if item.device.type == "npu"), 0)
+
+        def send():
+            _device.launch("hccl::send", device, tensors, [])
+            return self._gloo.send([tensor.clone() for tensor in _on_cpu(tensors)], rank, tag)
+
+        graphs.record("send", lambda: (send(), True)[1], [])
+        return send()
 
     def recv(self, tensors, rank, tag=0):
         return self._run("recv", (tensors,), tensors, rank, tag)
