@@ -94,7 +94,7 @@ class LayerConformance(AdapterConformance):
     @static
     def test_target_exists(self) -> None:
         """vLLM has a layer of this name that it lets others replace; the suite has the class of cells."""
-        from mszoo.adapters.vllm.layers.vllm_layers import modules_of, nearest_name
+        from mszoo.registry.vllm_layers import modules_of, nearest_name
 
         kind, _, name = self.target.partition(":")
         if kind != "vllm":
@@ -163,7 +163,7 @@ class LayerConformance(AdapterConformance):
         """Make vLLM's own layer with random weights; the same ones each time."""
         import torch
 
-        from mszoo.adapters.vllm.layers.vllm_layers import modules_of
+        from mszoo.registry.vllm_layers import modules_of
 
         arguments = self.arguments()  # first: it says what to do about a layer that is not known here
         name = self.target.partition(":")[2]

@@ -379,7 +379,10 @@ def test_check_of_one_target(target: str, status: int, tmp_path: Path) -> None:
 def test_check_of_an_unknown_target(target: str, hint: str, tmp_path: Path) -> None:
     done = run(make_site(tmp_path, suites=("good",)), *CLI, target)
     assert done.returncode == 2
-    assert done.stderr == f"mszoo check: {target} is neither a suite nor an architecture of one. {hint}\n"
+    assert (
+        done.stderr
+        == f"mszoo check: {target} is neither a suite nor an architecture, layer or op of one. {hint}\n"
+    )
 
 
 def test_check_obeys_the_settings(tmp_path: Path) -> None:
@@ -391,7 +394,7 @@ def test_check_obeys_the_settings(tmp_path: Path) -> None:
     def check(settings: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         return run(site, "-c", code, settings, *arguments)
 
-    nobody = "mszoo check: typo is neither a suite nor an architecture of one. "
+    nobody = "mszoo check: typo is neither a suite nor an architecture, layer or op of one. "
     static = ("check", "--tier", "static")
     done = check("MSZOO_DISABLE=typo", *static, "typo")
     assert (done.returncode, done.stderr) == (

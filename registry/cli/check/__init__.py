@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -12,6 +11,7 @@ from typing import Annotated
 import typer
 
 from mszoo.registry.catalog import Catalog
+from mszoo.registry.cli import names
 from mszoo.registry.cli.check.report import check_json, good, print_report, read_page, write_markdown
 from mszoo.registry.cli.check.run import TIERS, Subject, run
 from mszoo.registry.cli.report import (
@@ -19,7 +19,6 @@ from mszoo.registry.cli.report import (
     JsonOption,
     choice,
     chosen_device,
-    complete_architectures,
     print_json,
 )
 from mszoo.registry.decisions import Candidate
@@ -38,10 +37,10 @@ def check(
         str | None,
         typer.Argument(
             metavar="[SUITE|ARCH|DEVICE]",
-            autocompletion=complete_architectures,
-            help="A suite (native), an architecture, plain or of one suite (native.LlamaForCausalLM), or this "
-            "machine's device (npu): set-up, exchange of tensors, ops, memory, graphs, speed. "
-            "Default: everything.",
+            autocompletion=names.complete_subjects,
+            help="A suite (native), an architecture, plain or of one suite (native.LlamaForCausalLM), a suite's "
+            "layer or op, or this machine's device (npu): set-up, exchange of tensors, ops, memory, graphs, "
+            "speed. Default: everything.",
         ),
     ] = None,
     tier: Annotated[
@@ -107,7 +106,7 @@ def select(catalog: Catalog, target: str | None) -> list[Subject]:
     """Return what to test: the device, suites, then models, layers and ops.
 
     Raises:
-        MszooError: the target is neither a suite, nor an architecture that one provides, nor the device.
+        MszooError: the target is neither a suite, nor what one registers, nor the device.
     """
     subjects = list(_all(catalog))
     if target is None:
@@ -117,14 +116,21 @@ def select(catalog: Catalog, target: str | None) -> list[Subject]:
         for item in subjects
         if (item.suite or item.name) == target
         or (item.kind in _OF_MODELS and target in (item.name, item.name.partition(".")[2]))
+        or (item.kind in ("layer", "op") and target in _names_of_part(item))
     ]
     if not chosen:
-        names = {name for item in subjects for name in (item.suite, item.name, item.name.partition(".")[2])}
-        nearest = difflib.get_close_matches(target, sorted(names - {""}), n=1)
-        hint = f"Did you mean {nearest[0]}?" if nearest else "`mszoo list` shows what is registered."
-        hint = _left_out(catalog, target) or hint
-        raise MszooError("mszoo check", f"{target} is neither a suite nor an architecture of one", hint)
+        hint = _left_out(catalog, target) or names.nearest(catalog, target, (catalog.device,))
+        what = f"{target} is neither a suite nor an architecture, layer or op of one"
+        raise MszooError("mszoo check", what, hint)
     return chosen
+
+
+def _names_of_part(subject: Subject) -> tuple[str, ...]:
+    """Return what a layer or an op may be called: in full, without the suite, and a layer by its class."""
+    if subject.kind == "op":
+        return subject.name, subject.attributes["op"]
+    target = subject.attributes["target"]
+    return subject.name, target, target.rpartition(":")[2]
 
 
 def _left_out(catalog: Catalog, target: str) -> str:

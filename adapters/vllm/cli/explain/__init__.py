@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import difflib
-import os
-import re
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from mszoo.adapters.vllm.cli.explain.folder import config_fields, read_architectures
-from mszoo.adapters.vllm.cli.explain.model import vllm_json
+from mszoo.adapters.vllm.cli.explain.folder import config_fields
+from mszoo.adapters.vllm.cli.explain.model import server, vllm_json
 from mszoo.adapters.vllm.cli.explain.parts import print_layers, print_ops
 from mszoo.adapters.vllm.cli.explain.processes import (
     print_processes,
     processes_json,
 )
 from mszoo.adapters.vllm.cli.explain.report import Report
+from mszoo.adapters.vllm.cli.explain.subject import resolve
 from mszoo.adapters.vllm.cli.explain.verdict import print_verdict
 from mszoo.registry.catalog import Catalog
+from mszoo.registry.cli import names
 from mszoo.registry.cli.report import (
     DeviceOption,
     JsonOption,
     choice,
     chosen_device,
-    complete_architectures,
     console,
     decision_json,
     heading,
@@ -44,17 +41,15 @@ from mszoo.registry.errors import MszooError
 from mszoo.registry.load import load_catalog
 from mszoo.registry.records import DTYPES
 
-_ARCHITECTURE = re.compile(r"([A-Za-z_][\w-]*\.)?[A-Za-z_]\w*")
-
 
 def explain(
     target: Annotated[
         str,
         typer.Argument(
             metavar="ARCH|DIR",
-            autocompletion=complete_architectures,
+            autocompletion=names.complete_explained,
             help="An architecture, plain (LlamaForCausalLM) or of one suite (native.LlamaForCausalLM), "
-            "or a model folder.",
+            "or a model folder; also an op (rms_norm) or a layer (RMSNorm).",
         ),
     ],
     ops: Annotated[bool, typer.Option("--ops", help="Show which kernel runs each op, and why.")] = False,
@@ -85,12 +80,12 @@ def explain(
     problem.
     """
     catalog = load_catalog(device=chosen_device(device))
-    names, folder = _resolve(target, catalog)
-    if folder is None and processes:
+    asked = resolve(target, catalog)
+    if asked.folder is None and processes:
         raise typer.BadParameter("give a model folder", param_hint="--processes")
-    config = None if folder is None else config_fields(folder)
-    decisions = [catalog.decide(name, config) for name in names]
-    report = Report(catalog, decisions, folder)
+    config = None if asked.folder is None else config_fields(asked.folder)
+    decisions = [catalog.decide(name, config) for name in asked.architectures]
+    report = Report(catalog, decisions, asked)
     try:
         # What takes long comes last: in a terminal the rest is read meanwhile.
         report.add_parts(ops, layers, dtype)
@@ -138,14 +133,6 @@ def explain_json(report: Report) -> dict[str, Any]:
     }
 
 
-def _resolve(target: str, catalog: Catalog) -> tuple[list[str], Path | None]:
-    """Return the architectures that the target means, and the folder if it is one."""
-    folder = Path(os.path.expanduser(target))
-    if catalog.decide(target).verdicts or (_ARCHITECTURE.fullmatch(target) and not os.path.exists(folder)):
-        return [target], None
-    return read_architectures(folder), folder
-
-
 def _print(report: Report) -> None:
     out = console()
     catalog = report.catalog
@@ -153,6 +140,8 @@ def _print(report: Report) -> None:
         out.print(f"{report.folder}: {', '.join(decision.subject for decision in report.decisions)}\n")
     for decision in report.decisions:
         _print_decision(out, catalog, decision)
+    for problem in report.missing:
+        out.print(f"It will fail: {problem}", style="bold red")
     if report.ops is not None:
         print_ops(out, report.ops)
     if report.layers is not None:
@@ -163,15 +152,15 @@ def _print(report: Report) -> None:
 def _print_decision(out: Console, catalog: Catalog, decision: Decision) -> None:
     vllm = vllm_json(decision)
     own = vllm["last_resort"]
-    winner = decision.winner.qualified_name if decision.winner else "vLLM's own model, if it has one"
-    out.print(f"{decision.subject} is served by {winner}", style="bold")
+    out.print(f"{decision.subject} is served by {server(decision)}", style="bold")
     if not decision.verdicts:
-        out.print(f"No suite provides {decision.subject}.{_nearest(catalog, decision.subject)}")
+        nearest = names.nearest(catalog, decision.subject)
+        out.print(f"No suite provides {decision.subject}. {nearest}")
     else:
         out.print(_candidates(decision))
     if decision.winner is not None:
         out.print(f"vLLM gets {vllm['class']}, which builds {decision.winner.adapter.model}")
-        out.print(f"Refused by its record: {', '.join(vllm['refuses'])}")
+        out.print(f"Refused by its record: {', '.join(vllm['refuses']) or 'nothing'}")
     if decision.pinned:
         out.print("Nobody else is asked if it refuses: the name is that of one suite")
     else:
@@ -191,14 +180,3 @@ def _candidates(decision: Decision) -> Table:
             end_section=True,
         )
     return rows
-
-
-def _nearest(catalog: Catalog, name: str) -> str:
-    known = [
-        *catalog.architectures,
-        *(item.qualified_name for items in catalog.candidates.values() for item in items),
-    ]
-    nearest = difflib.get_close_matches(name, known, n=1)
-    if nearest:
-        return f" Did you mean {nearest[0]}?"
-    return " `mszoo list` shows what is provided."
