@@ -343,8 +343,12 @@ def test_check_runs_nothing_of_a_refused_model_and_shows_why(tmp_path: Path) -> 
 
 
 def test_check_of_cells_finds_those_that_the_suite_lacks(tmp_path: Path) -> None:
-    done = run(make_site(tmp_path, suites=("cells",)), *CLI, "cells", "--json", "--report", "matrix.md")
+    files = ("--report", "matrix.md", "--html", "matrix.html")
+    done = run(make_site(tmp_path, suites=("cells",)), *CLI, "cells", "--json", *files)
     assert done.returncode == 1, done.stderr
+    html = (tmp_path / "matrix.html").read_text()
+    assert "<summary>cells.cells:tinymodels:Gone</summary>" in html
+    assert "test_target_exists: failed" in html and str(tmp_path) not in html
     layers = [item for item in json.loads(done.stdout)["adapters"] if item["kind"] == "layer"]
     assert {item["adapter"]: item["tiers"]["static"] for item in layers} == {
         "cells.cells:tinymodels:TinyForCausalLM": "passed",

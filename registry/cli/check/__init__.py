@@ -12,8 +12,10 @@ import typer
 
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.cli import names
+from mszoo.registry.cli.check.anonymous import without_names
 from mszoo.registry.cli.check.report import check_json, good, print_report, read_page, write_markdown
 from mszoo.registry.cli.check.run import TIERS, Subject, run
+from mszoo.registry.cli.page import HtmlOption, check_can_write, write_page
 from mszoo.registry.cli.report import (
     DeviceOption,
     JsonOption,
@@ -61,6 +63,7 @@ def check(
             help="Write a Markdown matrix: a new file, or the marked block of one that has it.",
         ),
     ] = None,
+    html: HtmlOption = None,
 ) -> None:
     """Run the conformance tests of a suite, of an architecture's adapters, or of everything.
 
@@ -72,6 +75,7 @@ def check(
         # A page that can't take the matrix is refused before the tests run.
         read_page(report)
         check_writable(report)
+    check_can_write(html)
     catalog = load_catalog(device=_this_machines(device))
     if catalog.settings.lock is not None:
         from mszoo.registry.lock_check import enforce
@@ -82,6 +86,8 @@ def check(
     document = check_json(catalog, subjects, results, tier)
     if report is not None:
         write_markdown(document, report)
+    if html is not None:
+        write_page(html, "check", without_names(document))
     if as_json:
         print_json(document)
     else:
@@ -180,8 +186,11 @@ def _kind(adapter: ModelAdapter) -> str:
 def _subject(
     kind: str, name: str, candidate: Candidate, attributes: Mapping[str, str], refused: str = ""
 ) -> Subject:
-    code = candidate.adapter.implementation
-    return Subject(kind, name, candidate.suite.name, candidate.plugin.source, attributes, code, refused)
+    adapter = candidate.adapter
+    declared = tuple(sorted(item.value for item in getattr(adapter, "capabilities", ())))
+    source = candidate.plugin.source
+    code, dtypes = adapter.implementation, tuple(adapter.dtypes)
+    return Subject(kind, name, candidate.suite.name, source, attributes, code, refused, dtypes, declared)
 
 
 def _require(tier: str) -> None:

@@ -41,7 +41,8 @@ def check_json(
     An adapter has ``adapter`` (qualified name), ``kind`` (``device``, ``suite``, ``model``, ``encoder``, ``head``,
     ``multimodal``, ``layer``, ``op``), ``suite``, ``source`` (distribution and version), ``code`` (what its
     record names, as ``module:object``; null for a suite or device), ``refused`` (why its suite can't have it
-    served, and nothing is run; else null), ``tiers`` (a status each: ``passed``, ``failed``, ``skipped`` or
+    served, and nothing is run; else null), ``dtypes`` and ``capabilities`` (what its record declares), ``tiers``
+    (a status each: ``passed``, ``failed``, ``skipped`` or
     ``not run``) and ``tests``: each with ``tier``, ``test``, ``outcome`` (``passed``, ``failed``, ``error``,
     ``skipped``, ``xfailed``, ``xpassed``), ``reason`` (null where there is none), ``seconds`` and ``measured`` (in
     words; empty where it measures nothing).
@@ -57,6 +58,8 @@ def check_json(
                 "source": subject.source,
                 "code": subject.code or None,
                 "refused": subject.refused or None,
+                "dtypes": list(subject.dtypes),
+                "capabilities": list(subject.capabilities),
                 "tiers": {name: _status([item for item in tests if item.tier == name]) for name in TIERS},
                 "tests": [
                     {key: value for key, value in asdict(item).items() if key not in ("adapter", "kind")}

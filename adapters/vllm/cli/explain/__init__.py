@@ -21,6 +21,7 @@ from mszoo.adapters.vllm.cli.explain.subject import resolve
 from mszoo.adapters.vllm.cli.explain.verdict import print_verdict
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.cli import names
+from mszoo.registry.cli.page import HtmlOption, check_can_write, write_page
 from mszoo.registry.cli.report import (
     DeviceOption,
     JsonOption,
@@ -72,6 +73,7 @@ def explain(
         choice(DTYPES, help="What all of it is asked for. Default: DIR's, else the winner's first."),
     ] = None,
     as_json: JsonOption = False,
+    html: HtmlOption = None,
     device: DeviceOption = None,
 ) -> None:
     """Explain which adapter serves an architecture or a model folder.
@@ -81,6 +83,7 @@ def explain(
     """
     catalog = load_catalog(device=chosen_device(device))
     asked = resolve(target, catalog)
+    check_can_write(html)
     if asked.folder is None and processes:
         raise typer.BadParameter("give a model folder", param_hint="--processes")
     config = None if asked.folder is None else config_fields(asked.folder)
@@ -88,9 +91,10 @@ def explain(
     report = Report(catalog, decisions, asked)
     try:
         # What takes long comes last: in a terminal the rest is read meanwhile.
-        report.add_parts(ops, layers, dtype)
+        whole = html is not None and not (asked.ops or asked.layers)
+        report.add_parts(ops or whole, layers or whole, dtype)
         if not as_json:
-            _print(report)
+            _print(report, ops=ops or bool(asked.ops), layers=layers or bool(asked.layers))
         if build and device is None and not processes:  # vLLM's processes build it themselves
             report.add_verdict(dtype)
             if not as_json and report.verdict is not None:
@@ -102,6 +106,8 @@ def explain(
     except MszooError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
+    if html is not None:
+        write_page(html, "explain", explain_json(report))
     if as_json:
         print_json(explain_json(report))
     else:
@@ -133,7 +139,7 @@ def explain_json(report: Report) -> dict[str, Any]:
     }
 
 
-def _print(report: Report) -> None:
+def _print(report: Report, *, ops: bool, layers: bool) -> None:
     out = console()
     catalog = report.catalog
     if report.folder is not None:
@@ -142,9 +148,9 @@ def _print(report: Report) -> None:
         _print_decision(out, catalog, decision)
     for problem in report.missing:
         out.print(f"It will fail: {problem}", style="bold red")
-    if report.ops is not None:
+    if ops and report.ops is not None:
         print_ops(out, report.ops)
-    if report.layers is not None:
+    if layers and report.layers is not None:
         print_layers(out, report.layers, report.served_by, report.families)
     print_footing(out, catalog)
 
