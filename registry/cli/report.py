@@ -33,6 +33,10 @@ def choice(values: Sequence[str], *names: str, help: str) -> Any:
 
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+TrustOption = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="vLLM's option: Python files that come with the model are run."),
+]
 DeviceOption = Annotated[
     str | None,
     choice(DEVICES, "--device", help="Where to serve. Default: npu if vllm-ascend is installed."),

@@ -145,6 +145,13 @@ class LayerConformance(AdapterConformance):
         cls = type(self)
         if not self.target.startswith("vllm:") and cls.computed is LayerConformance.computed:
             pytest.skip(f"judged by the models that hold it: mszoo check {self.target.partition(':')[0]}")
+        from mszoo.registry.vllm_layers import modules_of
+
+        kind, _, name = self.target.partition(":")
+        if (
+            kind == "vllm" and find_spec("vllm") and not modules_of(name)
+        ):  # test_target_exists fails with it, once
+            pytest.skip(f"vLLM has no replaceable layer {name}, so there is nothing to compare with")
         available(cls)
         from mszoo.conformance.shadow import relative_error
 

@@ -13,12 +13,17 @@ from typing import Any
 
 import pytest
 
-from mszoo.conformance import ModelConformance
+from mszoo.conformance import LayerConformance, ModelConformance, OpConformance
+from mszoo.conformance.base import available
+from mszoo.registry import ModelAdapter, Suite
 from mszoo.registry.cli.check import anonymous
-from mszoo.registry.cli.check.report import check_json, read_page, write_markdown
+from mszoo.registry.cli.check.report import check_json, print_report, read_page, write_markdown
+from mszoo.registry.cli.check.run import Result, Subject
+from mszoo.registry.decisions import Candidate
+from mszoo.registry.entry_points import Plugin
 from mszoo.registry.errors import MszooError
 from mszoo.registry.load import load_catalog
-from mszoo.registry.objects import missing_object
+from mszoo.registry.objects import find_module, missing_object
 
 SUITES = ("good", "typo", "plain", "noconfig", "loud", "heavy")
 PLUGIN = """
@@ -528,3 +533,69 @@ def test_a_report_that_cannot_be_read_or_written(tmp_path: Path) -> None:
     assert str(raised.value) == (
         f"{page}: can't be written (No such file or directory). Give another place, or mend this one."
     )
+
+
+def test_dtypes_to_leave_out_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    catalog = load_catalog(device="cpu")
+    dtypes = ("float32", "bfloat16", "float16")
+
+    def results(name: str, **outcomes: str) -> tuple[Subject, list[Result]]:
+        found = [
+            Result(
+                name, "op", "numeric", f"test_values[{dtype}-{tokens}]", outcomes.get(dtype, "passed"), "why"
+            )
+            for dtype in dtypes
+            for tokens in (1, 3)
+        ]
+        return Subject("op", name, "acme", "acme-dist 1.0", {}, "acme:op", dtypes=dtypes), found
+
+    subjects, found = zip(
+        results("acme.right"),
+        results("acme.narrow", float16="failed", bfloat16="error"),
+        results("acme.wrong", **dict.fromkeys(dtypes, "failed")),
+        strict=True,
+    )
+    document = check_json(catalog, subjects, [item for items in found for item in items], "numeric")
+    assert {item["adapter"]: item["leave_out"] for item in document["adapters"]} == {
+        "acme.right": [],
+        "acme.narrow": ["bfloat16", "float16"],
+        "acme.wrong": [],  # wrong in all: none of them is the reason
+    }
+    print_report(document, ())
+    text = " ".join(capsys.readouterr().out.split())
+    what = "fails in bfloat16 and float16 alone: mend it there, or declare dtypes=['float32']"
+    assert f"Dtypes to leave out: - acme.narrow {what}" in text
+
+
+def test_what_depends_on_a_missing_op_layer_or_code_is_skipped() -> None:
+    """The static tier fails with it once; the numeric tier has nothing to run."""
+
+    class TestOp(OpConformance):
+        suite, op = "native", "rms_nrom"
+
+    with pytest.raises(
+        pytest.skip.Exception, match=r"rms_nrom is no op of mszoo\.kernels\.spec, so there is"
+    ):
+        TestOp().test_values("float32", 1)
+    with pytest.raises(
+        AssertionError, match=r"rms_nrom is no op of mszoo\.kernels\.spec; override reference"
+    ):
+        TestOp().test_op_exists()
+
+    class TestLayer(LayerConformance):
+        suite, target = "native", "vllm:RMSNrom"
+
+    if find_module("vllm") is not None:
+        with pytest.raises(pytest.skip.Exception, match="vLLM has no replaceable layer RMSNrom, so there is"):
+            TestLayer().test_values("float32", 1)
+
+    class TestModel(ModelConformance):
+        architecture = "native.GoneForCausalLM"
+
+        @classmethod
+        def find(cls) -> tuple[Candidate, None]:
+            adapter = ModelAdapter("GoneForCausalLM", "json:Gone")
+            return Candidate(adapter, Suite("native"), Plugin("native", "mszoo", "1.0", "somewhere")), None
+
+    with pytest.raises(pytest.skip.Exception, match="there is nothing to run: module json defines no Gone"):
+        available(TestModel)

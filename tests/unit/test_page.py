@@ -50,7 +50,7 @@ def adapter(name: str, **changes: Any) -> dict[str, Any]:
     ]  # fmt: skip
     item = {"adapter": name, "kind": "model", "suite": name.partition(".")[0], "source": "acme-dist 1.0",
             "code": "acme:Model", "refused": None, "dtypes": ["float32"], "capabilities": ["lora"],
-            "tiers": VERDICTS, "tests": tests}  # fmt: skip
+            "leave_out": ["float16"], "tiers": VERDICTS, "tests": tests}  # fmt: skip
     return item | changes
 
 
@@ -189,6 +189,7 @@ def test_the_matrix() -> None:
     assert "Tested up to the tier numeric, with python 3.11.7, vllm 0.32.0." in words
     assert "failed numeric test_logits[float16] 2.2 s logits differ by 3e-1" in words
     assert "Refused: it is a legacy class" in words
+    assert "Dtypes to leave out, or to mend: float16" in words
     rows = [item for item in elements.of("tr") if "data-status" in item]
     assert [(item["data-suite"], item["data-kind"], item["data-status"]) for item in rows] == [
         ("acme", "model", "failed"), ("old", "model", "refused"), ("acme", "suite", "passed")

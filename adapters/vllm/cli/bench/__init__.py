@@ -21,7 +21,7 @@ from mszoo.adapters.vllm.cli.bench.report import bench_json, machine, print_repo
 from mszoo.adapters.vllm.cli.bench.runs import TITLES, Plan, measure, rehearse
 from mszoo.adapters.vllm.cli.explain.folder import read_architectures
 from mszoo.registry.catalog import Catalog
-from mszoo.registry.cli.report import JsonOption, choice, chosen_device, console, print_json
+from mszoo.registry.cli.report import JsonOption, TrustOption, choice, chosen_device, console, print_json
 from mszoo.registry.files import make_folder
 from mszoo.registry.load import load_catalog
 from mszoo.registry.records import DTYPES, ModelAdapter
@@ -44,6 +44,7 @@ def bench(
     kernels: Annotated[
         str | None, typer.Option(help="MSZOO_KERNELS of the MindSpore side, such as mindspore.")
     ] = None,
+    trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
     plot_file: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Draw the ratios, such as bench.svg.")
@@ -87,6 +88,7 @@ def bench(
             adapter.modalities,
             images,
             image_size,
+            trust_remote_code,
         )
         here = machine()
         plan, results, reference = _run(workload, runs, kernels, log)

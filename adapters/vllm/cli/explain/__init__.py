@@ -25,6 +25,7 @@ from mszoo.registry.cli.page import HtmlOption, check_can_write, write_page
 from mszoo.registry.cli.report import (
     DeviceOption,
     JsonOption,
+    TrustOption,
     choice,
     chosen_device,
     console,
@@ -72,6 +73,7 @@ def explain(
         str | None,
         choice(DTYPES, help="What all of it is asked for. Default: DIR's, else the winner's first."),
     ] = None,
+    trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
     html: HtmlOption = None,
     device: DeviceOption = None,
@@ -96,11 +98,11 @@ def explain(
         if not as_json:
             _print(report, ops=ops or bool(asked.ops), layers=layers or bool(asked.layers))
         if build and device is None and not processes:  # vLLM's processes build it themselves
-            report.add_verdict(dtype)
+            report.add_verdict(dtype, trust_remote_code)
             if not as_json and report.verdict is not None:
                 print_verdict(console(), report.verdict)
         if processes:
-            report.add_processes()
+            report.add_processes(trust_remote_code)
             if not as_json and report.processes is not None:
                 print_processes(console(), report.processes)
     except MszooError as error:

@@ -93,14 +93,15 @@ class Report:
         if layers:
             self.layers = layers_json(self.catalog, self.served_by, chosen, only_layers)
 
-    def add_verdict(self, dtype: str | None) -> None:
+    def add_verdict(self, dtype: str | None, trust_remote_code: bool = False) -> None:
         """Find out who serves the folder, by building what would be built."""
         if self.folder is not None:
-            self.verdict = ask(self.folder, dtype)
+            self.verdict = ask(self.folder, dtype, trust_remote_code)
 
-    def add_processes(self) -> None:
+    def add_processes(self, trust_remote_code: bool = False) -> None:
         """Start vLLM's processes on the folder."""
         if self.folder is not None:
             fields = config_fields(self.folder)
             workers, reason = tensor_parallel(next(iter(self.winners), None), fields)
-            self.processes = start(self.folder, workers, reason)
+            trusted = {"trust_remote_code": True} if trust_remote_code else {}
+            self.processes = start(self.folder, workers, reason, **trusted)
