@@ -100,7 +100,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
         f"mszoo/{path.relative_to(ROOT).as_posix().removeprefix('tests/')}"
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
-        if path.is_file() and path.suffix in (".py", ".typed", ".tmpl", ".json")
+        if path.is_file() and path.suffix in (".py", ".typed", ".tmpl", ".json", ".jinja", ".css", ".js")
     }
     content = {name for name in names if ".dist-info/" not in name}
     shared = {name for name in content if ".data/data/share/mszoo/" in name}
