@@ -3,7 +3,8 @@
 The built-in set of the device runs every op that no suite's implementation replaces. Suites' implementations come
 in from outside, already ranked and only those that go before the built-in one (see
 :mod:`mszoo.adapters.vllm.ops.kernels`). Under ``MSZOO_KERNELS=auto`` the first of them runs; under
-``MSZOO_KERNELS=<set>`` the first that belongs to that set.
+``MSZOO_KERNELS=<set>`` the first that belongs to that set, which may be a suite's own: the device's built-in set
+then runs the ops that it lacks.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from mszoo.kernels.spec import SPECS
 from mszoo.registry.devices import TABLE, device_of
 from mszoo.registry.errors import RefusalError
 from mszoo.registry.objects import load_object
+from mszoo.registry.settings import KERNELS
 
 _VLLM_LAYERS = "vllm.model_executor.layers"
 #: Ops whose ``cpu`` kernel belongs to vLLM's own linear method, embedding or attention backend, and vLLM's module.
@@ -138,7 +140,7 @@ def choose(
     """Choose an implementation of every op.
 
     Args:
-        requested: ``MSZOO_KERNELS``: "auto", "mindspore", "cpu" or "ascend".
+        requested: ``MSZOO_KERNELS``: "auto", "mindspore", "cpu", "ascend" or a suite's own set.
         device: of :data:`mszoo.registry.devices.DEVICES`.
         dtype: "float32", "bfloat16" or "float16".
         from_suites: by op, the suites' implementations that run on this device, in this dtype, and go before
@@ -170,6 +172,8 @@ def _base(requested: str, device: str, dtype: str) -> tuple[str, str]:
             f"MindSpore's CPU backend multiplies matrices in float32 only, and the model's dtype is {dtype}",
             "Serve with --dtype float32, or unset MSZOO_KERNELS",
         )
+    if requested not in KERNELS:
+        return TABLE[device].kernels, f"MSZOO_KERNELS={requested} has no such op"
     if requested != "auto":
         return requested, f"MSZOO_KERNELS={requested}"
     return TABLE[device].kernels, f"the fastest set on {device.upper()}"

@@ -19,7 +19,7 @@ from mszoo.registry.hookcalls import Outcome, call_hook, implementations
 from mszoo.registry.intake import take_record
 from mszoo.registry.ranking import OWN_SUITE, Key, Ranking
 from mszoo.registry.records import ModelAdapter, Suite
-from mszoo.registry.settings import Settings
+from mszoo.registry.settings import KERNELS, Settings
 from mszoo.registry.text import describe, kind
 
 
@@ -55,7 +55,7 @@ class Catalog:
         self.differences: tuple[Problem, ...] = ()
         self._availability = Availability(device, installed)
         self._ranking = Ranking(settings.prefer, device)
-        self._problems = [*discovery.problems, *self._unknown_preferences()]
+        self._problems = [*discovery.problems, *self._unknown_preferences(), *self._mistyped()]
         self._cache: dict[str, Decision] = {}
         # By plugin and what is wrong with its mszoo_select: how to mend it, and the architectures.
         self._bad_selects: dict[tuple[str, str], tuple[str, list[str]]] = {}
@@ -111,6 +111,12 @@ class Catalog:
             dtype: as in layer_decisions.
         """
         return {name: self._decision(name, items, dtype) for name, items in self._ops.items()}
+
+    @property
+    def kernel_sets(self) -> tuple[str, ...]:
+        """The kernel sets that suites have of their own, sorted; MSZOO_KERNELS may name one."""
+        found = {item.adapter.kernel_set for items in self._ops.values() for item in items}
+        return tuple(sorted(found - {*KERNELS}))
 
     def suite_obstacle(self, suite: Suite) -> str | None:
         """Return why none of a suite's adapters can run here, ending with the cure; None if the suite is usable."""
@@ -281,6 +287,11 @@ class Catalog:
         return [
             Problem("MSZOO_PREFER", f"names {name!r}, which is not a suite here", hint) for name in unknown
         ]
+
+    def _mistyped(self) -> list[Problem]:
+        found = () if self.settings.disabled_all else self.settings.mistyped
+        what = "is not a variable of mszoo, and does nothing"
+        return [Problem(name, what, f"Did you mean {meant}?") for name, meant in found]
 
 
 def _answer(

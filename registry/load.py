@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.discovery import discover
-from mszoo.registry.settings import Settings
+from mszoo.registry.settings import KERNELS, Settings, no_kernel_set
 
 
 def load_catalog(environ: Mapping[str, str] = os.environ, device: str = "cpu") -> Catalog:
@@ -19,12 +19,20 @@ def load_catalog(environ: Mapping[str, str] = os.environ, device: str = "cpu") -
     """
     settings = Settings.from_environ(environ)
     if settings.lock is None:
-        return Catalog(discover(settings), settings, device)
+        return _checked(Catalog(discover(settings), settings, device))
     # Imported here: it knows this module, and a lock is rare.
     from mszoo.registry.lock import read_lock
     from mszoo.registry.lock_check import differences
 
     lock = read_lock(settings.lock)
-    catalog = Catalog(discover(settings, lock=lock), settings, device)
+    catalog = _checked(Catalog(discover(settings, lock=lock), settings, device))
     catalog.differences = differences(lock, catalog)
+    return catalog
+
+
+def _checked(catalog: Catalog) -> Catalog:
+    """Raise SettingsError if MSZOO_KERNELS names a set that nobody has; with MSZOO_DISABLE=1 nobody asks for it."""
+    settings = catalog.settings
+    if not settings.disabled_all and settings.kernels not in (*KERNELS, *catalog.kernel_sets):
+        raise no_kernel_set(settings.kernels, catalog.kernel_sets)
     return catalog

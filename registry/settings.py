@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +11,11 @@ from mszoo.registry.devices import EVERYWHERE, TABLE
 from mszoo.registry.errors import SettingsError
 from mszoo.registry.validation import NAME
 
-#: What MSZOO_KERNELS may be.
+#: What MSZOO_KERNELS may be, beside the kernel sets of suites, which the catalog knows.
 KERNELS = tuple(dict.fromkeys(("auto", EVERYWHERE, *(device.kernels for device in TABLE.values()))))
+VARIABLES = ("MSZOO_DISABLE", "MSZOO_KERNELS", "MSZOO_LOCK", "MSZOO_PLUGINS", "MSZOO_PREFER")
+_PREFIX = "MSZOO_"
+_NEAR = 0.75  # of what follows the prefix: a plugin's own MSZOO_ACME_LOCK is no slip
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,10 @@ class Settings:
         prefer: suite names of MSZOO_PREFER; they come first, in this order.
         disabled_all: MSZOO_DISABLE=1, no plugin is loaded.
         disabled: plugin names of MSZOO_DISABLE; they are not imported.
-        kernels: MSZOO_KERNELS; one of :data:`KERNELS`.
+        kernels: MSZOO_KERNELS; one of :data:`KERNELS`, or the name of a suite's kernel set.
         lock: MSZOO_LOCK, absolute; the lock file to enforce, or None.
         plugins: MSZOO_PLUGINS; plugins that are not packaged: modules, and absolute paths of files and folders.
+        mistyped: variables that are none of mszoo's and nearly so, each with what was meant.
     """
 
     prefer: tuple[str, ...] = ()
@@ -34,6 +38,7 @@ class Settings:
     kernels: str = "auto"
     lock: Path | None = None
     plugins: tuple[str, ...] = ()
+    mistyped: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -53,11 +58,26 @@ class Settings:
             kernels=_kernels(environ.get("MSZOO_KERNELS", "")),
             lock=_path(lock) if lock else None,
             plugins=tuple(map(_module, _names(environ.get("MSZOO_PLUGINS", "")))),
+            mistyped=_mistyped(environ),
         )
 
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def nearest_variable(name: str) -> str | None:
+    """Return the variable of mszoo's that was likely meant, or None."""
+    import difflib  # here: every process reads settings, and few mistype them
+
+    known = [item.removeprefix(_PREFIX) for item in VARIABLES]
+    found = difflib.get_close_matches(name.removeprefix(_PREFIX), known, n=1, cutoff=_NEAR)
+    return _PREFIX + found[0] if found else None
+
+
+def _mistyped(environ: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    names = sorted(name for name in environ if name.startswith(_PREFIX) and name not in VARIABLES)
+    return tuple((name, meant) for name in names if (meant := nearest_variable(name)) is not None)
 
 
 def _suites(text: str) -> tuple[str, ...]:
@@ -84,8 +104,25 @@ def _path(text: str) -> Path:
 
 
 def _kernels(text: str) -> str:
-    value = text.strip().lower() or "auto"
-    if value not in KERNELS:
-        hint = f"Use one of {', '.join(KERNELS)}."
-        raise SettingsError("MSZOO_KERNELS", f"{text!r} is not a kernel set", hint)
+    value = text.strip() or "auto"
+    if value.lower() in KERNELS:
+        return value.lower()
+    if NAME.fullmatch(value) is None:
+        raise no_kernel_set(text)
     return value
+
+
+def no_kernel_set(text: str, of_suites: Iterable[str] = ()) -> SettingsError:
+    """Return the error of a MSZOO_KERNELS that names no kernel set.
+
+    Args:
+        text: what it names.
+        of_suites: the kernel sets of suites.
+    """
+    import difflib  # here: every process reads settings, and few mistype them
+
+    known = (*KERNELS, *of_suites)
+    nearest = difflib.get_close_matches(text.lower(), known, n=1)
+    meant = f"Did you mean {nearest[0]}? " if nearest else ""
+    hint = f"{meant}Use one of {', '.join(known)}."
+    return SettingsError("MSZOO_KERNELS", f"{text!r} is not a kernel set", hint)

@@ -15,8 +15,7 @@ from mszoo.registry.catalog import Catalog
 from mszoo.registry.decisions import Decision, Verdict
 from mszoo.registry.devices import DEVICES, this_device
 from mszoo.registry.entry_points import Plugin
-from mszoo.registry.errors import MszooError, Problem
-from mszoo.registry.load import load_catalog
+from mszoo.registry.errors import Problem
 
 _STYLES = {"won": "green", "fallback": "", "unavailable": "dim"}
 
@@ -34,6 +33,10 @@ def choice(values: Sequence[str], *names: str, help: str) -> Any:
 
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+TrustOption = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="vLLM's option: Python files that come with the model are run."),
+]
 DeviceOption = Annotated[
     str | None,
     choice(DEVICES, "--device", help="Where to serve. Default: npu if vllm-ascend is installed."),
@@ -51,17 +54,6 @@ def grouped(pairs: Iterable[tuple[str, str]], joint: str = ", ") -> list[tuple[s
     for name, text in pairs:
         found.setdefault(text, []).append(name)
     return [(joint.join(names), text) for text, names in found.items()]
-
-
-def complete_architectures(incomplete: str) -> list[str]:
-    """Return what a shell offers for an architecture: plain names, and those of one suite."""
-    try:
-        catalog = load_catalog(device=chosen_device(None))
-    except MszooError:  # a bad setting; the command says it, a shell that completes can't
-        return []
-    names = set(catalog.architectures)
-    names |= {item.qualified_name for items in catalog.candidates.values() for item in items}
-    return sorted(name for name in names if name.startswith(incomplete))
 
 
 def heading(catalog: Catalog) -> dict[str, Any]:

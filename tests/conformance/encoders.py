@@ -56,7 +56,12 @@ class EncoderConformance(ArchitectureConformance):
 
         def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
             if all("reference" not in vars(one) for one in cls.__mro__ if one is not EncoderConformance):
-                pytest.fail(f"transformers has no {adapter.architecture} to compare with", pytrace=False)
+                pytest.fail(
+                    f"transformers has no {adapter.architecture}, so there is nothing to compare with: override "
+                    f"{cls.__name__}.reference(checkpoint, text) in a class of your package, whose module an entry "
+                    "point of the group mszoo.conformance names",
+                    pytrace=False,
+                )
             write_tokenizer(folder, adapter.example_config["vocab_size"])
             llm = engines.get(folder, load_format="dummy", **cls.options())
             expected = model_of(llm).network.expected_tensors()

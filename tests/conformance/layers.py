@@ -94,7 +94,7 @@ class LayerConformance(AdapterConformance):
     @static
     def test_target_exists(self) -> None:
         """vLLM has a layer of this name that it lets others replace; the suite has the class of cells."""
-        from mszoo.adapters.vllm.layers.vllm_layers import modules_of, nearest_name
+        from mszoo.registry.vllm_layers import modules_of, nearest_name
 
         kind, _, name = self.target.partition(":")
         if kind != "vllm":
@@ -145,6 +145,13 @@ class LayerConformance(AdapterConformance):
         cls = type(self)
         if not self.target.startswith("vllm:") and cls.computed is LayerConformance.computed:
             pytest.skip(f"judged by the models that hold it: mszoo check {self.target.partition(':')[0]}")
+        from mszoo.registry.vllm_layers import modules_of
+
+        kind, _, name = self.target.partition(":")
+        if (
+            kind == "vllm" and find_spec("vllm") and not modules_of(name)
+        ):  # test_target_exists fails with it, once
+            pytest.skip(f"vLLM has no replaceable layer {name}, so there is nothing to compare with")
         available(cls)
         from mszoo.conformance.shadow import relative_error
 
@@ -163,7 +170,7 @@ class LayerConformance(AdapterConformance):
         """Make vLLM's own layer with random weights; the same ones each time."""
         import torch
 
-        from mszoo.adapters.vllm.layers.vllm_layers import modules_of
+        from mszoo.registry.vllm_layers import modules_of
 
         arguments = self.arguments()  # first: it says what to do about a layer that is not known here
         name = self.target.partition(":")[2]

@@ -133,7 +133,8 @@ class ModelConformance(ArchitectureConformance):
         del config, weights, tokens
         pytest.fail(
             f"transformers has no {self.architecture.rpartition('.')[2]}, so there is nothing to compare with: "
-            f"override {type(self).__name__}.reference(config, weights, tokens)",
+            f"override {type(self).__name__}.reference(config, weights, tokens) in a class of your package, whose "
+            "module an entry point of the group mszoo.conformance names",
             pytrace=False,
         )
 

@@ -70,13 +70,17 @@ class OpConformance(AdapterConformance):
     @static
     def test_op_exists(self) -> None:
         """The op is one that models call, or a MindSpore primitive with a reference of its own."""
-        own = type(self).reference is not OpConformance.reference
-        assert self.op in SPECS or own, f"{self.op} is no op of mszoo.kernels.spec; override reference for it"
+        assert self._has_reference(), f"{self.op} is no op of mszoo.kernels.spec; override reference for it"
+
+    def _has_reference(self) -> bool:
+        return self.op in SPECS or type(self).reference is not OpConformance.reference
 
     @numeric
     @pytest.mark.parametrize("tokens", TOKENS)
     def test_values(self, dtype: str, tokens: int) -> None:
         """The result is the reference's, within the spec's tolerance of the dtype, and inputs stay as they are."""
+        if not self._has_reference():  # test_op_exists fails with it, once
+            pytest.skip(f"{self.op} is no op of mszoo.kernels.spec, so there is nothing to compare with")
         candidate = available(type(self))
         import torch
 

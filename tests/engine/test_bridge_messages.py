@@ -14,14 +14,13 @@ from transformers import LlamaConfig
 
 from mszoo.adapters.vllm import install, stages
 from mszoo.adapters.vllm.layers import install as layers
-from mszoo.adapters.vllm.layers import vllm_layers
 from mszoo.adapters.vllm.log import log
 from mszoo.adapters.vllm.models import choice, claims, classes, features, multimodal, wrapper
 from mszoo.adapters.vllm.models import names as model_names
 from mszoo.adapters.vllm.models.install import register_models
 from mszoo.adapters.vllm.ops import install as ops
 from mszoo.adapters.vllm.ops import kernels
-from mszoo.registry import LayerAdapter, ModelAdapter, OpAdapter, Suite
+from mszoo.registry import LayerAdapter, ModelAdapter, OpAdapter, Suite, vllm_layers
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.discovery import Contribution, Discovery, discover
 from mszoo.registry.entry_points import Plugin

@@ -17,13 +17,12 @@ from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.layers.linear import LinearBase
 
 from mszoo.adapters.vllm.first_step import custom_ops_cure
-from mszoo.adapters.vllm.layers import vllm_layers
 from mszoo.adapters.vllm.layers.install import plan
 from mszoo.adapters.vllm.layers.layer_class import Swap, layer_class
 from mszoo.adapters.vllm.models import claims
 from mszoo.layers.decoder.layer import DecoderLayer
 from mszoo.layers.decoder.spec import AttentionSpec, DecoderLayerSpec, MLPSpec, QKVLayout
-from mszoo.registry import Capability, LayerAdapter, ModelAdapter, Suite
+from mszoo.registry import Capability, LayerAdapter, ModelAdapter, Suite, vllm_layers
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.discovery import Contribution, Discovery, discover
 from mszoo.registry.entry_points import Plugin

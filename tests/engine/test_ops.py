@@ -125,6 +125,21 @@ def test_a_native_model_runs_a_suites_op(results: tuple[Any, ...]) -> None:
     )
 
 
+@pytest.mark.long
+def test_a_suites_own_kernel_set_is_chosen_by_its_name(
+    site: Path, tmp_path: Path, results: tuple[Any, ...], checkpoint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All ops of the set run, though none goes first by priority."""
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    job = {"model": str(checkpoint("qwen3")), "prompts": PROMPTS, "options": {}}
+    (chosen,), log = engines(site, tmp_path / "chosen.json", [job], MSZOO_KERNELS="demo")
+    own = {"rms_norm", "fused_add_rms_norm", "silu_and_mul", "linear", "embedding", "paged_attention"}
+    assert chosen["sets"] == {op: "demo" if op in own else "cpu" for op in SPECS}
+    assert chosen["calls"]["linear"] >= STEPS * (4 * LAYERS + 1)
+    assert_same(results[0], chosen)
+    assert "(mszoo_opsdemo:linear, kernel set demo): MSZOO_KERNELS=demo" in log
+
+
 def catalog_of(suite: str, ops: list[OpAdapter], device: str = "cpu") -> Catalog:
     plugin = Plugin(suite, f"{suite}-dist", "1.0", suite)
     contribution = Contribution(plugin, Suite(suite), ops=tuple(ops))

@@ -38,6 +38,11 @@ def test_a_model_that_reads_images(tmp_path):
     assert "limit_mm_per_prompt" not in engine_options(Workload("m"))
 
 
+def test_code_that_comes_with_the_model_runs_where_it_is_trusted():
+    assert engine_options(Workload("m", trust_remote_code=True))["trust_remote_code"] is True
+    assert "trust_remote_code" not in engine_options(Workload("m"))
+
+
 def test_images_are_noise_in_front_of_the_prompt():
     workload = Workload("m", images=2, image_size=7)
     (prompt,) = prompts(50, (3,), seed=1)

@@ -13,12 +13,17 @@ from typing import Any
 
 import pytest
 
-from mszoo.conformance import ModelConformance
+from mszoo.conformance import LayerConformance, ModelConformance, OpConformance
+from mszoo.conformance.base import available
+from mszoo.registry import ModelAdapter, Suite
 from mszoo.registry.cli.check import anonymous
-from mszoo.registry.cli.check.report import check_json, read_page, write_markdown
+from mszoo.registry.cli.check.report import check_json, print_report, read_page, write_markdown
+from mszoo.registry.cli.check.run import Result, Subject
+from mszoo.registry.decisions import Candidate
+from mszoo.registry.entry_points import Plugin
 from mszoo.registry.errors import MszooError
 from mszoo.registry.load import load_catalog
-from mszoo.registry.objects import missing_object
+from mszoo.registry.objects import find_module, missing_object
 
 SUITES = ("good", "typo", "plain", "noconfig", "loud", "heavy")
 PLUGIN = """
@@ -343,8 +348,12 @@ def test_check_runs_nothing_of_a_refused_model_and_shows_why(tmp_path: Path) -> 
 
 
 def test_check_of_cells_finds_those_that_the_suite_lacks(tmp_path: Path) -> None:
-    done = run(make_site(tmp_path, suites=("cells",)), *CLI, "cells", "--json", "--report", "matrix.md")
+    files = ("--report", "matrix.md", "--html", "matrix.html")
+    done = run(make_site(tmp_path, suites=("cells",)), *CLI, "cells", "--json", *files)
     assert done.returncode == 1, done.stderr
+    html = (tmp_path / "matrix.html").read_text()
+    assert "<summary>cells.cells:tinymodels:Gone</summary>" in html
+    assert "test_target_exists: failed" in html and str(tmp_path) not in html
     layers = [item for item in json.loads(done.stdout)["adapters"] if item["kind"] == "layer"]
     assert {item["adapter"]: item["tiers"]["static"] for item in layers} == {
         "cells.cells:tinymodels:TinyForCausalLM": "passed",
@@ -379,7 +388,10 @@ def test_check_of_one_target(target: str, status: int, tmp_path: Path) -> None:
 def test_check_of_an_unknown_target(target: str, hint: str, tmp_path: Path) -> None:
     done = run(make_site(tmp_path, suites=("good",)), *CLI, target)
     assert done.returncode == 2
-    assert done.stderr == f"mszoo check: {target} is neither a suite nor an architecture of one. {hint}\n"
+    assert (
+        done.stderr
+        == f"mszoo check: {target} is neither a suite nor an architecture, layer or op of one. {hint}\n"
+    )
 
 
 def test_check_obeys_the_settings(tmp_path: Path) -> None:
@@ -391,7 +403,7 @@ def test_check_obeys_the_settings(tmp_path: Path) -> None:
     def check(settings: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         return run(site, "-c", code, settings, *arguments)
 
-    nobody = "mszoo check: typo is neither a suite nor an architecture of one. "
+    nobody = "mszoo check: typo is neither a suite nor an architecture, layer or op of one. "
     static = ("check", "--tier", "static")
     done = check("MSZOO_DISABLE=typo", *static, "typo")
     assert (done.returncode, done.stderr) == (
@@ -521,3 +533,69 @@ def test_a_report_that_cannot_be_read_or_written(tmp_path: Path) -> None:
     assert str(raised.value) == (
         f"{page}: can't be written (No such file or directory). Give another place, or mend this one."
     )
+
+
+def test_dtypes_to_leave_out_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    catalog = load_catalog(device="cpu")
+    dtypes = ("float32", "bfloat16", "float16")
+
+    def results(name: str, **outcomes: str) -> tuple[Subject, list[Result]]:
+        found = [
+            Result(
+                name, "op", "numeric", f"test_values[{dtype}-{tokens}]", outcomes.get(dtype, "passed"), "why"
+            )
+            for dtype in dtypes
+            for tokens in (1, 3)
+        ]
+        return Subject("op", name, "acme", "acme-dist 1.0", {}, "acme:op", dtypes=dtypes), found
+
+    subjects, found = zip(
+        results("acme.right"),
+        results("acme.narrow", float16="failed", bfloat16="error"),
+        results("acme.wrong", **dict.fromkeys(dtypes, "failed")),
+        strict=True,
+    )
+    document = check_json(catalog, subjects, [item for items in found for item in items], "numeric")
+    assert {item["adapter"]: item["leave_out"] for item in document["adapters"]} == {
+        "acme.right": [],
+        "acme.narrow": ["bfloat16", "float16"],
+        "acme.wrong": [],  # wrong in all: none of them is the reason
+    }
+    print_report(document, ())
+    text = " ".join(capsys.readouterr().out.split())
+    what = "fails in bfloat16 and float16 alone: mend it there, or declare dtypes=['float32']"
+    assert f"Dtypes to leave out: - acme.narrow {what}" in text
+
+
+def test_what_depends_on_a_missing_op_layer_or_code_is_skipped() -> None:
+    """The static tier fails with it once; the numeric tier has nothing to run."""
+
+    class TestOp(OpConformance):
+        suite, op = "native", "rms_nrom"
+
+    with pytest.raises(
+        pytest.skip.Exception, match=r"rms_nrom is no op of mszoo\.kernels\.spec, so there is"
+    ):
+        TestOp().test_values("float32", 1)
+    with pytest.raises(
+        AssertionError, match=r"rms_nrom is no op of mszoo\.kernels\.spec; override reference"
+    ):
+        TestOp().test_op_exists()
+
+    class TestLayer(LayerConformance):
+        suite, target = "native", "vllm:RMSNrom"
+
+    if find_module("vllm") is not None:
+        with pytest.raises(pytest.skip.Exception, match="vLLM has no replaceable layer RMSNrom, so there is"):
+            TestLayer().test_values("float32", 1)
+
+    class TestModel(ModelConformance):
+        architecture = "native.GoneForCausalLM"
+
+        @classmethod
+        def find(cls) -> tuple[Candidate, None]:
+            adapter = ModelAdapter("GoneForCausalLM", "json:Gone")
+            return Candidate(adapter, Suite("native"), Plugin("native", "mszoo", "1.0", "somewhere")), None
+
+    with pytest.raises(pytest.skip.Exception, match="there is nothing to run: module json defines no Gone"):
+        available(TestModel)

@@ -20,7 +20,7 @@ def offer(kernel_set="mindspore", path="demo:f"):
     return Implementation(kernel_set, path, "demo of demo-dist 1.0", "higher priority (1 > 0)")
 
 
-def catalog_of(*suites, prefer=(), device="cpu"):
+def catalog_of(*suites, prefer=(), device="cpu", kernels="auto"):
     """Build a catalog of op adapters; each suite gets those of one argument."""
     names = ("demo", "other")
     contributions = tuple(
@@ -28,7 +28,7 @@ def catalog_of(*suites, prefer=(), device="cpu"):
         for name, ops in zip(names, suites, strict=False)
     )
     discovery = Discovery(contributions, (), (), discover(Settings(), []).manager)
-    return Catalog(discovery, Settings(prefer=prefer), device, {}.get)
+    return Catalog(discovery, Settings(prefer=prefer, kernels=kernels), device, {}.get)
 
 
 @pytest.mark.parametrize(
@@ -147,3 +147,18 @@ def test_an_implementation_that_does_not_load_is_passed_over(path, error):
         choose("auto", "cpu", "float32"),
         [],
     )
+
+
+def test_a_suites_own_kernel_set_is_chosen_by_its_name():
+    """All of it, whatever its priority; the built-in set runs what it lacks."""
+    ops = (OpAdapter("rms_norm", "demo:norm", "acme"), OpAdapter("linear", "demo:linear", "mindspore"))
+    catalog = catalog_of(ops)
+    assert catalog.kernel_sets == ("acme",)
+    assert choose_kernels(catalog, "auto", "float32").from_suites == {}
+    chosen = catalog_of(ops, kernels="acme")
+    kernels = choose_kernels(chosen, "acme", "float32")
+    assert {op: (item.path, item.reason) for op, item in kernels.from_suites.items()} == {
+        "rms_norm": ("demo:norm", "MSZOO_KERNELS=acme")
+    }
+    assert (kernels.base, kernels.reason) == ("cpu", "MSZOO_KERNELS=acme has no such op")
+    assert kernels.ops["linear"].builtin

@@ -7,9 +7,10 @@ import shlex
 
 import pytest
 
-from mszoo.registry.cli.doctor.settings import VARIABLES, check_settings
+from mszoo.registry.cli.doctor.settings import check_settings
 from mszoo.registry.cli.doctor.vllm_plugins import check_fork, check_vllm_plugins
 from mszoo.registry.installer import reinstall
+from mszoo.registry.settings import VARIABLES
 
 from .doctor_facts import PLATFORM, ROOT, facts, texts
 
@@ -187,3 +188,15 @@ def test_settings(device, environ, level, text):
 def test_all_variables_are_known():
     source = (ROOT / "registry" / "settings.py").read_text()
     assert set(re.findall(r'"(MSZOO_[A-Z]+)"', source)) == set(VARIABLES)
+
+
+def test_a_suites_kernel_set_is_known():
+    found = facts("cpu", environ={"MSZOO_KERNELS": "turbo"})
+    assert texts(check_settings(found, ("turbo",))) == []
+    assert texts(check_settings(found)) == [
+        (
+            "problem",
+            "MSZOO_KERNELS: 'turbo' is not a kernel set. Use one of auto, mindspore, cpu, ascend. "
+            "Or: unset MSZOO_KERNELS",
+        )
+    ]

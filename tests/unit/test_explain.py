@@ -391,3 +391,16 @@ def test_a_process_that_dies_is_told_with_its_last_line(tmp_path, monkeypatch):
         "mszoo explain: building the model ended with status 3: out of luck. "
         "--no-build shows what the adapters' records say."
     )
+
+
+def test_trust_remote_code_is_handed_on_to_vllm(zoo, tmp_path, monkeypatch):
+    """To the process that builds, and to those of --processes: an interpreter that shows its job."""
+    shows = tmp_path / "python"
+    shows.write_text('#!/bin/sh\ncat "$3"; echo; exit 3\n')
+    shows.chmod(0o755)
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("mszoo.adapters.vllm.cli.explain.verdict.sys.executable", str(shows))
+    for more in ((), ("--processes",)):
+        assert '"trust_remote_code": true' in run(str(tmp_path), "--trust-remote-code", *more).stderr
+        assert '"trust_remote_code"' not in run(str(tmp_path), *more).stderr

@@ -35,7 +35,7 @@ VERSION = importlib.metadata.version("mszoo")
 MODELS = """
 @hookimpl
 def mszoo_model_adapters():
-    return [ModelAdapter("{0}ForCausalLM", "{1}:Model")]
+    return [ModelAdapter("{0}ForCausalLM", "{1}:JSONDecoder")]
 """
 MOODY = """
 import os
@@ -47,16 +47,16 @@ def mszoo_model_adapters():
 NEEDY = """
 @hookimpl
 def mszoo_model_adapters():
-    return [ModelAdapter("NeedyForCausalLM", "json:Model", requires=["Hypothesis>=1"])]
+    return [ModelAdapter("NeedyForCausalLM", "json:JSONDecoder", requires=["Hypothesis>=1"])]
 """
 LAYERS = """
 @hookimpl
 def mszoo_layer_adapters():
-    return [LayerAdapter("vllm:RMSNorm", "json:Norm")]
+    return [LayerAdapter("vllm:RMSNorm", "json:JSONEncoder")]
 
 @hookimpl
 def mszoo_op_adapters():
-    return [OpAdapter("rms_norm", "json:norm", "mine")]
+    return [OpAdapter("rms_norm", "json:dumps", "mine")]
 """
 
 
@@ -136,9 +136,9 @@ def test_what_is_locked(pair):
     assert all(item.startswith("sha256:") for item in locked.modules.values())
     assert sorted(lock.code) == ["alpha-dist", "beta-dist", "mszoo"]
     assert lock.code["alpha-dist"] == {alpha.value: locked.modules[alpha.value]}
-    assert lock.models == {"AlphaForCausalLM": (LockedAdapter("alpha.AlphaForCausalLM", "json:Model"),)}
-    assert lock.layers == {"vllm:RMSNorm": (LockedAdapter("beta.vllm:RMSNorm", "json:Norm"),)}
-    assert lock.ops == {"rms_norm": (LockedAdapter("beta.rms_norm", "json:norm"),)}
+    assert lock.models == {"AlphaForCausalLM": (LockedAdapter("alpha.AlphaForCausalLM", "json:JSONDecoder"),)}
+    assert lock.layers == {"vllm:RMSNorm": (LockedAdapter("beta.vllm:RMSNorm", "json:JSONEncoder"),)}
+    assert lock.ops == {"rms_norm": (LockedAdapter("beta.rms_norm", "json:dumps"),)}
 
 
 def test_as_locked(pair):

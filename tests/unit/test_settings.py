@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mszoo.registry.errors import SettingsError
+from mszoo.registry.load import load_catalog
 from mszoo.registry.settings import Settings
 
 
@@ -52,8 +53,8 @@ def test_kernels(text, kernels):
     ("environ", "text"),
     [
         (
-            {"MSZOO_KERNELS": "cuda"},
-            "MSZOO_KERNELS: 'cuda' is not a kernel set. Use one of auto, mindspore, cpu, ascend.",
+            {"MSZOO_KERNELS": "cuda 12"},
+            "MSZOO_KERNELS: 'cuda 12' is not a kernel set. Use one of auto, mindspore, cpu, ascend.",
         ),
         (
             {"MSZOO_PREFER": "mindone;native"},
@@ -65,3 +66,32 @@ def test_bad_settings(environ, text):
     with pytest.raises(SettingsError) as caught:
         Settings.from_environ(environ)
     assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("MSZOO_KERNEL", "MSZOO_KERNELS"),
+        ("MSZOO_DISABEL", "MSZOO_DISABLE"),
+        ("MSZOO_LOCKS", "MSZOO_LOCK"),
+        ("MSZOO_ACME_LOCK", None),  # a plugin's own
+        ("MSZOO_CACHE", None),
+        ("MSZOO_KERNELS", None),
+    ],
+)
+def test_a_mistyped_variable_is_a_problem_with_what_was_meant(name, meant):
+    problems = load_catalog({name: "auto"}).problems
+    told = [str(problem) for problem in problems if problem.who == name]
+    assert told == (
+        [f"{name}: is not a variable of mszoo, and does nothing. Did you mean {meant}?"] if meant else []
+    )
+    assert not load_catalog({name: "auto", "MSZOO_DISABLE": "1"}).problems
+
+
+def test_a_kernel_set_that_nobody_has():
+    with pytest.raises(SettingsError) as caught:
+        load_catalog({"MSZOO_KERNELS": "mindspor"})
+    hint = "Did you mean mindspore? Use one of auto, mindspore, cpu, ascend."
+    assert str(caught.value) == f"MSZOO_KERNELS: 'mindspor' is not a kernel set. {hint}"
+    # The plugin that has it is off, and vLLM's own models serve.
+    assert load_catalog({"MSZOO_KERNELS": "acme", "MSZOO_DISABLE": "1"}).settings.kernels == "acme"

@@ -41,7 +41,8 @@ def folder(tmp_path):
     package.mkdir()
     (package / "__init__.py").write_text(SOURCE)
     (package / "model.py").write_text("class Model:\n    pass\n")
-    (tmp_path / "tried_file.py").write_text(SOURCE.replace('"tried"', '"tried_too"'))
+    alone = SOURCE.replace('"tried"', '"tried_too"').replace("}.model:", "}:")
+    (tmp_path / "tried_file.py").write_text(f"{alone}\nclass Model:\n    pass\n")
     return tmp_path
 
 

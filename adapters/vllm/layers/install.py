@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mszoo.adapters.vllm import other_plugins
-from mszoo.adapters.vllm.layers import vllm_layers
+from mszoo.registry import vllm_layers
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.decisions import Decision
 from mszoo.registry.errors import Problem

@@ -8,6 +8,7 @@ from mszoo.kernels.dispatch import Implementation, Kernels
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.entry_points import Plugin
 from mszoo.registry.errors import PluginError
+from mszoo.registry.settings import KERNELS
 from mszoo.registry.text import describe
 
 
@@ -49,11 +50,17 @@ def choose_loadable_kernels(
 
 
 def _from_suites(catalog: Catalog, dtype: str) -> dict[str, dict[Implementation, Plugin]]:
-    """Return by op, best first, the suites' implementations that go before our own, and their plugins."""
+    """Return by op, best first, the suites' implementations that go before our own, and their plugins.
+
+    Those of a kernel set that isn't one of mszoo's go before it where MSZOO_KERNELS names the set.
+    """
     offers: dict[str, dict[Implementation, Plugin]] = {}
     for op, decision in catalog.op_decisions(dtype).items():
         for candidate in decision.chain:
             reason = catalog.why_before_own(candidate)
+            wanted = catalog.settings.kernels
+            if wanted == candidate.adapter.kernel_set and wanted not in KERNELS:
+                reason = f"MSZOO_KERNELS={wanted}"  # a set of the suite's own: naming it is asking for it
             if reason is not None:
                 plugin, adapter = candidate.plugin, candidate.adapter
                 who = f"{candidate.suite.name} of {plugin.source}"

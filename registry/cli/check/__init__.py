@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -12,14 +11,16 @@ from typing import Annotated
 import typer
 
 from mszoo.registry.catalog import Catalog
+from mszoo.registry.cli import names
+from mszoo.registry.cli.check.anonymous import without_names
 from mszoo.registry.cli.check.report import check_json, good, print_report, read_page, write_markdown
 from mszoo.registry.cli.check.run import TIERS, Subject, run
+from mszoo.registry.cli.page import HtmlOption, check_can_write, write_page
 from mszoo.registry.cli.report import (
     DeviceOption,
     JsonOption,
     choice,
     chosen_device,
-    complete_architectures,
     print_json,
 )
 from mszoo.registry.decisions import Candidate
@@ -38,10 +39,10 @@ def check(
         str | None,
         typer.Argument(
             metavar="[SUITE|ARCH|DEVICE]",
-            autocompletion=complete_architectures,
-            help="A suite (native), an architecture, plain or of one suite (native.LlamaForCausalLM), or this "
-            "machine's device (npu): set-up, exchange of tensors, ops, memory, graphs, speed. "
-            "Default: everything.",
+            autocompletion=names.complete_subjects,
+            help="A suite (native), an architecture, plain or of one suite (native.LlamaForCausalLM), a suite's "
+            "layer or op, or this machine's device (npu): set-up, exchange of tensors, ops, memory, graphs, "
+            "speed. Default: everything.",
         ),
     ] = None,
     tier: Annotated[
@@ -62,6 +63,7 @@ def check(
             help="Write a Markdown matrix: a new file, or the marked block of one that has it.",
         ),
     ] = None,
+    html: HtmlOption = None,
 ) -> None:
     """Run the conformance tests of a suite, of an architecture's adapters, or of everything.
 
@@ -73,6 +75,7 @@ def check(
         # A page that can't take the matrix is refused before the tests run.
         read_page(report)
         check_writable(report)
+    check_can_write(html)
     catalog = load_catalog(device=_this_machines(device))
     if catalog.settings.lock is not None:
         from mszoo.registry.lock_check import enforce
@@ -83,6 +86,8 @@ def check(
     document = check_json(catalog, subjects, results, tier)
     if report is not None:
         write_markdown(document, report)
+    if html is not None:
+        write_page(html, "check", without_names(document))
     if as_json:
         print_json(document)
     else:
@@ -107,7 +112,7 @@ def select(catalog: Catalog, target: str | None) -> list[Subject]:
     """Return what to test: the device, suites, then models, layers and ops.
 
     Raises:
-        MszooError: the target is neither a suite, nor an architecture that one provides, nor the device.
+        MszooError: the target is neither a suite, nor what one registers, nor the device.
     """
     subjects = list(_all(catalog))
     if target is None:
@@ -117,14 +122,21 @@ def select(catalog: Catalog, target: str | None) -> list[Subject]:
         for item in subjects
         if (item.suite or item.name) == target
         or (item.kind in _OF_MODELS and target in (item.name, item.name.partition(".")[2]))
+        or (item.kind in ("layer", "op") and target in _names_of_part(item))
     ]
     if not chosen:
-        names = {name for item in subjects for name in (item.suite, item.name, item.name.partition(".")[2])}
-        nearest = difflib.get_close_matches(target, sorted(names - {""}), n=1)
-        hint = f"Did you mean {nearest[0]}?" if nearest else "`mszoo list` shows what is registered."
-        hint = _left_out(catalog, target) or hint
-        raise MszooError("mszoo check", f"{target} is neither a suite nor an architecture of one", hint)
+        hint = _left_out(catalog, target) or names.nearest(catalog, target, (catalog.device,))
+        what = f"{target} is neither a suite nor an architecture, layer or op of one"
+        raise MszooError("mszoo check", what, hint)
     return chosen
+
+
+def _names_of_part(subject: Subject) -> tuple[str, ...]:
+    """Return what a layer or an op may be called: in full, without the suite, and a layer by its class."""
+    if subject.kind == "op":
+        return subject.name, subject.attributes["op"]
+    target = subject.attributes["target"]
+    return subject.name, target, target.rpartition(":")[2]
 
 
 def _left_out(catalog: Catalog, target: str) -> str:
@@ -174,8 +186,11 @@ def _kind(adapter: ModelAdapter) -> str:
 def _subject(
     kind: str, name: str, candidate: Candidate, attributes: Mapping[str, str], refused: str = ""
 ) -> Subject:
-    code = candidate.adapter.implementation
-    return Subject(kind, name, candidate.suite.name, candidate.plugin.source, attributes, code, refused)
+    adapter = candidate.adapter
+    declared = tuple(sorted(item.value for item in getattr(adapter, "capabilities", ())))
+    source = candidate.plugin.source
+    code, dtypes = adapter.implementation, tuple(adapter.dtypes)
+    return Subject(kind, name, candidate.suite.name, source, attributes, code, refused, dtypes, declared)
 
 
 def _require(tier: str) -> None:

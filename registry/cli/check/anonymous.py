@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 #: Variables whose values are nobody else's business.
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY|(^|_)KEY$", re.IGNORECASE)
@@ -26,6 +27,15 @@ def anonymous(text: str, environ: Mapping[str, str] = os.environ) -> str:
     for value, said in sorted(_private(environ), key=lambda item: -len(item[0])):
         text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", said, text)
     return text
+
+
+def without_names(report: Any) -> Any:
+    """Return a report with each of its texts as :func:`anonymous` gives it."""
+    if isinstance(report, str):
+        return anonymous(report)
+    if isinstance(report, Mapping):
+        return {key: without_names(value) for key, value in report.items()}
+    return [without_names(value) for value in report] if isinstance(report, (list, tuple)) else report
 
 
 def _private(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:

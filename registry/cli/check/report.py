@@ -41,7 +41,9 @@ def check_json(
     An adapter has ``adapter`` (qualified name), ``kind`` (``device``, ``suite``, ``model``, ``encoder``, ``head``,
     ``multimodal``, ``layer``, ``op``), ``suite``, ``source`` (distribution and version), ``code`` (what its
     record names, as ``module:object``; null for a suite or device), ``refused`` (why its suite can't have it
-    served, and nothing is run; else null), ``tiers`` (a status each: ``passed``, ``failed``, ``skipped`` or
+    served, and nothing is run; else null), ``dtypes`` and ``capabilities`` (what its record declares),
+    ``leave_out`` (of these dtypes, those in which alone a test fails: the record shouldn't name them), ``tiers``
+    (a status each: ``passed``, ``failed``, ``skipped`` or
     ``not run``) and ``tests``: each with ``tier``, ``test``, ``outcome`` (``passed``, ``failed``, ``error``,
     ``skipped``, ``xfailed``, ``xpassed``), ``reason`` (null where there is none), ``seconds`` and ``measured`` (in
     words; empty where it measures nothing).
@@ -57,6 +59,9 @@ def check_json(
                 "source": subject.source,
                 "code": subject.code or None,
                 "refused": subject.refused or None,
+                "dtypes": list(subject.dtypes),
+                "capabilities": list(subject.capabilities),
+                "leave_out": _dtypes_to_leave_out(subject.dtypes, tests),
                 "tiers": {name: _status([item for item in tests if item.tier == name]) for name in TIERS},
                 "tests": [
                     {key: value for key, value in asdict(item).items() if key not in ("adapter", "kind")}
@@ -72,6 +77,36 @@ def check_json(
         "adapters": adapters,
         "problems": problems_json(catalog.problems),
     }
+
+
+def _dtypes_to_leave_out(declared: Sequence[str], tests: Sequence[Result]) -> list[str]:
+    """Return the dtypes in which a test fails that passes in another one."""
+    outcomes: dict[str, dict[str, set[str]]] = {}
+    for item in tests:
+        name, _, parameters = item.test.rstrip("]").partition("[")
+        for dtype in {*parameters.split("-")} & {*declared}:
+            outcomes.setdefault(name, {}).setdefault(dtype, set()).add(item.outcome)
+    bad = {
+        dtype
+        for of_test in outcomes.values()
+        if any(found == {"passed"} for found in of_test.values())
+        for dtype, found in of_test.items()
+        if found & {*_BAD}
+    }
+    return [dtype for dtype in declared if dtype in bad]
+
+
+def _leave_out(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return by adapter what its record should name, where a dtype fails that others don't."""
+    found = []
+    for item in document["adapters"]:
+        if item["leave_out"]:
+            kept = ", ".join(repr(dtype) for dtype in item["dtypes"] if dtype not in item["leave_out"])
+            what = (
+                f"fails in {' and '.join(item['leave_out'])} alone: mend it there, or declare dtypes=[{kept}]"
+            )
+            found.append((item["adapter"], what))
+    return found
 
 
 def good(document: Mapping[str, Any]) -> bool:
@@ -105,6 +140,11 @@ def print_report(document: Mapping[str, Any], problems: tuple[Problem, ...]) -> 
         said = ((name, f"{test['tier']}, {test['test']}: {test['reason']}") for name, test in found)
         for names, what in grouped(said):
             out.print(f"- {names}, {what}")
+    leave_out = _leave_out(document)
+    if leave_out:
+        out.print("\nDtypes to leave out:", style="bold")
+    for names, what in grouped(leave_out):
+        out.print(f"- {names} {what}")
     for adapter, test in _measured(document):
         out.print(f"\nMeasured, {adapter}, {test['test']}: {test['measured']}")
     used = ", ".join(f"{name} {version}" for name, version in document["versions"].items() if version)

@@ -35,6 +35,7 @@ class Subject:
         attributes: what names it in a conformance class.
         code: what its record names, as ``module:object``; empty for a suite or a device.
         refused: why its suite has it and it can't be served: nothing is run; empty otherwise.
+        dtypes, capabilities: what its record declares; none of a suite or device.
     """
 
     kind: str
@@ -44,6 +45,8 @@ class Subject:
     attributes: Mapping[str, str]
     code: str = ""
     refused: str = ""
+    dtypes: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ def _follow(process: subprocess.Popen[bytes], log: Path) -> tuple[list[dict[str,
                 where = f"{entry['adapter']} {entry['tier']}"
                 bar.update(task, advance=1, description=where)
                 if not err.is_terminal and where != shown:
-                    err.print(f"[{len(results)}/{len(collected)}] {where}")
+                    err.print(f"[{len(results)}/{len(collected)}] {where}", soft_wrap=True)
                 shown = where
             if ended:
                 return collected, results

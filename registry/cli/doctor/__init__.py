@@ -91,7 +91,7 @@ def examine(facts: Environment, catalog: Catalog) -> list[Finding]:
         *check_installed(),
         *check_vllm_plugins(facts),
         *check_fork(facts),
-        *check_settings(facts),
+        *check_settings(facts, catalog.kernel_sets),
         *check_plugins(catalog),
         *check_suites(catalog),
         *check_classes(catalog),

@@ -9,7 +9,7 @@ from mszoo.registry.availability import installed_version
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.discovery import Contribution
 from mszoo.registry.finding import Finding, Level
-from mszoo.registry.objects import missing_object
+from mszoo.registry.missing import missing_code
 
 _OWN_DISTRIBUTION = "mszoo"
 
@@ -17,7 +17,10 @@ _OWN_DISTRIBUTION = "mszoo"
 def check_plugins(catalog: Catalog) -> Iterator[Finding]:
     """Report what discovery and the decisions found wrong."""
     disabled = catalog.settings.disabled
+    mistyped = {name for name, _ in catalog.settings.mistyped}  # check_settings finds them
     for problem in catalog.problems:
+        if problem.who in mistyped:
+            continue
         hint = problem.hint
         if problem.plugin is not None:
             without = ",".join(sorted({*disabled, problem.plugin}))
@@ -62,19 +65,10 @@ def check_suites(
 
 
 def check_classes(catalog: Catalog) -> Iterator[Finding]:
-    """Report adapters that would fail when they are built, since their class isn't there; nothing is imported."""
-    for decision in catalog.decisions().values():
-        for candidate in decision.chain:
-            why = missing_object(candidate.adapter.model)
-            if why is not None:
-                plugin = candidate.plugin
-                without = shlex.quote(",".join(sorted({*catalog.settings.disabled, plugin.name})))
-                yield Finding(
-                    "problem",
-                    f"{candidate.qualified_name} of {plugin.source}",
-                    f"names {candidate.adapter.model}, and {why}",
-                    f"Fix or upgrade {plugin.distribution}. Or go on without it: export MSZOO_DISABLE={without}",
-                )
+    """Report records of models, layers and ops whose code or layer isn't there; nothing is imported."""
+    for problem in missing_code(catalog):
+        hint = problem.hint.replace(", or set MSZOO_DISABLE=", ". Or go on without it: export MSZOO_DISABLE=")
+        yield Finding("problem", problem.who, problem.what, hint.rstrip("."))
 
 
 def _is_absent(contribution: Contribution, installed: Callable[[str], str | None]) -> bool:

@@ -1,50 +1,71 @@
-"""``mszoo list``: the suites, their models and who serves each architecture."""
+"""``mszoo list``: the suites in short, and what one of them, or everybody for one name, registers."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from mszoo.registry.catalog import Catalog
+from mszoo.registry.cli import names
+from mszoo.registry.cli.list.choice import Choice, choose
+from mszoo.registry.cli.list.rows import print_list
 from mszoo.registry.cli.report import (
     DeviceOption,
     JsonOption,
     chosen_device,
-    console,
     decision_json,
-    grouped,
     heading,
-    print_footing,
     print_json,
-    print_problems,
     problems_json,
-    style_of,
-    table,
 )
+from mszoo.registry.decisions import Decision
 from mszoo.registry.discovery import Contribution
 from mszoo.registry.load import load_catalog
+from mszoo.registry.missing import missing_code
 
 
-def list_adapters(as_json: JsonOption = False, device: DeviceOption = None) -> None:
-    """List the suites and the models that they register.
+def list_adapters(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME]",
+            autocompletion=names.complete_names,
+            help="Show the rows of a suite (native), an architecture, a layer (RMSNorm) or an op (rms_norm). "
+            "Default: the suites in short.",
+        ),
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            "--suite", metavar="NAME", autocompletion=names.complete_suites, help="Show one suite's rows."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+    device: DeviceOption = None,
+) -> None:
+    """List the suites, how much each registers, and with a name what that is.
 
-    Exits with 1 if a plugin or setting has a problem.
+    Exits with 1 if a plugin or setting has a problem, or if code or a layer that a shown record names isn't there;
+    with 2 if nobody has the name.
     """
     catalog = load_catalog(device=chosen_device(device))
+    choice = choose(catalog, name, suite)
+    missing = missing_code(catalog, None if choice is None else choice.subjects(catalog))
     if as_json:
-        print_json(list_json(catalog))
+        print_json(list_json(catalog, choice))
     else:
-        _print(catalog)
-    raise typer.Exit(1 if catalog.problems else 0)
+        print_list(catalog, choice, missing)
+    raise typer.Exit(1 if catalog.problems or missing else 0)
 
 
-def list_json(catalog: Catalog) -> dict[str, Any]:
+def list_json(catalog: Catalog, choice: Choice | None = None) -> dict[str, Any]:
     """Return the report that ``mszoo list --json`` prints.
 
     Keys: ``mszoo`` (version), ``device``, ``digest``, ``disabled`` (plugin names), ``lock``, ``suites``,
-    ``architectures``, ``problems``.
+    ``architectures``, ``layers``, ``ops``, ``missing``, ``problems``.
+    With a name, ``suites``, ``architectures``, ``layers`` and ``ops`` hold what it means.
     ``lock`` is null, or has ``file`` and ``unlisted`` (names of plugins that are not loaded).
     A suite has ``name``, ``description``, ``plugin``, ``distribution``, ``version``, the numbers of its ``models``,
     ``layers`` and ``ops``, and ``unusable``: null, or what is not installed and the command that installs it.
@@ -53,8 +74,16 @@ def list_json(catalog: Catalog) -> dict[str, Any]:
     ``distribution``, ``version``, ``model``, ``capabilities``, ``devices``, ``dtypes``, ``requires``,
     ``priority``, ``refused`` (why the suite can't have it served; else null), ``status`` (``won``, ``fallback`` or
     ``unavailable``) and ``reason``.
-    A problem has ``who``, ``what``, ``mend`` and ``plugin`` (null where no plugin is at fault).
+    Layers and ops have ``subject`` (a layer's target, an op), ``winner`` and ``candidates``, each with ``name``,
+    ``suite``, ``code`` (``module:object``), ``kernel_set`` (null for a layer), ``status`` and ``reason``.
+    A problem has ``who``, ``what``, ``mend`` and ``plugin`` (null where no plugin is at fault); ``missing`` has
+    those of records whose code or layer isn't there.
     """
+    subjects = None if choice is None else choice.subjects(catalog)
+
+    def shown(decisions: Mapping[str, Decision]) -> list[Decision]:
+        return [item for name, item in decisions.items() if subjects is None or name in subjects]
+
     return {
         **heading(catalog),
         "suites": [
@@ -70,61 +99,35 @@ def list_json(catalog: Catalog) -> dict[str, Any]:
                 "unusable": catalog.suite_obstacle(item.suite),
             }
             for item in catalog.discovery.contributions
+            if choice is None or choice.suite in (None, item.suite.name)
         ],
-        "architectures": [decision_json(decision) for decision in catalog.decisions().values()],
+        "architectures": [decision_json(decision) for decision in shown(catalog.decisions())],
+        "layers": [_part_json(decision) for decision in shown(catalog.layer_decisions())],
+        "ops": [_part_json(decision) for decision in shown(catalog.op_decisions())],
+        "missing": problems_json(missing_code(catalog, subjects)),
         "problems": problems_json(catalog.problems),
+    }
+
+
+def _part_json(decision: Decision) -> dict[str, Any]:
+    """Return a decision about a layer or an op."""
+    return {
+        "subject": decision.subject,
+        "winner": decision.winner.qualified_name if decision.winner else None,
+        "candidates": [
+            {
+                "name": verdict.candidate.qualified_name,
+                "suite": verdict.candidate.suite.name,
+                "code": verdict.candidate.adapter.implementation,
+                "kernel_set": getattr(verdict.candidate.adapter, "kernel_set", None),
+                "status": verdict.status,
+                "reason": verdict.reason,
+            }
+            for verdict in decision.verdicts
+        ],
     }
 
 
 def _architectures(contribution: Contribution) -> int:
     """Return how many a suite has; it may have a record for each device."""
     return len({adapter.architecture for adapter in contribution.models})
-
-
-def _print(catalog: Catalog) -> None:
-    out = console()
-    suites = table("Suite", "From", "Models", "Description")
-    for item in catalog.discovery.contributions:
-        suites.add_row(item.suite.name, item.plugin.source, str(_architectures(item)), item.suite.description)
-    out.print(suites)
-    unusable = _print_unusable(out, catalog)
-    models = table("Architecture", "Suite", "Verdict", "Reason")
-    for name, decision in catalog.decisions().items():
-        shown = name
-        for verdict in decision.verdicts:
-            suite = verdict.candidate.suite.name
-            if suite not in unusable and not verdict.candidate.adapter.refused:
-                models.add_row(shown, suite, verdict.status, verdict.reason, style=style_of(verdict))
-                shown = ""
-    out.print()
-    out.print(models)
-    _print_refused(out, catalog, unusable)
-    print_footing(out, catalog)
-    print_problems(out, catalog.problems)
-
-
-def _print_refused(out: Console, catalog: Catalog, unusable: set[str]) -> None:
-    """Print what suites have and can't have served, by reason."""
-    refused = [
-        (model.architecture, item.suite.name, model.refused)
-        for item in catalog.discovery.contributions
-        for model in item.models
-        if model.refused and item.suite.name not in unusable
-    ]
-    if refused:
-        out.print(f"\nIn a suite, and can't be served ({len(refused)}):", style="bold")
-    for names, why in grouped((name, f"{suite}, {reason}") for name, suite, reason in refused):
-        out.print(f"- {why}: {names}")
-
-
-def _print_unusable(out: Console, catalog: Catalog) -> set[str]:
-    """Print what the suites that can't be used need, and their models: one reason for all, not one for each."""
-    found = set()
-    for item in catalog.discovery.contributions:
-        obstacle = catalog.suite_obstacle(item.suite)
-        if obstacle is not None:
-            found.add(item.suite.name)
-            models = ", ".join(sorted({model.architecture for model in item.models}))
-            out.print(f"\n{item.suite.name} {obstacle}", style="bold")
-            out.print(f"Its models: {models or 'none'}")
-    return found

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -21,7 +22,7 @@ from mszoo.adapters.vllm.cli.bench.report import bench_json, machine, print_repo
 from mszoo.adapters.vllm.cli.bench.runs import TITLES, Plan, measure, rehearse
 from mszoo.adapters.vllm.cli.explain.folder import read_architectures
 from mszoo.registry.catalog import Catalog
-from mszoo.registry.cli.report import JsonOption, choice, chosen_device, console, print_json
+from mszoo.registry.cli.report import JsonOption, TrustOption, choice, chosen_device, console, print_json
 from mszoo.registry.files import make_folder
 from mszoo.registry.load import load_catalog
 from mszoo.registry.records import DTYPES, ModelAdapter
@@ -44,6 +45,7 @@ def bench(
     kernels: Annotated[
         str | None, typer.Option(help="MSZOO_KERNELS of the MindSpore side, such as mindspore.")
     ] = None,
+    trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
     plot_file: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Draw the ratios, such as bench.svg.")
@@ -61,8 +63,9 @@ def bench(
     Exits with 1 if they differ, or if a side can't run.
     """
     batches = _numbers(batch)
+    settings = {"MSZOO_KERNELS": kernels} if kernels is not None else {}
     if kernels is not None:
-        kernels = Settings.from_environ({"MSZOO_KERNELS": kernels}).kernels
+        kernels = Settings.from_environ(settings).kernels
     if plot_file is not None:
         check_can_plot(plot_file)
     directory = Path(os.path.expanduser(directory))
@@ -70,7 +73,7 @@ def bench(
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGHUP, _terminate)
     try:
-        catalog, adapter = _require_adapter(directory, architectures)
+        catalog, adapter = _require_adapter(directory, architectures, {**os.environ, **settings})
         if images and "image" not in adapter.modalities:
             what = f"{adapter.architecture} reads no images"
             raise BenchError(str(directory), what, "Leave --images out, or name a model that reads them")
@@ -87,6 +90,7 @@ def bench(
             adapter.modalities,
             images,
             image_size,
+            trust_remote_code,
         )
         here = machine()
         plan, results, reference = _run(workload, runs, kernels, log)
@@ -138,9 +142,11 @@ def _run(
             shutil.rmtree(plan.logs, ignore_errors=True)
 
 
-def _require_adapter(directory: Path, architectures: list[str]) -> tuple[Catalog, ModelAdapter]:
+def _require_adapter(
+    directory: Path, architectures: list[str], environ: Mapping[str, str]
+) -> tuple[Catalog, ModelAdapter]:
     """Return the catalog and the record of who serves; BenchError if no MindSpore model serves the folder."""
-    catalog = load_catalog(device=chosen_device(None))
+    catalog = load_catalog(environ, chosen_device(None))
     winners = [catalog.decide(name).winner for name in architectures]
     found = next((winner for winner in winners if winner is not None), None)
     if found is None:

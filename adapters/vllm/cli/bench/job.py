@@ -40,6 +40,7 @@ class Workload:
         reads: what the model reads beside text, as its record's ``modalities``.
         images: how many of them stand before the prompt whose prefill is timed.
         image_size: their height and width, in pixels.
+        trust_remote_code: vLLM's option: Python files that come with the model are run.
     """
 
     model: str
@@ -54,6 +55,7 @@ class Workload:
     reads: tuple[str, ...] = ()
     images: int = 0
     image_size: int = 336
+    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)

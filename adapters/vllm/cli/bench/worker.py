@@ -83,6 +83,7 @@ def engine_options(workload: Workload) -> dict[str, Any]:
         "skip_tokenizer_init": not (workload.task or workload.reads),
         "seed": 0,
         **shown,
+        **({"trust_remote_code": True} if workload.trust_remote_code else {}),
         **({"runner": "pooling", "pooler_config": {"task": workload.task}} if workload.task else {}),
     }
 

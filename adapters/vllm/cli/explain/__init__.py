@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import difflib
-import os
-import re
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from mszoo.adapters.vllm.cli.explain.folder import config_fields, read_architectures
-from mszoo.adapters.vllm.cli.explain.model import vllm_json
+from mszoo.adapters.vllm.cli.explain.folder import config_fields
+from mszoo.adapters.vllm.cli.explain.model import server, vllm_json
 from mszoo.adapters.vllm.cli.explain.parts import print_layers, print_ops
 from mszoo.adapters.vllm.cli.explain.processes import (
     print_processes,
     processes_json,
 )
 from mszoo.adapters.vllm.cli.explain.report import Report
+from mszoo.adapters.vllm.cli.explain.subject import resolve
 from mszoo.adapters.vllm.cli.explain.verdict import print_verdict
 from mszoo.registry.catalog import Catalog
+from mszoo.registry.cli import names
+from mszoo.registry.cli.page import HtmlOption, check_can_write, write_page
 from mszoo.registry.cli.report import (
     DeviceOption,
     JsonOption,
+    TrustOption,
     choice,
     chosen_device,
-    complete_architectures,
     console,
     decision_json,
     heading,
@@ -44,17 +43,15 @@ from mszoo.registry.errors import MszooError
 from mszoo.registry.load import load_catalog
 from mszoo.registry.records import DTYPES
 
-_ARCHITECTURE = re.compile(r"([A-Za-z_][\w-]*\.)?[A-Za-z_]\w*")
-
 
 def explain(
     target: Annotated[
         str,
         typer.Argument(
             metavar="ARCH|DIR",
-            autocompletion=complete_architectures,
+            autocompletion=names.complete_explained,
             help="An architecture, plain (LlamaForCausalLM) or of one suite (native.LlamaForCausalLM), "
-            "or a model folder.",
+            "or a model folder; also an op (rms_norm) or a layer (RMSNorm).",
         ),
     ],
     ops: Annotated[bool, typer.Option("--ops", help="Show which kernel runs each op, and why.")] = False,
@@ -76,7 +73,9 @@ def explain(
         str | None,
         choice(DTYPES, help="What all of it is asked for. Default: DIR's, else the winner's first."),
     ] = None,
+    trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
+    html: HtmlOption = None,
     device: DeviceOption = None,
 ) -> None:
     """Explain which adapter serves an architecture or a model folder.
@@ -85,28 +84,32 @@ def explain(
     problem.
     """
     catalog = load_catalog(device=chosen_device(device))
-    names, folder = _resolve(target, catalog)
-    if folder is None and processes:
+    asked = resolve(target, catalog)
+    check_can_write(html)
+    if asked.folder is None and processes:
         raise typer.BadParameter("give a model folder", param_hint="--processes")
-    config = None if folder is None else config_fields(folder)
-    decisions = [catalog.decide(name, config) for name in names]
-    report = Report(catalog, decisions, folder)
+    config = None if asked.folder is None else config_fields(asked.folder)
+    decisions = [catalog.decide(name, config) for name in asked.architectures]
+    report = Report(catalog, decisions, asked)
     try:
         # What takes long comes last: in a terminal the rest is read meanwhile.
-        report.add_parts(ops, layers, dtype)
+        whole = html is not None and not (asked.ops or asked.layers)
+        report.add_parts(ops or whole, layers or whole, dtype)
         if not as_json:
-            _print(report)
+            _print(report, ops=ops or bool(asked.ops), layers=layers or bool(asked.layers))
         if build and device is None and not processes:  # vLLM's processes build it themselves
-            report.add_verdict(dtype)
+            report.add_verdict(dtype, trust_remote_code)
             if not as_json and report.verdict is not None:
                 print_verdict(console(), report.verdict)
         if processes:
-            report.add_processes()
+            report.add_processes(trust_remote_code)
             if not as_json and report.processes is not None:
                 print_processes(console(), report.processes)
     except MszooError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
+    if html is not None:
+        write_page(html, "explain", explain_json(report))
     if as_json:
         print_json(explain_json(report))
     else:
@@ -138,24 +141,18 @@ def explain_json(report: Report) -> dict[str, Any]:
     }
 
 
-def _resolve(target: str, catalog: Catalog) -> tuple[list[str], Path | None]:
-    """Return the architectures that the target means, and the folder if it is one."""
-    folder = Path(os.path.expanduser(target))
-    if catalog.decide(target).verdicts or (_ARCHITECTURE.fullmatch(target) and not os.path.exists(folder)):
-        return [target], None
-    return read_architectures(folder), folder
-
-
-def _print(report: Report) -> None:
+def _print(report: Report, *, ops: bool, layers: bool) -> None:
     out = console()
     catalog = report.catalog
     if report.folder is not None:
         out.print(f"{report.folder}: {', '.join(decision.subject for decision in report.decisions)}\n")
     for decision in report.decisions:
         _print_decision(out, catalog, decision)
-    if report.ops is not None:
+    for problem in report.missing:
+        out.print(f"It will fail: {problem}", style="bold red")
+    if ops and report.ops is not None:
         print_ops(out, report.ops)
-    if report.layers is not None:
+    if layers and report.layers is not None:
         print_layers(out, report.layers, report.served_by, report.families)
     print_footing(out, catalog)
 
@@ -163,15 +160,15 @@ def _print(report: Report) -> None:
 def _print_decision(out: Console, catalog: Catalog, decision: Decision) -> None:
     vllm = vllm_json(decision)
     own = vllm["last_resort"]
-    winner = decision.winner.qualified_name if decision.winner else "vLLM's own model, if it has one"
-    out.print(f"{decision.subject} is served by {winner}", style="bold")
+    out.print(f"{decision.subject} is served by {server(decision)}", style="bold")
     if not decision.verdicts:
-        out.print(f"No suite provides {decision.subject}.{_nearest(catalog, decision.subject)}")
+        nearest = names.nearest(catalog, decision.subject)
+        out.print(f"No suite provides {decision.subject}. {nearest}")
     else:
         out.print(_candidates(decision))
     if decision.winner is not None:
         out.print(f"vLLM gets {vllm['class']}, which builds {decision.winner.adapter.model}")
-        out.print(f"Refused by its record: {', '.join(vllm['refuses'])}")
+        out.print(f"Refused by its record: {', '.join(vllm['refuses']) or 'nothing'}")
     if decision.pinned:
         out.print("Nobody else is asked if it refuses: the name is that of one suite")
     else:
@@ -191,14 +188,3 @@ def _candidates(decision: Decision) -> Table:
             end_section=True,
         )
     return rows
-
-
-def _nearest(catalog: Catalog, name: str) -> str:
-    known = [
-        *catalog.architectures,
-        *(item.qualified_name for items in catalog.candidates.values() for item in items),
-    ]
-    nearest = difflib.get_close_matches(name, known, n=1)
-    if nearest:
-        return f" Did you mean {nearest[0]}?"
-    return " `mszoo list` shows what is provided."

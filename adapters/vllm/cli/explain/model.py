@@ -31,6 +31,16 @@ def vllm_json(decision: Decision) -> dict[str, Any]:
     }
 
 
+def server(decision: Decision) -> str:
+    """Return who serves an architecture, in words."""
+    if decision.winner is not None:
+        return decision.winner.qualified_name
+    if find_module("vllm") is None:
+        return "vLLM's own model, if it has one"
+    known = not decision.pinned and own_class(decision.subject) is not None
+    return "vLLM's own model" if known else "nobody"
+
+
 def own_class(architecture: str) -> str | None:
     """Return vLLM's own class of an architecture as ``module:Class``; None if it has none or isn't installed."""
     return _own_classes().get(architecture)

@@ -19,12 +19,19 @@ from mszoo.registry.devices import TABLE
 _VLLM = "vllm:"
 
 
-def ops_json(catalog: Catalog, dtype: str) -> dict[str, Any]:
-    """Return who runs each op of a model.
+def ops_json(catalog: Catalog, dtype: str, only: Collection[str] = ()) -> dict[str, Any]:
+    """Return who runs each op of a model, or one that was asked about.
 
     Keys: ``dtype``, ``kernel_set`` (the built-in one), ``reason`` (why that one) and ``ops``, each with ``op``,
     ``kernel_set``, ``code`` (``module:function``, or vLLM's ``module:Class`` that runs it), ``from`` (who gives
     it), ``reason``, and ``others``: the candidates that don't run, each with ``name``, ``code`` and ``reason``.
+    A MindSpore primitive, which its suite calls itself, is there if it was asked about; ``code`` is null if nobody
+    implements it here.
+
+    Args:
+        catalog: the decisions.
+        dtype: what the model computes in.
+        only: the ops to look at; none for all of a model.
 
     Raises:
         RefusalError: no kernel set serves this device and dtype.
@@ -38,14 +45,31 @@ def ops_json(catalog: Catalog, dtype: str) -> dict[str, Any]:
             "code": item.path,
             "from": item.who,
             "reason": item.reason,
-            "others": _others(decisions.get(op), item.path),
+            "others": _others(decisions.get(op), item.path, catalog.settings.kernels),
         }
         for op, item in kernels.ops.items()
+        if not only or op in only
     ]
+    found += [_primitive(decisions[op]) for op in only if op not in kernels.ops]
     return {"dtype": dtype, "kernel_set": kernels.base, "reason": kernels.reason, "ops": found}
 
 
-def layers_json(catalog: Catalog, served_by: Collection[str], dtype: str) -> list[dict[str, Any]]:
+def _primitive(decision: Decision) -> dict[str, Any]:
+    first, winner = decision.verdicts[0], decision.winner
+    code = None if winner is None else winner.adapter.implementation
+    return {
+        "op": decision.subject,
+        "kernel_set": first.candidate.adapter.kernel_set,
+        "code": code,
+        "from": str(first.candidate.plugin.source),
+        "reason": first.reason,
+        "others": _others(decision, code or first.candidate.adapter.implementation),
+    }
+
+
+def layers_json(
+    catalog: Catalog, served_by: Collection[str], dtype: str, only: Collection[str] = ()
+) -> list[dict[str, Any]]:
     """Return the layers that adapters replace or would replace: vLLM's, and cells inside the suites' models.
 
     Each has ``target``, ``suite`` (whose cell it is; null for a layer of vLLM's), ``replaces`` (``module:Class``,
@@ -58,6 +82,7 @@ def layers_json(catalog: Catalog, served_by: Collection[str], dtype: str) -> lis
         catalog: the decisions.
         served_by: the suites whose models serve the architectures asked about.
         dtype: what the models compute in.
+        only: the targets to look at; none for all.
     """
     taken = other_plugins.names_to_come(TABLE[catalog.device].package, catalog.device)
     plans = {item.decision.subject: item for item in layers.plan(catalog, taken)}
@@ -66,6 +91,7 @@ def layers_json(catalog: Catalog, served_by: Collection[str], dtype: str) -> lis
     return [
         _layer(target, decision if target.startswith(_VLLM) else cells[target], plans.get(target), served_by)
         for target, decision in catalog.layer_decisions().items()
+        if not only or target in only
     ]
 
 
@@ -76,7 +102,7 @@ def print_ops(out: Console, report: dict[str, Any]) -> None:
     )
     rows = table("Op", "Set", "From", "Code and reason")
     for item in report["ops"]:
-        lines = [item["code"], item["reason"], *_lines(item["others"])]
+        lines = [item["code"] or "nobody", item["reason"], *_lines(item["others"])]
         rows.add_row(item["op"], item["kernel_set"], item["from"], "\n".join(lines))
     out.print(rows)
 
@@ -128,15 +154,23 @@ def _layer(
     }
 
 
-def _others(decision: Decision | None, running: str) -> list[dict[str, str]]:
-    """Return the candidates that don't run; one that won its decision came after mszoo's own implementation."""
+def _others(decision: Decision | None, running: str, kernels: str = "auto") -> list[dict[str, str]]:
+    """Return the candidates that don't run; one that won its decision came after mszoo's own implementation.
+
+    Args:
+        decision: about the op or layer.
+        running: the code that runs.
+        kernels: of an op, ``MSZOO_KERNELS``, which leaves other sets out.
+    """
     others = []
     for verdict in decision.verdicts if decision is not None else ():
         candidate = verdict.candidate
         if candidate.adapter.implementation == running:
             continue
-        reason = verdict.reason
-        if verdict.status == "won":
+        reason, kernel_set = verdict.reason, getattr(candidate.adapter, "kernel_set", kernels)
+        if verdict.status != "unavailable" and kernels not in ("auto", kernel_set):
+            reason = f"MSZOO_KERNELS={kernels} leaves out its kernel set, {kernel_set}"
+        elif verdict.status == "won":
             reason = (
                 "mszoo's own goes before it: give it a higher priority, or put its suite into MSZOO_PREFER"
             )

@@ -57,12 +57,13 @@ class Verdict:
     asked: tuple[Asked, ...] = ()
 
 
-def ask(folder: Path, dtype: str | None) -> Verdict:
+def ask(folder: Path, dtype: str | None, trust_remote_code: bool = False) -> Verdict:
     """Let a process decide as ``vllm serve FOLDER`` would, up to the loading of weights.
 
     Args:
         folder: the model.
         dtype: of ``--dtype``; None for vLLM's default.
+        trust_remote_code: vLLM's option: Python files that the folder brings may run.
 
     Raises:
         MszooError: vLLM isn't installed, or the process died.
@@ -76,6 +77,8 @@ def ask(folder: Path, dtype: str | None) -> Verdict:
     options: dict[str, Any] = {"model": str(folder), "skip_tokenizer_init": True}
     if dtype is not None:
         options["dtype"] = dtype
+    if trust_remote_code:
+        options["trust_remote_code"] = True
     with tempfile.TemporaryDirectory(prefix="mszoo-explain-") as scratch:
         job, result = Path(scratch) / "job.json", Path(scratch) / "result.json"
         job.write_text(json.dumps({"options": options, "result": str(result)}), encoding="utf-8")

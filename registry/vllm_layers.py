@@ -23,6 +23,11 @@ def modules_of(layer: str) -> tuple[str, ...]:
     return _layers().get(layer, ())
 
 
+def names() -> tuple[str, ...]:
+    """Return the names of all replaceable layers; none if vLLM isn't installed."""
+    return tuple(_layers())
+
+
 def nearest_name(layer: str) -> str | None:
     """Return the replaceable layer whose name resembles this one most, or None."""
     lower = {name.lower(): name for name in _layers()}
