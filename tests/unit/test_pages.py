@@ -1,0 +1,216 @@
+"""What stands in the pages is so: each block of code runs, and each command is one that there is.
+
+CONTRIBUTING.md ("Pages") says what is held to what. An HTML comment `<!-- run by TEST -->` above a block names the
+test that runs it, where this one can't: it needs an engine, or files of a package.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tomllib
+
+from mszoo.registry.cli.new import KINDS, names_of, write
+from tests.tools.pages import LANGUAGES, PAGES, ROOT, Block, blocks, fault, faults, mentions
+
+PYTHON = [
+    block for page in PAGES for block in blocks(page) if block.language == "python" and not block.run_by
+]
+
+#: What has to hold behind the blocks of a page, in their namespace.
+PROOFS = {
+    "models/README.md": """
+from transformers import PhiConfig
+from mszoo.adapters.decoder import TINY
+from mszoo.layers.decoder.compiled import unsupported
+from mszoo.registry.errors import RefusalError
+spec = PhiForCausalLM.read_config(PhiConfig(**TINY), 'native.PhiForCausalLM')
+layer = spec.layers[1]
+assert layer.parallel_residual and layer.norms[0].kind == 'layer_norm' and not layer.mlp.gated
+assert spec.lm_head_bias and spec.norm.name == 'final_layernorm' and unsupported(layer) is None
+try: PhiForCausalLM.read_config(PhiConfig(**TINY, qk_layernorm=True), 'native.PhiForCausalLM')
+except RefusalError as error: assert 'qk_layernorm=True' in str(error)
+else: raise AssertionError('it was not refused')
+""",
+    "registry/README.md": """
+assert mszoo_suite().name == mszoo_model_adapters()[0].model.split('_')[1].split('.')[0] == 'example'
+(finding,) = mszoo_doctor_checks('cpu')
+assert finding.fix[0] == 'mkdir'
+""",
+    "layers/README.md": """
+from types import SimpleNamespace
+network = AcmeForCausalLM.build_network(None, SimpleNamespace(vocab_size=8, n_positions=4))
+assert AcmeForCausalLM.embedding_name == 'tokens' and network.tokens.embedding_table.shape[0] == 8
+""",
+}
+
+#: Runs the blocks of all pages in one process, which imports torch and MindSpore once; a page is one namespace.
+RUNNER = """
+import json, sys, traceback
+failures = {}
+for page, pieces in json.load(sys.stdin).items():
+    namespace = {"__name__": "page"}
+    for place, line, text in pieces:
+        try:
+            exec(compile("\\n" * (line - 1) + text, place, "exec", dont_inherit=True), namespace)
+        except BaseException:
+            failures[place] = traceback.format_exc()
+            break
+print("\\n" + json.dumps(failures))
+"""
+
+
+def run(pages: dict[str, list[tuple[str, int, str]]], folder: Path) -> dict[str, str]:
+    """Run blocks, by page; gives what failed, by place."""
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNER],
+        input=json.dumps(pages),
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    pages: dict[str, list[tuple[str, int, str]]] = {}
+    for block in PYTHON:
+        pages.setdefault(name_of(block.page), []).append((block.place, block.line, block.text))
+    assert PROOFS.keys() <= pages.keys()
+    for name, proof in PROOFS.items():
+        pages[name].append((f"{name}: proof", 1, proof))
+    return run(pages, tmp_path_factory.mktemp("pages"))
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("name", sorted({name_of(block.page) for block in PYTHON}))
+def test_python_runs(ran: dict[str, str], name: str) -> None:
+    failed = [text for place, text in ran.items() if place.startswith(f"{name}:")]
+    assert not failed, failed[0]
+
+
+def test_python_that_fails_is_found(tmp_path: Path) -> None:
+    page = [("a.md:3", 3, "x = 1\n"), ("a.md:9", 9, "assert x == 2\n")]
+    failed = run({"a.md": page, "b.md": [("b.md:1", 1, "x\n")], "c.md": [("c.md:1", 1, "y = 1\n")]}, tmp_path)
+    assert sorted(failed) == ["a.md:9", "b.md:1"]
+    assert 'File "a.md:9", line 9' in failed["a.md:9"]
+    assert "NameError" in failed["b.md:1"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_blocks_are_right(page: Path) -> None:
+    assert [wrong for block in blocks(page) for wrong in wrong_in(block)] == []
+
+
+def wrong_in(block: Block) -> list[str]:
+    """Return what is wrong with a block that isn't Python's to run."""
+    found = []
+    if block.language not in LANGUAGES:
+        found.append(f"its language is {block.language!r}, and not one of {', '.join(LANGUAGES)}")
+    if block.language == "console":
+        found += faults(block)
+    elif block.language in ("toml", "json"):
+        try:
+            tomllib.loads(block.text) if block.language == "toml" else json.loads(block.text)
+        except ValueError as error:
+            found.append(str(error))
+    if block.run_by and not test_exists(block.run_by):
+        found.append(f"there is no test {block.run_by}")
+    return [f"{block.place}: {wrong}" for wrong in found]
+
+
+def test_exists(name: str) -> bool:
+    """Return whether there is a test, named as pytest names it."""
+    path, _, function = name.partition("::")
+    if not (ROOT / path).is_file():
+        return False
+    tree = ast.parse((ROOT / path).read_text("utf-8"))
+    return any(isinstance(node, ast.FunctionDef) and node.name == function for node in tree.body)
+
+
+test_exists.__test__ = False  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=name_of)
+def test_commands_named_in_the_text_exist(page: Path) -> None:
+    assert mentions(page) == []
+
+
+def test_the_record_of_the_worked_example() -> None:
+    (record,) = (block for block in blocks(ROOT / "models" / "README.md") if block.run_by)
+    assert record.text in (ROOT / "adapters" / "native" / "dense.py").read_text("utf-8")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_page_that_a_new_package_gets(kind: str, tmp_path: Path) -> None:
+    write(names_of("acme-llm"), tmp_path / "new", kind)
+    page = tmp_path / "new" / "README.md"
+    found = blocks(page)
+    assert any(block.language == "console" for block in found)
+    assert [wrong for block in found for wrong in wrong_in(block)] + mentions(page) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "wrong"),
+    [
+        ("mszoo list --json", ""),
+        ("mszoo lst", "lst"),
+        ("mszoo check native --tier quick", "quick"),
+        ("mszoo new", "Missing"),
+        ("MSZOO_PREFER=mindone mszoo explain DIR --ops", ""),
+        ("MSZOO_PREFFER=mindone mszoo list", "there is no MSZOO_PREFFER"),
+        ("MSZOO_KERNELS=fast mszoo list", "fast"),
+        ("make test VLLM=0.30 ARGS=--all", ""),
+        ("make tests", "there is no target tests"),
+        ("make test VLM=0.30", "make takes no VLM"),
+        ("make test VLLM=0.1", "there are no requirements of vLLM 0.1"),
+        ("pip install --no-deps -r requirements-cpu.txt", ""),
+        ("pip install --no-dep -r requirements-cpu.txt", "--no-dep"),
+        ("pip install -r requirements.txt", "there is no requirements.txt"),
+        ("pip install '.[cpu]'", ""),
+        ("pip install '.[gpu]'", "there is no extra gpu"),
+        ("pip install 'mszoo[cpu'", "mszoo[cpu"),
+        ("python -m mszoo.registry.vllm_metadata", ""),
+        ("python -m mszoo.registry.gone", "there is no module mszoo.registry.gone"),
+        ("python tests/tools/gone.py", "there is no tests/tools/gone.py"),
+        ("pytest --mszoo-tier static", ""),
+        ("pytest --mszoo-tear static", "--mszoo-tear"),
+        ("vllm server DIR", "no such command of vllm's"),
+        ("mytool DIR", "nobody looks at this program's arguments"),
+    ],
+)
+def test_a_wrong_command_is_found(command: str, wrong: str) -> None:
+    import shlex
+
+    found = fault(shlex.split(command))
+    assert wrong in found and bool(wrong) == bool(found), found
+
+
+def test_faults_of_a_page_are_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "A `mszoo list --fast` and `make tests`.\n\n```\nx\n```\n\n"
+        "   ```console\n   $ for x in 1; do mszoo lst $x; done | mszoo list > out\n   output\n   $ mszoo \\\n"
+        "       new  # a name is missing\n   ```\n\n"
+        "<!-- run by tests/unit/test_pages.py::test_gone -->\n```toml\nx =\n```\n",
+        "utf-8",
+    )
+    assert mentions(page) == ["mszoo list --fast: it has no --fast", "make tests: there is no target tests"]
+    bare, console, toml = blocks(page)
+    assert [wrong_in(bare), len(wrong_in(toml))] == [
+        [f"{page}:4: its language is '', and not one of {', '.join(LANGUAGES)}"],
+        2,
+    ]
+    assert [wrong.split(": ")[1] for wrong in wrong_in(console)] == ["mszoo lst '$x'", "mszoo new"]
