@@ -35,7 +35,7 @@ FENCE = re.compile(
 #: Directly above a block: the test that runs it.
 MARK = re.compile(r"<!-- run by (\S+) -->\n+ *$")
 #: Programs whose arguments nobody looks at: a shell's own words, and what isn't of this project's stack.
-UNCHECKED = ("source", ".", "cd", "export", "curl", "docker", "grep")
+UNCHECKED = ("source", ".", "cd", "export", "curl", "docker", "grep", "twine")
 #: Variables that `make` takes.
 VARIABLES = ("ARGS", "EXAMPLES", "MINUTES", "PYTHON", "VLLM")
 

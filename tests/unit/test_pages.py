@@ -39,6 +39,8 @@ else: raise AssertionError('it was not refused')
 """,
     "registry/README.md": """
 assert mszoo_suite().name == mszoo_model_adapters()[0].model.split('_')[1].split('.')[0] == 'example'
+""",
+    "registry/docs/operating.md": """
 (finding,) = mszoo_doctor_checks('cpu')
 assert finding.fix[0] == 'mkdir'
 """,
