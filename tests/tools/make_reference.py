@@ -26,6 +26,7 @@ is in [UPGRADING.md](../UPGRADING.md). The ops, with shapes, are a table of [ker
 In shapes: T tokens of a step, of all requests side by side; H query heads and G key/value heads on this rank; D
 size of a head; N and `hidden` widths; I width of an MLP; V vocabulary.
 """
+NAMES = re.compile(r"^([*\w, .]+?): ")
 SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Yields")
 
 
@@ -111,7 +112,10 @@ def _markdown(text: str) -> str:
         first, _, rest = paragraph.partition("\n")
         section = first.removesuffix(":")
         if section in SECTIONS and first.endswith(":"):
-            parts += [f"**{section}**", "\n".join(_entries(textwrap.dedent(rest)))]
+            parts += [
+                f"**{section}**",
+                "\n".join(_entries(textwrap.dedent(rest), named=section not in ("Returns", "Yields"))),
+            ]
         elif paragraph.startswith(" ") or re.search(r"^ {4}", paragraph, re.MULTILINE):
             block = textwrap.dedent(paragraph)
             if parts and parts[-1].startswith("```"):
@@ -122,16 +126,16 @@ def _markdown(text: str) -> str:
     return "\n\n".join(parts)
 
 
-def _entries(text: str) -> Iterator[str]:
-    """Give the entries of a section as a list's lines."""
+def _entries(text: str, *, named: bool) -> Iterator[str]:
+    """Give the entries of a section as a list's lines; where they are named, the name is a literal."""
     entry = ""
     for line in [*text.splitlines(), ""]:
         if line.startswith(" "):
             entry += f" {line.strip()}"
             continue
         if entry:
-            named = re.sub(r"^([*\w, .]+?): ", r"``\1``: ", entry)
-            yield f"* {_text(named)}"
+            literal = NAMES.sub(r"``\1``: ", entry) if named else entry
+            yield f"* {_text(literal)}"
         entry = line
 
 

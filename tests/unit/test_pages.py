@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import tomllib
+import yaml
 
 from mszoo.registry.cli.new import KINDS, names_of, write
 from tests.tools.pages import LANGUAGES, PAGES, ROOT, Block, blocks, fault, faults, mentions
@@ -40,14 +42,49 @@ else: raise AssertionError('it was not refused')
     "registry/README.md": """
 assert mszoo_suite().name == mszoo_model_adapters()[0].model.split('_')[1].split('.')[0] == 'example'
 """,
+    "registry/docs/decoder.md": """
+from transformers import LlamaConfig
+from mszoo.layers.decoder.compiled import unsupported
+fields = dict(record.example_config)
+spec = ZetaForCausalLM.read_config(LlamaConfig(**fields), 'acme.ZetaForCausalLM')
+attention = spec.layers[1].attention
+assert (spec.name, spec.final_logit_softcapping, len(spec.layers)) == ('net', 20.0, 2)
+assert attention.rotary.parameters['partial_rotary_factor'] == 0.5 and not attention.rotary.is_neox_style
+assert unsupported(spec.layers[1]) is None
+""",
+    "registry/docs/encoder.md": """
+from transformers import BertConfig
+spec = ThetaModel.read_config(BertConfig(**record.example_config), 'acme.ThetaModel')
+assert spec.layers[0].norms_sums and spec.layers[0].attention.rotary and not spec.layers[0].attention.is_causal
+""",
+    "registry/docs/layers-and-ops.md": """
+import numpy as np
+from mszoo.conformance.reference import reference
+from mszoo.kernels import runtime
+from mszoo.kernels.exchange import to_torch
+runtime.prepare('cpu')
+x = np.random.default_rng(0).normal(size=(3, 8)).astype('float32')
+import torch
+expected = reference('silu_and_mul', {'x': torch.from_numpy(x).double()})
+assert (to_torch(silu_and_mul(ms.Tensor(x))) - expected).abs().max() < 1e-6
+(item,) = mszoo_op_adapters()
+assert (item.op, mszoo_layer_adapters()[0].target) == (TestAcmeOp.op, TestAcmeLayer.target)
+""",
     "registry/docs/operating.md": """
 (finding,) = mszoo_doctor_checks('cpu')
 assert finding.fix[0] == 'mkdir'
 """,
-    "layers/README.md": """
-from types import SimpleNamespace
-network = AcmeForCausalLM.build_network(None, SimpleNamespace(vocab_size=8, n_positions=4))
-assert AcmeForCausalLM.embedding_name == 'tokens' and network.tokens.embedding_table.shape[0] == 8
+    "registry/docs/cells.md": """
+from transformers import GPT2Config
+from mszoo.registry.errors import RefusalError
+record = mszoo_model_adapters()[0]
+assert [item.target.partition(':')[0] for item in mszoo_layer_adapters()] == [AcmeForCausalLM.suite] * 2
+config = GPT2Config(**{name: value for name, value in record.example_config.items() if name != 'model_type'})
+network = AcmeForCausalLM.build_network(None, config)
+assert network.blocks[1].attn.num_heads == 2 and network.tokens.embedding_table.shape == (256, 64)
+try: AcmeForCausalLM.build_network(None, GPT2Config(activation_function='gelu'))
+except RefusalError as error: assert 'activation_function' in str(error) or 'n_inner' in str(error)
+else: raise AssertionError('it was not refused')
 """,
 }
 
@@ -95,6 +132,23 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
+
+
+def test_the_book_has_every_page_in_one_order() -> None:
+    """The index beside the tutorial names each page once, and so does what makes a site of it."""
+    index = ROOT / "registry" / "docs" / "README.md"
+    part, found = "", {}
+    for line in index.read_text("utf-8").splitlines():
+        if line.startswith("## "):
+            part = line.removeprefix("## ")
+        elif line.startswith("* "):
+            (link,) = re.findall(r"\]\((\S+)\)$", line)
+            found.setdefault(part, []).append(name_of((index.parent / link).resolve()))
+    (first, *parts) = yaml.safe_load((index.parent / "mkdocs.yml").read_text("utf-8"))["nav"]
+    assert list(first.values()) == [name_of(index)]
+    assert {name: pages for item in parts for name, pages in item.items()} == found
+    pages = [name for names in found.values() for name in names]
+    assert sorted([*pages, name_of(index)]) == sorted(map(name_of, PAGES))
 
 
 @pytest.mark.parametrize("name", sorted({name_of(block.page) for block in PYTHON}))
