@@ -14,6 +14,7 @@ from packaging.utils import canonicalize_name
 from mszoo.registry.ascend.faults import MEMORY_UTILIZATION
 from mszoo.registry.ascend.machine import CANN_VARIABLES, NNAL_VARIABLE
 from mszoo.registry.cli.check.report import BEGIN, END
+from mszoo.registry.devices import TABLE
 from mszoo.registry.load import load_catalog
 from mszoo.registry.versions import ASCEND_STACKS, MINDSPORE_CANN, VLLM, VLLM_VERSIONS
 from tests.tools.pages import PAGES, ROOMS, ROOT
@@ -187,6 +188,12 @@ def test_the_image_gets_all_that_mindspore_and_mszoo_need() -> None:
             str(item) for item in needed if item.marker is None and canonicalize_name(item.name) not in here
         ]
         assert missing == []
+
+
+def test_the_order_of_suites_is_that_of_the_devices() -> None:
+    page = (ROOT / "registry" / "docs" / "deciding.md").read_text("utf-8")
+    order = [f"on {name} {', '.join(TABLE[name.lower()].suites)}" for name in ("CPU", "NPU")]
+    assert [words for words in order if words not in " ".join(page.split())] == []
 
 
 def test_the_predecessors_models_beside_ours() -> None:
