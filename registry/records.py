@@ -167,7 +167,6 @@ class ModelAdapter(_Record):
         task: what vLLM makes of an encoder's hidden states: ``embed``, ``classify`` (classes of a text or a pair,
             as rerankers have them) or ``token_classify``; ``embed`` where an encoder's record doesn't say, empty
             for a decoder.
-
         drafts: for a head that proposes tokens to another model from that one's hidden states: by which of vLLM's
             methods, ``eagle``, ``eagle3``, ``medusa`` or ``mtp``. Empty for a model, which may be another one's
             draft model too.
