@@ -206,7 +206,7 @@ def test_commands_named_in_the_text_exist(page: Path) -> None:
 
 def test_the_record_of_the_worked_example() -> None:
     (record,) = (block for block in blocks(ROOT / "models" / "README.md") if block.run_by)
-    assert record.text in (ROOT / "adapters" / "native" / "dense.py").read_text("utf-8")
+    assert record.text.strip() in (ROOT / "adapters" / "native" / "dense.py").read_text("utf-8")
 
 
 @pytest.mark.parametrize("kind", KINDS)
