@@ -227,7 +227,6 @@ def test_the_page_that_a_new_package_gets(kind: str, tmp_path: Path) -> None:
         ("mszoo new", "Missing"),
         ("MSZOO_PREFER=mindone mszoo explain DIR --ops", ""),
         ("MSZOO_PREFFER=mindone mszoo list", "there is no MSZOO_PREFFER"),
-        ("MSZOO_KERNELS=fast mszoo list", "fast"),
         ("make test VLLM=0.30 ARGS=--all", ""),
         ("make tests", "there is no target tests"),
         ("make test VLM=0.30", "make takes no VLM"),

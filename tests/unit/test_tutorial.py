@@ -34,7 +34,7 @@ def test_the_tutorial(tmp_path: Path) -> None:
             ran.append((command, done.stdout))
     assert [command for command, _ in ran] == [
         "mszoo new mszoo-acme",
-        "mszoo list",
+        "mszoo list acme",
         "mszoo explain AcmeForCausalLM",
         "mszoo check acme --tier static",
     ]
