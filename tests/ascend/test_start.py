@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import distribution
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +25,7 @@ LINES = (
     "vllm 0.24.0: is not the one that vllm-ascend 0.23.0 is written for (0.23.0). ",
     "ASCEND_RT_VISIBLE_DEVICES=0,1: shows 2 devices: ",
 )
+_SERVE = "import sys; from vllm import LLM; LLM(sys.argv[1], enforce_eager=True, skip_tokenizer_init=True)"
 COMMANDS = {
     "doctor": "from mszoo.registry.cli import main; main()",
     "start": "import sys; del sys.argv[1:]; from vllm.plugins import load_general_plugins; load_general_plugins()",
@@ -66,3 +69,20 @@ def test_a_wrong_machine_has_a_line_for_each_fault(who: str, wrong: dict[str, st
 @pytest.mark.parametrize("who", COMMANDS)
 def test_a_machine_without_cann_is_told(who: str) -> None:
     assert said_by(who, {}).count(NO_CANN) == 1
+
+
+def test_a_device_whose_memory_another_process_has(models: Callable[..., dict[str, Any]]) -> None:
+    """vllm-ascend itself says so, before a model is built; the doctor asks npu-smi (test_ascend_faults.py)."""
+    taken = {"STAND_IN_TAKEN": str(3 << 30), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", _SERVE, str(models("llama")["folder"])],
+        env=os.environ | taken,
+        cwd=Path(ROOT),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 1
+    said = "Free memory on device (1.0/4.0 GiB) on startup is less than desired GPU memory utilization"
+    assert said in done.stderr, done.stderr[-3000:]

@@ -1,7 +1,10 @@
 """hccl, over gloo: the same collectives, on the same memory, in order with what else is on the stream."""
 
+from collections import deque
+
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import _create_work_from_future
 
 from . import _device
 from .npu import graphs
@@ -17,12 +20,20 @@ def _flat(value):
     return [value] if isinstance(value, torch.Tensor) else [item for part in value for item in _flat(part)]
 
 
+def _done():
+    """Return work that is over, as often as it is waited for; gloo's own waits for ever at the second time."""
+    future = torch.futures.Future()
+    future.set_result(None)
+    return _create_work_from_future(future)
+
+
 class OverGloo(dist.ProcessGroup):
     """A process group of NPU tensors."""
 
     def __init__(self, store, rank, size, timeout) -> None:
         super().__init__(rank, size)
         self._gloo = dist.ProcessGroupGloo(store, rank, size, timeout)
+        self._sent: deque = deque(maxlen=64)
 
     def getBackendName(self) -> str:
         return "hccl"
@@ -41,12 +52,11 @@ class OverGloo(dist.ProcessGroup):
 
         def compute():
             _device.launch(f"hccl::{name}", device, tensors, _flat(writes))
-            work = getattr(self._gloo, name)(*map(_on_cpu, arguments), *rest)
-            work.wait()
-            return work
+            getattr(self._gloo, name)(*map(_on_cpu, arguments), *rest).wait()
 
         graphs.record(name, lambda: (compute(), True)[1], [])
-        return compute()
+        compute()
+        return _done()
 
     def allreduce(self, tensors, opts=None):
         return self._run("allreduce", (tensors,), tensors, opts or dist.AllreduceOptions())
@@ -87,10 +97,12 @@ class OverGloo(dist.ProcessGroup):
 
         def send():
             _device.launch("hccl::send", device, tensors, [])
-            return self._gloo.send([tensor.clone() for tensor in _on_cpu(tensors)], rank, tag)
+            # gloo drops what nobody holds.
+            self._sent.append(self._gloo.send([tensor.clone() for tensor in _on_cpu(tensors)], rank, tag))
 
         graphs.record("send", lambda: (send(), True)[1], [])
-        return send()
+        send()
+        return _done()
 
     def recv(self, tensors, rank, tag=0):
         return self._run("recv", (tensors,), tensors, rank, tag)

@@ -8,8 +8,10 @@ import torch
 from .. import _device
 
 _TOTAL = int(os.environ.get("STAND_IN_MEMORY", str(4 << 30)))
+#: Bytes that another process is to have.
+_TAKEN = int(os.environ.get("STAND_IN_TAKEN", "0"))
 for _number in range(_device.device_count()):
-    _device.set_limit(_number, _TOTAL)
+    _device.set_limit(_number, _TOTAL - _TAKEN)
 
 
 def _index(device) -> int:
@@ -23,7 +25,7 @@ def _index(device) -> int:
 
 def mem_get_info(device=None) -> tuple[int, int]:
     """Return free and all bytes of a device."""
-    return _TOTAL - _device.memory(_index(device))[0], _TOTAL
+    return _TOTAL - _TAKEN - _device.memory(_index(device))[0], _TOTAL
 
 
 def memory_allocated(device=None) -> int:
