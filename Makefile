@@ -71,10 +71,10 @@ upstream: env suites ## run tests of vLLM's own, with mszoo and without: exit 1 
 	$(PIP) install --no-deps --upgrade --target .cache/upstream/site -r requirements-upstream.txt
 	$(BIN)/python -m tests.tools.upstream
 
-newcomer: env ## build it, install it into fresh environments with pip and with uv, serve, write a plugin
+newcomer: env ## build it, install it into fresh environments with pip and with uv, serve, write a plugin of each kind
 	$(BIN)/python -m tests.tools.newcomer $(ARGS)
 
-release-check: env ## build sdist and wheel, twine check, install, static tier; publishes nothing
+release-check: env ## build sdist and wheel, twine check, install, static tier, a plugin of each kind; publishes nothing
 	$(BIN)/python -m tests.tools.newcomer --release-check
 
 lint: env ## check style and types

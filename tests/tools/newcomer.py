@@ -1,4 +1,4 @@
-"""What a newcomer does, in fresh environments: install what was built with pip and with uv, serve, write a plugin.
+"""What a newcomer does, in fresh environments: install what was built with pip and with uv, serve, write plugins.
 
 ``make newcomer``. It builds the sdist, and the wheel out of it, as a release would; nothing is published. It takes
 about ten minutes, most of them for downloads, and needs a package index that has torch's CPU build. uv takes
@@ -14,12 +14,16 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+
+from mszoo.registry.cli.new import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACE = ROOT / ".cache" / "newcomer"
 EXTRAS = "[cpu,conformance]"
 PLUGIN = "mszoo-newcomer"
+SUITE = "newcomer"
 
 
 def main() -> int:
@@ -90,13 +94,24 @@ def release_check(wheel: Path) -> None:
     run(binaries / "python", "-m", "pip", "install", "--quiet", f"{wheel}[conformance]")
     run(binaries / "mszoo", "--version")
     run(binaries / "mszoo", "check", "native", "--tier", "static")
-    plugin = PLACE / "release" / PLUGIN
-    run(binaries / "mszoo", "new", PLUGIN, "--directory", plugin)
-    run(binaries / "python", "-m", "pip", "install", "--quiet", plugin)
-    run(binaries / "mszoo", "check", "newcomer", "--tier", "static")
+    pip = (binaries / "python", "-m", "pip")
+    packages(binaries, (*pip, "install", "--quiet"), (*pip, "uninstall", "--yes", "--quiet"))
     print(
         f"\nReady to publish, and not published: {', '.join(item.name for item in sorted(wheel.parent.iterdir()))}."
     )
+
+
+def packages(binaries: Path, install: Sequence[str | Path], uninstall: Sequence[str | Path]) -> None:
+    """Write, build, install, check and remove a package of each kind, from its own wheel."""
+    for kind in KINDS:
+        plugin = binaries.parent / f"{PLUGIN}-{kind}"
+        run(binaries / "mszoo", "new", PLUGIN, "--kind", kind, "--directory", plugin)
+        run(sys.executable, "-m", "build", "--wheel", plugin)
+        (wheel,) = (plugin / "dist").glob("*.whl")
+        run(*install, "--no-deps", wheel)
+        run(binaries / "mszoo", "check", SUITE, "--tier", "static")
+        run(*uninstall, PLUGIN)
+        run(binaries / "mszoo", "check", SUITE, "--tier", "static", fails=True)
 
 
 def newcomer(way: str, mszoo: Path, *, serve: bool) -> None:
@@ -134,11 +149,10 @@ def newcomer(way: str, mszoo: Path, *, serve: bool) -> None:
     plugin = PLACE / way / PLUGIN
     run(binaries / "mszoo", "new", PLUGIN, "--directory", plugin)
     run(*install, plugin)
-    architecture = "NewcomerForCausalLM"
-    run(binaries / "mszoo", "explain", architecture)
-    run(binaries / "mszoo", "check", architecture, "--tier", "static")
+    run(binaries / "mszoo", "explain", "NewcomerForCausalLM")
+    run(binaries / "mszoo", "check", "NewcomerForCausalLM", "--tier", "numeric")
     run(*uninstall, PLUGIN)
-    run(binaries / "mszoo", "check", architecture, "--tier", "static", fails=True)
+    packages(binaries, install, uninstall)
     run(*uninstall, "mszoo")
     found = environment.glob("lib/python*/site-packages/mszoo/**/*")
     # Python's caches, and the folders that hold them, are pip's to leave.

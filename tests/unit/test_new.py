@@ -168,6 +168,18 @@ def test_names_that_are_refused(name, message, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_caches_that_pip_left_behind_are_no_package(tmp_path, monkeypatch):
+    caches = tmp_path / "site" / "acme_llm" / "__pycache__"
+    caches.mkdir(parents=True)
+    (caches / "conformance.cpython-311-pytest-9.2.0.pyc").write_bytes(b"")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    assert run("acme-llm").exit_code == 0
+    (caches.parent / "part.py").write_text("")
+    assert run("acme_llm", "--directory", "again").stderr == (
+        "mszoo new: a Python package acme_llm is installed already. Choose another name.\n"
+    )
+
+
 def test_the_name_of_another_suite_is_refused(make_plugin, monkeypatch):
     entry_point = make_plugin('@hookimpl\ndef mszoo_suite():\n    return Suite("acme")', name="other")
     monkeypatch.setattr(plugins, "readable", lambda group: ([entry_point], []))

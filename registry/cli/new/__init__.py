@@ -11,6 +11,7 @@ import shlex
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +22,7 @@ from mszoo.registry.cli.report import JsonOption, choice, chosen_device, print_j
 from mszoo.registry.devices import TABLE
 from mszoo.registry.errors import MszooError
 from mszoo.registry.load import load_catalog
-from mszoo.registry.objects import find_module
+from mszoo.registry.objects import find_module, locations_of
 from mszoo.registry.validation import SUITE_NAME
 
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
@@ -168,8 +169,19 @@ def check_free(names: Names, suites: Iterable[str]) -> None:
         raise MszooError("mszoo new", f"there is a suite {names.suite!r} already", hint)
     if installed_version(names.distribution) is not None:
         raise MszooError("mszoo new", f"a distribution {names.distribution} is installed already", hint)
-    if find_module(names.package) is not None:
+    found = find_module(names.package)
+    if found is not None and not _is_left_over(found):
         raise MszooError("mszoo new", f"a Python package {names.package} is installed already", hint)
+
+
+def _is_left_over(found: ModuleSpec) -> bool:
+    """Whether a package is a folder of caches alone, which pip leaves behind where pytest wrote one of its own."""
+    return found.origin is None and not any(
+        path.is_file()
+        for place in locations_of(found)
+        for path in Path(place).rglob("*")
+        if path.parent.name != "__pycache__"
+    )
 
 
 def write(names: Names, folder: Path, kind: str = "decoder") -> list[str]:
