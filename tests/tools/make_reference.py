@@ -117,9 +117,9 @@ def _markdown(text: str) -> str:
                 "\n".join(_entries(textwrap.dedent(rest), named=section not in ("Returns", "Yields"))),
             ]
         elif paragraph.startswith(" ") or re.search(r"^ {4}", paragraph, re.MULTILINE):
-            block = textwrap.dedent(paragraph)
+            block = re.sub(r"^ {4}", "", paragraph, flags=re.MULTILINE)  # a later part of it may lie deeper
             if parts and parts[-1].startswith("```"):
-                block = parts.pop().removeprefix("```python\n").removesuffix("\n```") + "\n\n\n" + block
+                block = parts.pop().removeprefix("```python\n").removesuffix("\n```") + "\n\n" + block
             parts.append(f"```python\n{block}\n```")  # tests/unit/test_pages.py runs it
         else:
             parts.append(_text(paragraph))

@@ -1,1 +1,1 @@
-"""A model for vLLM, written in MindSpore and registered with mszoo."""
+"""MindSpore model for vLLM, registered with mszoo."""
