@@ -119,7 +119,8 @@ class EncoderForPooling(Encoder):
             add_part(self, name, WholeLinear(width, spec.hidden_size, bias=True, prefix=f"{dot}{name}"))
         layers = []
         for name, layer in zip(self._layer_names(), spec.layers, strict=True):
-            layers.append(DecoderLayer(layer, prefix=f"{dot}{self._root}{name}"))
+            # Nothing behind the last layer adds the stream.
+            layers.append(DecoderLayer(layer, prefix=f"{dot}{self._root}{name}", carries_residual=False))
             add_part(self, f"{self._root}{name}", layers[-1])
         if spec.relative_bias is not None:
             self._add_relative_bias(spec.relative_bias, layers, dot)
