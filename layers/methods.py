@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mszoo.kernels import dispatch, op_graphs
+from mszoo.kernels import dispatch
 from mszoo.kernels.exchange import ParameterView, move_to_mindspore, to_mindspore, to_torch
 from mszoo.layers.seam import (
     LinearBase,
@@ -65,11 +65,15 @@ def quant_config() -> QuantizationConfig | None:
     )
 
 
-def _in_graphs(op: str) -> bool:
-    """Return whether ``op`` runs as a graph of its own in the model that is being built."""
+def _graph_of(op: str) -> Any:
+    """Return what runs ``op`` as a graph of its own in the model that is being built; None where nothing does."""
     kernels = dispatch.current()
     own = kernels.base == "mindspore" and kernels.device == "cpu" and kernels.ops[op].builtin
-    return own and not get_current_vllm_config().model_config.enforce_eager
+    if not own or get_current_vllm_config().model_config.enforce_eager:
+        return None
+    from mszoo.kernels import op_graphs  # on a CPU alone: with it comes the set's own module
+
+    return getattr(op_graphs, op)
 
 
 class _MindSporeProduct:
@@ -104,17 +108,16 @@ class MindSporeHeadMethod(_MindSporeProduct, UnquantizedEmbeddingMethod):
 
     def __init__(self) -> None:
         super().__init__()
-        self._as_graph = _in_graphs("linear")
+        self._graph = _graph_of("linear")
 
     def apply(
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Return logits: [T, hidden] -> [T, vocab]."""
-        if not self._as_graph:
+        if self._graph is None:
             return super().apply(layer, x, bias)
-        return op_graphs.linear(
-            x, self._weight.of(layer.weight), None if bias is None else self._bias.of(bias)
-        )
+        given = None if bias is None else self._bias.of(bias)
+        return self._graph(x, self._weight.of(layer.weight), given)  # type: ignore[no-any-return]
 
 
 class MindSporeExpertsMethod(UnquantizedFusedMoEMethod):
@@ -187,7 +190,7 @@ class MindSporeTableMethod(CpuTableMethod):
 
     def __init__(self) -> None:
         super().__init__()
-        self._as_graph = _in_graphs("embedding")
+        self._graph = _graph_of("embedding")
         self._embedding = dispatch.current().function("embedding")
         self._table = ParameterView()
 
@@ -199,8 +202,8 @@ class MindSporeTableMethod(CpuTableMethod):
         """Return the rows of the weight that ``input_`` names: [T] -> [T, hidden]."""
         if torch.compiler.is_compiling():  # a draft model of vLLM's, which shares the table: torch's look-up
             return super().embedding(layer, input_)
-        if self._as_graph:
-            return op_graphs.embedding(input_, self._table.of(layer.weight))
+        if self._graph is not None:
+            return self._graph(input_, self._table.of(layer.weight))  # type: ignore[no-any-return]
         return to_torch(self._embedding(to_mindspore(input_), self._table.of(layer.weight)))
 
 
