@@ -38,7 +38,6 @@ class TestLlama(ModelConformance):
     architecture = "native.LlamaForCausalLM"
 
 
-@pytest.mark.long  # TestLlama has every tier of another one
 class TestQwen3(ModelConformance):
     architecture = "native.Qwen3ForCausalLM"
 
