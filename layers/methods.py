@@ -104,7 +104,7 @@ class MindSporeLinearMethod(_MindSporeProduct, UnquantizedLinearMethod):
 
 
 class MindSporeHeadMethod(_MindSporeProduct, UnquantizedEmbeddingMethod):
-    """The output projection with MindSpore's product; as a graph, where the layers run as one."""
+    """The output projection with MindSpore's product; as a graph of its own, unless vLLM is eager."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -186,7 +186,7 @@ class CpuTableMethod(UnquantizedEmbeddingMethod):
 
 
 class MindSporeTableMethod(CpuTableMethod):
-    """The token embedding with MindSpore's look-up; as a graph, where the layers run as one."""
+    """The token embedding with MindSpore's look-up; as a graph of its own, unless vLLM is eager."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -52,14 +50,6 @@ def test_an_encoder_whose_norms_add_the_stream(tmp_path: Path) -> None:
 
 def passes(package: Path) -> None:
     """Assert that a package passes the numeric tier."""
-    mszoo = (sys.executable, "-c", "from mszoo.registry.cli import main; main()")
-    done = subprocess.run(
-        [*mszoo, "check", "acme", "--tier", "numeric"],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env=tutorial.install(package),
-    )
+    done = tutorial.mszoo(["check", "acme", "--tier", "numeric"], package, tutorial.install(package))
     assert done.returncode == 0, done.stdout[-4000:]
     assert " passed" in done.stdout

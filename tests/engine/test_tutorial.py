@@ -13,8 +13,6 @@ from tests.tools.pages import blocks, commands, lines
 
 from .server import MODEL, running_server
 
-MSZOO = (sys.executable, "-c", "from mszoo.registry.cli import main; main()")
-
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -31,14 +29,7 @@ def of_page(program: str) -> list[list[str]]:
 @pytest.mark.long
 def test_it_passes_the_numeric_tier(package: Path) -> None:
     command = next(words for words in of_page("mszoo") if "numeric" in words)
-    done = subprocess.run(
-        [*MSZOO, *command[1:]],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env=tutorial.install(package),
-    )
+    done = tutorial.mszoo(command[1:], package, tutorial.install(package))
     assert done.returncode == 0, done.stdout[-3000:]
 
 
@@ -46,7 +37,7 @@ def test_it_passes_the_numeric_tier(package: Path) -> None:
 def test_it_serves_smollm2(package: Path, tmp_path: Path) -> None:
     environ = tutorial.install(package)
     (made,) = (words for words in of_page("mszoo") if words[1] == "demo-model")
-    subprocess.run([*MSZOO, *made[1:]], check=True, timeout=300, cwd=tmp_path, env=environ)
+    tutorial.mszoo(made[1:], tmp_path, environ).check_returncode()
     ((_, _, folder, *options),) = of_page("vllm")
     dtype = options.index("--dtype")
     del options[dtype : dtype + 2]  # the tests' servers have it already

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import tomllib
@@ -44,3 +47,18 @@ def install(package: Path) -> dict[str, str]:
     (info / "entry_points.txt").write_text("\n".join(groups))
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MSZOO_")}
     return inherited | {"PYTHONPATH": str(package)}
+
+
+def mszoo(
+    arguments: Sequence[str], folder: Path, environ: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of mszoo's in a folder; its exit status is the caller's to judge."""
+    return subprocess.run(
+        [sys.executable, "-c", "from mszoo.registry.cli import main; main()", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        cwd=folder,
+        env=environ,
+    )

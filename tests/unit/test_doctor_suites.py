@@ -91,7 +91,7 @@ def test_classes(make_catalog, make_module):
     paths = {"A": f"{module}:Model", "B": f"{module}:Gone", "C": f"{dynamic}:Made", "D": "absent.mod:Model"}
     paths |= {"E": f"{module}.sub:Model", "F": "sys:path"}
     catalog = make_catalog({"demo": [ModelAdapter(name, path) for name, path in paths.items()]})
-    hint = "Fix or upgrade demo-dist. Or go on without it: export MSZOO_DISABLE=demo"
+    hint = "Fix or upgrade demo-dist. Or go on without the plugin: export MSZOO_DISABLE=demo"
     assert texts(check_classes(catalog)) == [
         (
             "problem",

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 from tests.tools import tutorial
@@ -29,7 +27,7 @@ def test_the_tutorial(tmp_path: Path) -> None:
                 environ = tutorial.install(tmp_path / tutorial.NAME)
             if command.startswith(ELSEWHERE) and "--tier static" not in command:
                 continue
-            done = mszoo(words[1:], tmp_path, environ)
+            done = tutorial.mszoo(words[1:], tmp_path, environ)
             assert (words[0], done.returncode) == ("mszoo", 0), (command, done.stdout, done.stderr)
             ran.append((command, done.stdout))
     assert [command for command, _ in ran] == [
@@ -41,18 +39,6 @@ def test_the_tutorial(tmp_path: Path) -> None:
     assert "AcmeForCausalLM" in ran[1][1]
     assert "AcmeForCausalLM is served by acme.AcmeForCausalLM" in ran[2][1]
     # What the reader has in the end passes as well.
-    done = mszoo(["check", "acme", "--tier", "static", "--json"], tmp_path, environ)
+    done = tutorial.mszoo(["check", "acme", "--tier", "static", "--json"], tmp_path, environ)
     tests = [test for adapter in json.loads(done.stdout)["adapters"] for test in adapter["tests"]]
     assert (done.returncode, {test["outcome"] for test in tests}) == (0, {"passed"}), done.stdout
-
-
-def mszoo(arguments: list[str], folder: Path, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", "from mszoo.registry.cli import main; main()", *arguments],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=folder,
-        env=environ,
-    )

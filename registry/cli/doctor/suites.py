@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from mszoo.registry.availability import installed_version
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.discovery import Contribution
+from mszoo.registry.errors import Problem
 from mszoo.registry.finding import Finding, Level
 from mszoo.registry.missing import missing_code
 
@@ -16,19 +17,11 @@ _OWN_DISTRIBUTION = "mszoo"
 
 def check_plugins(catalog: Catalog) -> Iterator[Finding]:
     """Report what discovery and the decisions found wrong."""
-    disabled = catalog.settings.disabled
     mistyped = {name for name, _ in catalog.settings.mistyped}  # check_settings finds them
     for problem in catalog.problems:
         if problem.who in mistyped:
             continue
-        hint = problem.hint
-        if problem.plugin is not None:
-            without = ",".join(sorted({*disabled, problem.plugin}))
-            hint = hint.partition(", or set MSZOO_DISABLE=")[0].rstrip(".")
-            hint = f"{hint}. Or go on without the plugin: export MSZOO_DISABLE={shlex.quote(without)}"
-        elif problem.who.startswith("MSZOO_"):
-            hint = f"{hint} Or: unset {problem.who}"
-        yield Finding("problem", problem.who, problem.what, hint)
+        yield _finding(problem, catalog)
 
 
 def check_suites(
@@ -67,8 +60,19 @@ def check_suites(
 def check_classes(catalog: Catalog) -> Iterator[Finding]:
     """Report records of models, layers and ops whose code or layer isn't there; nothing is imported."""
     for problem in missing_code(catalog):
-        hint = problem.hint.replace(", or set MSZOO_DISABLE=", ". Or go on without it: export MSZOO_DISABLE=")
-        yield Finding("problem", problem.who, problem.what, hint.rstrip("."))
+        yield _finding(problem, catalog)
+
+
+def _finding(problem: Problem, catalog: Catalog) -> Finding:
+    """Return a problem with the command that goes on without what has it."""
+    hint = problem.hint
+    if problem.plugin is not None:
+        without = shlex.quote(",".join(sorted({*catalog.settings.disabled, problem.plugin})))
+        hint = hint.partition(", or set MSZOO_DISABLE=")[0].rstrip(".")
+        hint = f"{hint}. Or go on without the plugin: export MSZOO_DISABLE={without}"
+    elif problem.who.startswith("MSZOO_"):
+        hint = f"{hint} Or: unset {problem.who}"
+    return Finding("problem", problem.who, problem.what, hint)
 
 
 def _is_absent(contribution: Contribution, installed: Callable[[str], str | None]) -> bool:
