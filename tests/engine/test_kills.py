@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import tempfile
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -36,10 +38,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    for name in ("work", "tmp", "again"):
-        (tmp_path / name).mkdir()
-    return tmp_path
+def place() -> Iterator[Path]:
+    """A folder whose name is short: vLLM's sockets lie in its temporary one, and may have 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="kill-") as made:
+        folder = Path(made)
+        for name in ("work", "tmp", "again"):
+            (folder / name).mkdir()
+        yield folder
 
 
 def answers(server: Server) -> list[str]:
