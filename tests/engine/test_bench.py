@@ -69,6 +69,7 @@ def untimed(side: str, folder: Path) -> dict[str, str]:
     return environ
 
 
+@pytest.mark.long
 def test_another_model_is_refused(
     bench: tuple[str, Path], checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:

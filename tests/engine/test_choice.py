@@ -163,7 +163,7 @@ def test_what_a_suite_cannot_take_goes_to_the_next_with_one_line(sliding: Path, 
     assert served["answers"] == greedy(sliding)
 
 
-@pytest.mark.parametrize("feature", ["lora", "quantization"])
+@pytest.mark.parametrize("feature", ["lora", pytest.param("quantization", marks=pytest.mark.long)])
 def test_a_feature_that_a_suite_declares_is_served_by_it(feature: str, folder: Path, tmp_path: Path) -> None:
     """MindSpore One's Qwen3 inherits both from the layers that its decoder layers are replaced by."""
     lora = make_lora(tmp_path / "lora", 1) if feature == "lora" else None

@@ -6,7 +6,7 @@ one process with mszoo and in one without.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ SERVED = [
     for name in ADAPTERS
     if (job, name) not in (("eagle3", "llama"), ("draft", "llama"))
 ]
+#: Where another adapter has the same layers, or another job the same path.
+LONG = {"reload-qwen3", "reload-mindone", "eagle3-mindformers", "draft-qwen3", "draft-mindone"}
 _PROPOSED = "vllm:spec_decode_num_draft_tokens"
 _ACCEPTED = "vllm:spec_decode_num_accepted_tokens"
 
@@ -52,6 +54,7 @@ _ACCEPTED = "vllm:spec_decode_num_accepted_tokens"
 def jobs(
     checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[str, Any]]:
+    """Everything that is asked, with mszoo and without."""
     folder = tmp_path_factory.mktemp("flags")
     made: dict[str, dict[str, Any]] = {}
     for family in ("llama", "qwen3"):
@@ -103,18 +106,26 @@ def own(
 
 @pytest.fixture(scope="module")
 def ours(
-    jobs: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+    jobs: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> dict[str, dict[str, Any]]:
     """What is answered with mszoo."""
     pinned = {}
+    left_out = set() if request.config.getoption("--all") else LONG
     for name, job in jobs.items():
+        if name in left_out:
+            continue
         adapter = ADAPTERS.get(name.rpartition("-")[2], ("", ""))[0]
         override = {"hf_overrides": {"architectures": [adapter]}} if adapter.startswith("mind") else {}
         pinned[name] = job | {"options": job["options"] | override}
     return run_all(pinned, tmp_path_factory.mktemp("ours") / "ours.json", **IN_ONE_PROCESS)
 
 
-@pytest.mark.parametrize("name", SERVED)
+def params(names: Iterable[str]) -> list[Any]:
+    """Return the jobs as parameters, those of LONG marked."""
+    return [pytest.param(name, marks=pytest.mark.long if name in LONG else ()) for name in names]
+
+
+@pytest.mark.parametrize("name", params(SERVED))
 def test_answers(name: str, own: dict[str, dict[str, Any]], ours: dict[str, dict[str, Any]]) -> None:
     """The MindSpore model answers, and the same as vLLM's own model."""
     job, _, who = name.rpartition("-")
@@ -128,7 +139,7 @@ def test_answers(name: str, own: dict[str, dict[str, Any]], ours: dict[str, dict
     assert ours[name]["logprobs"] == pytest.approx(expected["logprobs"], abs=2e-3)
 
 
-@pytest.mark.parametrize("name", [name for name in SERVED if name.startswith(("eagle3", "draft"))])
+@pytest.mark.parametrize("name", params(name for name in SERVED if name.startswith(("eagle3", "draft"))))
 def test_speculation(name: str, own: dict[str, dict[str, Any]], ours: dict[str, dict[str, Any]]) -> None:
     """As many tokens are proposed and accepted as of vLLM's own target; they are those without speculation."""
     job, _, who = name.rpartition("-")
@@ -150,7 +161,7 @@ def test_mistral_format(name: str, own: dict[str, dict[str, Any]], ours: dict[st
     assert "native.MistralForCausalLM: doesn't support weights under Mistral's own names" in log
 
 
-@pytest.mark.parametrize("name", [f"reload-{name}" for name in ADAPTERS])
+@pytest.mark.parametrize("name", params(f"reload-{name}" for name in ADAPTERS))
 def test_reloaded_weights_are_used(name: str, ours: dict[str, dict[str, Any]]) -> None:
     """The same weights give the same answers under the LoRA adapter, others give others."""
     same, other = ours[name]["reloaded"]

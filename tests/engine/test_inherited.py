@@ -125,6 +125,7 @@ def test_lora(kernels: str, checkpoint, own: Own, adapters: list[str], tmp_path:
     assert all(answer != other for answer, other in zip(ours["answers"], without, strict=True))
 
 
+@pytest.mark.long
 def test_lora_on_two_ranks(checkpoint, own: Own, tmp_path: Path) -> None:
     """Each rank has a part of the adapters' matrices; one key/value head is on both."""
     one, other = (str(make_lora(tmp_path / str(seed), seed, kv_heads=1)) for seed in (1, 2))

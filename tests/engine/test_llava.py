@@ -220,6 +220,7 @@ def test_half_precision(llava: Callable[[str], Path], tmp_path: Path) -> None:
         assert abs(found - expected) <= 0.03
 
 
+@pytest.mark.long
 def test_tensor_parallel(llava: Callable[[str], Path], tmp_path: Path) -> None:
     """Two ranks give one rank's tokens."""
     picture = str(tmp_path / "picture.png")

@@ -73,6 +73,38 @@ def test_all_processes_decide_the_same(checkpoint, lock: Path) -> None:
         assert worker["model"] == "mszoo.adapters.vllm.models.wrapper:LlamaForCausalLM"
 
 
+CARRIED = """
+import json, os
+from vllm.plugins import load_general_plugins
+from vllm.ray.ray_env import get_env_vars_to_copy
+
+load_general_plugins()
+print(json.dumps({name: os.environ[name] for name in get_env_vars_to_copy() if name in os.environ}))
+"""
+DECIDED = """
+from vllm.plugins import load_general_plugins
+from mszoo.adapters.vllm.install import install
+
+load_general_plugins()
+catalog = install()
+print(catalog.digest(), *catalog.settings.prefer)
+"""
+
+
+def test_a_worker_with_what_vllm_carries_decides_the_same() -> None:
+    """The variables that vLLM copies to the workers it starts through Ray are enough."""
+    driver = python("-c", CARRIED, MSZOO_PREFER="native")
+    assert driver.returncode == 0, driver.stderr
+    carried = json.loads(driver.stdout.splitlines()[-1])
+    assert carried["MSZOO_PREFER"] == "native"
+    worker = python("-c", DECIDED, **carried)
+    assert worker.returncode == 0, worker.stderr
+    assert worker.stdout.splitlines()[-1].split() == [
+        load_catalog({"MSZOO_PREFER": "native"}).digest(),
+        "native",
+    ]
+
+
 RAY = """
 import os, sys
 import ray
@@ -97,10 +129,12 @@ print(os.getpid(), *ray.get(decide.remote()))
 """
 
 
+@pytest.mark.long
 def test_a_ray_worker_decides_the_same() -> None:
     """vLLM 0.32 refuses Ray on CPU, so this is a bare Ray worker with the variables that vLLM would copy to it."""
     pytest.importorskip("ray")
     result = python("-c", RAY, MSZOO_PREFER="native", RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
+    assert result.returncode == 0, result.stderr
     driver, worker, digest, prefer = result.stdout.splitlines()[-1].split(maxsplit=3)
     assert driver != worker
     assert digest == load_catalog({"MSZOO_PREFER": "native"}).digest()

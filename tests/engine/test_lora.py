@@ -161,6 +161,7 @@ def test_adapters_come_and_go(llama: Any, tmp_path: Path) -> None:
     assert assert_mindspore(llm, "native.LlamaForCausalLM", "cpu") > 0
 
 
+@pytest.mark.long
 def test_speculation(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     """Tokens that their n-grams propose are accepted or not by the adapter's logits.
 

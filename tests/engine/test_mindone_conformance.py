@@ -15,7 +15,7 @@ except importlib.metadata.PackageNotFoundError:
 
 #: One of each kind: norms of heads, norms of 1 + w and caps, experts, learned positions.
 REPRESENTATIVES = (
-    "Qwen3ForCausalLM",
+    pytest.param("Qwen3ForCausalLM", marks=pytest.mark.long),
     pytest.param("Gemma2ForCausalLM", marks=pytest.mark.long),
     "Qwen3MoeForCausalLM",
     "OPTForCausalLM",

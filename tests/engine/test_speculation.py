@@ -66,6 +66,8 @@ JOBS: dict[str, tuple[str | None, str | None, float]] = {
 }
 #: The job of vLLM's own models that proposes the same, by job.
 SAME = {"itself": "", "own-draft": "draft", "own-target": "draft"}
+#: Where another job has the same path.
+LONG = {"itself", "own-draft"}
 _PROPOSED = "vllm:spec_decode_num_draft_tokens"
 _ACCEPTED = "vllm:spec_decode_num_accepted_tokens"
 
@@ -130,18 +132,21 @@ def own(
 
 @pytest.fixture(scope="module")
 def ours(
-    jobs: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+    jobs: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> dict[str, dict[str, Any]]:
     """What is answered with mszoo, by compiled layers where no model of vLLM's would be compiled too."""
     compiled = {"enforce_eager": False}
     changed = {
         name: jobs[name] | {"options": jobs[name]["options"] | (compiled if None not in found else {})}
         for name, found in JOBS.items()
+        if name not in LONG or request.config.getoption("--all")
     }
     return run_all(changed, tmp_path_factory.mktemp("ours") / "ours.json", **IN_ONE_PROCESS)
 
 
-@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long if name in LONG else ()) for name in JOBS]
+)
 def test_speculation(name: str, own: dict[str, dict[str, Any]], ours: dict[str, dict[str, Any]]) -> None:
     """Answers are those without speculation; as many tokens are accepted as by vLLM's own models."""
     target, draft, share = JOBS[name]
