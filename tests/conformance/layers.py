@@ -101,11 +101,12 @@ class LayerConformance(AdapterConformance):
             obstacle = self.find()[1]
             if obstacle is not None:
                 pytest.skip(obstacle)
+            if name.startswith("mindspore."):
+                _installed("mindspore")
             missing = missing_object(name)
             assert missing is None, f"the replacement would never run: {missing}"
             return
-        if find_spec("vllm") is None:
-            pytest.skip("vllm is not installed: pip install 'mszoo[cpu]'")
+        _installed("vllm")
         nearest = nearest_name(name)
         assert modules_of(name), f"vLLM has no replaceable layer {name}" + (
             f"; {nearest}?" if nearest else ""
@@ -188,6 +189,12 @@ class LayerConformance(AdapterConformance):
                     torch.randn(parameter.shape, generator=generator, dtype=torch.float32) * 0.1 + 1
                 )
         return layer
+
+
+def _installed(package: str) -> None:
+    """Skip the test without a package whose classes it would look for."""
+    if find_spec(package) is None:
+        pytest.skip(f"{package} is not installed: pip install 'mszoo[cpu]'")
 
 
 @contextlib.contextmanager

@@ -101,17 +101,26 @@ def release_check(wheel: Path) -> None:
     )
 
 
-def packages(binaries: Path, install: Sequence[str | Path], uninstall: Sequence[str | Path]) -> None:
-    """Write, build, install, check and remove a package of each kind, from its own wheel."""
+def packages(
+    binaries: Path, install: Sequence[str | Path], uninstall: Sequence[str | Path], *building: str
+) -> None:
+    """Write, build, install, check and remove a package of each kind, from its own wheel.
+
+    Args:
+        binaries: the folder of the commands of an environment that has mszoo.
+        install, uninstall: the commands that install a file there, and remove a distribution.
+        building: further options of ``python -m build``.
+    """
+    place = binaries.parent
     for kind in KINDS:
-        plugin = binaries.parent / f"{PLUGIN}-{kind}"
-        run(binaries / "mszoo", "new", PLUGIN, "--kind", kind, "--directory", plugin)
-        run(sys.executable, "-m", "build", "--wheel", plugin)
+        plugin = place / f"{PLUGIN}-{kind}"
+        run(binaries / "mszoo", "new", PLUGIN, "--kind", kind, "--directory", plugin, cwd=place)
+        run(sys.executable, "-m", "build", "--wheel", *building, plugin, cwd=place)
         (wheel,) = (plugin / "dist").glob("*.whl")
-        run(*install, "--no-deps", wheel)
-        run(binaries / "mszoo", "check", SUITE, "--tier", "static")
-        run(*uninstall, PLUGIN)
-        run(binaries / "mszoo", "check", SUITE, "--tier", "static", fails=True)
+        run(*install, "--no-deps", wheel, cwd=place)
+        run(binaries / "mszoo", "check", SUITE, "--tier", "static", cwd=place)
+        run(*uninstall, PLUGIN, cwd=place)
+        run(binaries / "mszoo", "check", SUITE, "--tier", "static", cwd=place, fails=True)
 
 
 def newcomer(way: str, mszoo: Path, *, serve: bool) -> None:

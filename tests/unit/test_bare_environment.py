@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import venv
 import zipfile
 from collections.abc import Iterator
 from importlib.metadata import entry_points
@@ -20,6 +21,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from mszoo.registry.versions import ASCEND_STACKS
+from tests.tools import newcomer
 
 ROOT = Path(__file__).parents[2]
 SUITES = [item.name for item in entry_points(group="mszoo") if item.module.startswith("mszoo.adapters.")]
@@ -235,6 +237,21 @@ def test_static_conformance_needs_nothing_but_pytest(site: Path, pytest_site: Pa
     result = run(site, code)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "18 passed" in result.stdout
+
+
+def test_a_package_of_each_kind_comes_and_goes(wheel: Path, pytest_site: Path, tmp_path: Path) -> None:
+    """The part of `make newcomer` that needs no index: written, built, installed, checked and removed."""
+    environment, others = tmp_path / "environment", tmp_path / "others"
+    venv.create(environment, with_pip=True)
+    for distribution in dependencies("mszoo"):
+        copy(distribution, others)
+    (site_packages,) = environment.glob("lib/python*/site-packages")
+    (site_packages / "others.pth").write_text(f"{others}\n{pytest_site}\n")
+    binaries = environment / "bin"
+    pip = (binaries / "python", "-m", "pip", "--disable-pip-version-check")
+    install = (*pip, "install", "--quiet", "--no-index")
+    newcomer.run(*install, "--no-deps", wheel, cwd=tmp_path)
+    newcomer.packages(binaries, install, (*pip, "uninstall", "--yes", "--quiet"), "--no-isolation")
 
 
 def test_mszoo_check_asks_for_vllm_before_it_starts(site: Path, pytest_site: Path) -> None:
