@@ -6,6 +6,7 @@ from typing import Any
 
 from mszoo.layers.decoder.spec import NormSpec
 from mszoo.layers.encoder import EncoderForPooling, EncoderSpec
+from mszoo.models.config_types import MOST_LAYERS
 from mszoo.models.encoder_reader import EncoderReader
 
 
@@ -27,6 +28,8 @@ class AlbertModel(EncoderForPooling):
         groups, inner = reader.required("num_hidden_groups"), reader.required("inner_group_num")
         if not 0 < groups <= reader.num_layers:
             reader.refuse("num_hidden_groups", groups)
+        if reader.num_layers * inner > MOST_LAYERS:
+            reader.refuse("inner_group_num", inner)
         # Each group runs for its share of the layers.
         runs = [int(index / (reader.num_layers / groups)) for index in range(reader.num_layers)]
         return reader.encoder(

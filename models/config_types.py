@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 #: Sizes and counts: at least 1 wherever a model has them.
 _SIZES = frozenset(
     {
         "base_seqlen",
+        "depth",
         "embedding_size",
         "ffn_dim",
         "ffn_hidden_size",
@@ -59,6 +61,12 @@ _SIZES = frozenset(
 )
 #: Sizes that may be 0: an encoder without token types (GTE).
 _FROM_0 = frozenset({"type_vocab_size"})
+#: How many layers there are, each of which is described by itself.
+_LAYERS = frozenset(
+    {"depth", "inner_group_num", "n_layer", "num_hidden_groups", "num_hidden_layers", "num_layers"}
+)
+#: No model comes near: what is more is a mistake, and takes all memory or is too large for a float.
+MOST, MOST_LAYERS = 2**31 - 1, 2**14
 #: Numbers, and whether they must be more than 0.
 _NUMBERS = {
     "attention_multiplier": False,
@@ -105,15 +113,25 @@ def wrong_type(name: str, own: str, value: Any) -> str:
         # Of each layer, where the field's own name is another: Hunyuan's moe_topk.
         values = value if isinstance(value, list) and value and own != name else [value]
         least = 0 if names & _FROM_0 else 1
-        return "" if all(_is_size(one, least) for one in values) else f"a whole number above {least - 1}"
+        if not all(_is_size(one, least) for one in values):
+            return f"a whole number above {least - 1}"
+        most = min(filter(None, map(most_of, names)))
+        return "" if all(one <= most for one in values) else f"{most} at most"
     if names & _NUMBERS.keys():
         above = any(_NUMBERS.get(one) for one in names)
-        if is_number(value) and (value > 0 or not above):
+        if is_number(value) and abs(value) <= sys.float_info.max and (value > 0 or not above):
             return ""
         return "a number above 0" if above else "a number"
     if names & _NAMES and not isinstance(value, str):
         return "a name"
     return ""
+
+
+def most_of(name: str) -> int | None:
+    """Return the largest value that a size or count may have in any model; None for a field that is neither."""
+    if name not in _SIZES:
+        return None
+    return MOST_LAYERS if name in _LAYERS else MOST
 
 
 def is_number(value: Any) -> bool:

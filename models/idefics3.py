@@ -25,6 +25,8 @@ _NAMES = (
     ("model.text_model.", "language_model.model."),
     ("lm_head.", "language_model.lm_head."),
 )
+#: On a side of an image: no model comes near, and a list of them is made.
+_MOST_PATCHES = 2**14
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Idefics3ForConditionalGeneration(MultiModalLM):
         side, factor = tower.image_size // tower.patch_size, reader.required("scale_factor")
         if factor < 1 or side % factor:
             reader.refuse("scale_factor", factor)
-        if not _in_order(side):
+        if side > _MOST_PATCHES or not _in_order(side):
             reader.refuse("vision_config.image_size", tower.image_size)
         return Idefics3Spec(tower, factor)
 

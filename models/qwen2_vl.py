@@ -18,6 +18,7 @@ from mszoo.layers.multimodal import MultiModalLM, may_read
 from mszoo.layers.vision_grid import Grid, GridVisionSpec, GridVisionTransformer, MergerSpec
 from mszoo.models.config import ConfigReader
 from mszoo.models.config_keys import reference_of
+from mszoo.models.config_types import MOST
 from mszoo.models.reader import DecoderReader
 
 import mindspore as ms
@@ -253,6 +254,6 @@ class GridVisionReader(ConfigReader):
             RefusalError: the field is something else.
         """
         value = self.required(name)
-        if type(value) is not int or value < 1:
+        if type(value) is not int or not 1 <= value <= MOST:
             self.refuse(name, value)
         return value

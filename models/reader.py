@@ -16,6 +16,7 @@ from mszoo.layers.decoder.spec import (
     RotarySpec,
 )
 from mszoo.models.config import ConfigReader
+from mszoo.models.config_types import MOST_LAYERS
 from mszoo.registry.errors import RefusalError
 
 
@@ -214,7 +215,7 @@ def prediction_tensors(fields: Mapping[str, Any], layers: int) -> tuple[str, ...
     """
     named = (fields.get(name) for name in ("num_nextn_predict_layers", "num_mtp_layers", "num_mtp_modules"))
     count = next((number for number in named if isinstance(number, int) and number), 0)
-    return tuple(f"model.layers.{layers + index}.*" for index in range(count))
+    return tuple(f"model.layers.{layers + index}.*" for index in range(min(count, MOST_LAYERS)))
 
 
 def rope_of_layer(

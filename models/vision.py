@@ -23,6 +23,7 @@ def read_vision_config(config: Any, who: str, num_layers: int) -> VisionSpec:
         RefusalError: naming the field that can't be honoured.
     """
     reader = ConfigReader(config, who)
+    reader.required("num_hidden_layers")  # of which num_layers is made
     heads, hidden = reader.required("num_attention_heads"), reader.required("hidden_size")
     if hidden % heads:
         reader.refuse("num_attention_heads", heads)

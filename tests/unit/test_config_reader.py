@@ -9,6 +9,7 @@ import pytest
 
 from mszoo.models.config import ConfigReader
 from mszoo.models.config_keys import reference_of
+from mszoo.models.reader import prediction_tensors
 from mszoo.registry.errors import RefusalError
 
 
@@ -88,6 +89,10 @@ def test_a_field_without_effect_reads_as_absent() -> None:
         ("hidden_size", "64", "a whole number above 0"),
         ("num_key_value_heads", 0, "a whole number above 0"),
         ("head_dim", True, "a whole number above 0"),
+        ("hidden_size", 10**400, "2147483647 at most"),
+        ("num_hidden_layers", 2**20, "16384 at most"),
+        ("rms_norm_eps", 10**400, "a number"),
+        ("rms_norm_eps", float("nan"), "a number"),
         ("rms_norm_eps", [1e-6], "a number"),
         ("hidden_act", 3, "a name"),
     ],
@@ -99,6 +104,10 @@ def test_a_value_of_a_wrong_type_is_refused_by_name(name: str, value: Any, wante
     config.__dict__[name] = value  # transformers checks what it loads, and not what is set later
     with pytest.raises(RefusalError, match=f"says {name}=.*, which must be {wanted}"):
         ConfigReader(config, "suite.Model", reference="llama").check_types()
+
+
+def test_no_config_asks_for_more_names_than_there_is_memory() -> None:
+    assert len(prediction_tensors({"num_nextn_predict_layers": 2**40}, 2)) == 2**14
 
 
 def test_another_librarys_name_of_a_model_has_its_class_for_a_reference() -> None:

@@ -149,6 +149,7 @@ def test_rotations_of_publishers() -> None:
         ("XLMRobertaModel", {"position_embedding_type": "rotary"}, "position_embedding_type='rotary'"),
         ("DistilBertModel", {"n_heads": 3}, "num_attention_heads=3"),
         ("AlbertModel", {"num_hidden_groups": 5}, "num_hidden_groups=5"),
+        ("AlbertModel", {"inner_group_num": 2**14}, "inner_group_num=16384"),
         ("MPNetModel", {"relative_attention_num_buckets": 16}, "relative_attention_num_buckets=16"),
         ("NewModel", {"logn_attention_scale": True}, "logn_attention_scale=True"),
         ("NewModel", {"position_embedding_type": "absolute"}, "position_embedding_type='absolute'"),

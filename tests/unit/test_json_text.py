@@ -49,6 +49,28 @@ def test_what_is_not_read(tmp_path):
         read_json(tmp_path / "absent")
 
 
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        (
+            {"num_hidden_layers": 2**40},
+            "says num_hidden_layers=1099511627776, and no model has more than 16384",
+        ),
+        ({"vision_config": {"depth": 10**6}}, "says depth=1000000, and no model has more than 16384"),
+        (
+            {"text_config": {"vocab_size": 2**31}},
+            "says vocab_size=2147483648, and no model has more than 2147483647",
+        ),
+    ],
+)
+def test_sizes_that_no_model_has(tmp_path, fields, what):
+    """Transformers would make a list of so many layers before anybody else is asked."""
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Qwen2ForCausalLM"]} | fields))
+    with pytest.raises(MszooError) as raised:
+        read_architectures(tmp_path)
+    assert what in str(raised.value)
+
+
 @given(st.binary(max_size=40) | values.map(lambda value: json.dumps(value).encode()))
 def test_any_file_is_a_value_or_a_reason(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("any", numbered=True) / "config.json"

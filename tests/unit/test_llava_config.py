@@ -198,6 +198,11 @@ def test_idefics3() -> None:
             {"vision_config": IDEFICS3["vision_config"] | {"image_size": 350}, "scale_factor": 5},
             "image_size=350",
         ),
+        (
+            {"vision_config": IDEFICS3["vision_config"] | {"image_size": 2**30, "patch_size": 1}},
+            "image_size=1073741824",
+        ),
+        ({"vision_config": IDEFICS3["vision_config"] | {"num_hidden_layers": 2**20}}, "16384 at most"),
     ],
 )
 def test_what_idefics3_refuses(fields: dict[str, Any], what: str) -> None:

@@ -134,6 +134,8 @@ def test_axes_that_take_turns() -> None:
     [
         ("2", {"hidden_size": 64}, "hidden_size=64"),
         ("2", {"num_heads": 15}, "num_heads=15"),
+        ("2", {"depth": 2**20}, "depth=1048576, which must be 16384 at most"),
+        ("2", {"in_channels": 2**40}, "in_channels=1099511627776"),
         ("2", {"num_heads": 640}, "num_heads=640"),
         ("2", {"patch_size": [14, 14]}, "patch_size=[14, 14]"),
         ("2.5", {"out_hidden_size": 64}, "out_hidden_size=64"),
