@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 #: Sizes and counts: at least 1 wherever a model has them.
@@ -67,6 +66,8 @@ _LAYERS = frozenset(
 )
 #: No model comes near: what is more is a mistake, and takes all memory or is too large for a float.
 MOST, MOST_LAYERS = 2**31 - 1, 2**14
+#: Of a number's size: its square is still one in 64 bits, and itself in 32.
+_MOST_NUMBER = 1e30
 #: Numbers, and whether they must be more than 0.
 _NUMBERS = {
     "attention_multiplier": False,
@@ -119,7 +120,7 @@ def wrong_type(name: str, own: str, value: Any) -> str:
         return "" if all(one <= most for one in values) else f"{most} at most"
     if names & _NUMBERS.keys():
         above = any(_NUMBERS.get(one) for one in names)
-        if is_number(value) and abs(value) <= sys.float_info.max and (value > 0 or not above):
+        if is_number(value) and (value > 0 or not above):
             return ""
         return "a number above 0" if above else "a number"
     if names & _NAMES and not isinstance(value, str):
@@ -135,8 +136,8 @@ def most_of(name: str) -> int | None:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a number; true and false are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Return whether a value is a number that can be computed with; true and false are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _MOST_NUMBER
 
 
 def is_same(one: Any, other: Any) -> bool:
@@ -145,4 +146,4 @@ def is_same(one: Any, other: Any) -> bool:
 
 
 def _is_size(value: Any, least: int) -> bool:
-    return is_number(value) and isinstance(value, int) and value >= least
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

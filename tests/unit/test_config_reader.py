@@ -92,6 +92,7 @@ def test_a_field_without_effect_reads_as_absent() -> None:
         ("hidden_size", 10**400, "2147483647 at most"),
         ("num_hidden_layers", 2**20, "16384 at most"),
         ("rms_norm_eps", 10**400, "a number"),
+        ("rms_norm_eps", 1e308, "a number"),
         ("rms_norm_eps", float("nan"), "a number"),
         ("rms_norm_eps", [1e-6], "a number"),
         ("hidden_act", 3, "a name"),
@@ -127,6 +128,10 @@ def test_another_librarys_name_of_a_model_has_its_class_for_a_reference() -> Non
         ({"rope_theta": "1e4"}, "rope_theta='1e4', which must be a number"),
         ({"rope_theta": 1e4, "rope_type": "linear"}, "rope_type='linear' and gives no factor"),
         ({"rope_theta": 1e4, "rope_type": "linear", "factor": 0}, "factor=0, which must be a number above 0"),
+        (
+            {"rope_theta": 1e4, "rope_type": "linear", "factor": 1e308},
+            "factor=1e+308, which must be a number",
+        ),
         (
             {"rope_theta": 1e4, "rope_type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5},
             "partial_rotary_factor=0.5 and rope_type='linear'",
