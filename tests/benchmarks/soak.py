@@ -8,7 +8,9 @@ requests that are wrong. With ``--lora`` each round ends with requests to a LoRA
 vLLM on CPU answers a request without an adapter wrongly beside one that has one. The memory of the server's
 processes is looked at every other second, and a line is fitted to what was seen after the warm-up: of all, and of
 each. With ``--alone`` vLLM's own model answers, to compare with: its API server keeps 12 to 14 KiB of each round
-(vLLM 0.32), so a line through memory says nothing of models unless rounds have a pace (``--pace``).
+(vLLM 0.32), so a line through memory says nothing of models unless rounds have a pace (``--pace``). They have none
+in the warm-up, which is to fill what is bounded: oneDNN keeps 1,024 primitives, 350 MiB of them on this model, and
+makes one for each size of a product (``ONEDNN_PRIMITIVE_CACHE_CAPACITY=32`` leaves none of that growth).
 
 Exit status 1: an answer was wrong, the server ended, or, in a run of more than ten minutes, memory grew by more
 than 1 MiB a minute after them.
@@ -239,7 +241,7 @@ def soak(
         minutes: how long; the start doesn't count.
         kernels: ``MSZOO_KERNELS``; None has vLLM's own model answer.
         lora: the folder of an adapter that is served beside.
-        pace: how many rounds begin in a minute at most; 0 is as many as can be.
+        pace: how many rounds begin in a minute at most after the warm-up; 0 is as many as can be.
 
     Returns:
         What was done, what was wrong, the memory's slope and its samples; ``good`` says whether it passes.
@@ -251,23 +253,25 @@ def soak(
         options += ["--enable-lora", "--lora-modules", f"soak={lora}"]
     who = {"MSZOO_DISABLE": "1"} if kernels is None else {"MSZOO_KERNELS": kernels}
     environ = who | {"VLLM_CPU_KVCACHE_SPACE": "1"}
+    warm = WARM_UP if minutes > WARM_UP else minutes / 2
     with running_server(folder, workplace, *options, **environ) as server:
         load = Load(server, None if lora is None else "soak")
         memory = Memory(server.group.pid)
         memory.start()
         begin, rounds = time.monotonic(), 0
+        due = begin + warm * 60
         with ThreadPoolExecutor(16) as pool:
             while time.monotonic() - begin < minutes * 60 and server.group.exit_status() is None:
                 load.round(pool)
                 rounds += 1
-                if pace:
-                    time.sleep(max(0.0, begin + rounds * 60 / pace - time.monotonic()))
+                if pace and time.monotonic() > begin + warm * 60:
+                    due += 60 / pace
+                    time.sleep(max(0.0, due - time.monotonic()))
         memory.end()
         ended = server.group.exit_status()
         if ended is not None:
             load.tally.wrong.append(f"the server ended with status {ended}")
         served = [line.split("mszoo: ", 1)[1] for line in server.log().splitlines() if " answers (" in line]
-    warm = WARM_UP if minutes > WARM_UP else minutes / 2
     seen = [sample for sample in memory.samples if sample[0] >= warm * 60]
     steep = slope(seen)
     each = {
@@ -320,7 +324,10 @@ def main() -> int:
         "--model", type=Path, help="a checkpoint with a tokenizer; a tiny one is made without"
     )
     parser.add_argument(
-        "--pace", type=float, default=PACE, help="rounds that begin in a minute at most; 0: as many as can be"
+        "--pace",
+        type=float,
+        default=PACE,
+        help="rounds that begin in a minute after the warm-up; 0: as many as can be",
     )
     parser.add_argument("--json", action="store_true", help="print the result for programs, samples included")
     arguments = parser.parse_args()
