@@ -157,6 +157,10 @@ LETTERS = "Use letters, digits, '-', '_' and '.', such as mszoo-example."
         ("pluggy", "a distribution pluggy is installed already. Choose another name."),
         ("_pytest", f"'_pytest' can't be the name of a distribution. {LETTERS}"),
         ("PyTest", "a distribution PyTest is installed already. Choose another name."),
+        (
+            "mszoo-decoder",
+            "the package's DecoderForCausalLM would hide the one that it is derived from. Choose another name.",
+        ),
         ("attr", "a Python package attr is installed already. Choose another name."),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib.resources
 import keyword
@@ -193,7 +194,8 @@ def write(names: Names, folder: Path, kind: str = "decoder") -> list[str]:
         kind: one of ``KINDS``.
 
     Raises:
-        MszooError: a file exists already, and then nothing is written; or the folder can't be written to.
+        MszooError: a file exists already or a class would hide another of its name, and then nothing is written; or
+            the folder can't be written to.
     """
     templates = importlib.resources.files(__name__) / "template"
     own = {name: f"{kind}/{template}" for name, template in (_OF_EACH_KIND | KINDS[kind].files).items()}
@@ -201,6 +203,9 @@ def write(names: Names, folder: Path, kind: str = "decoder") -> list[str]:
     for name, template in (_FILES | own).items():
         text = (templates / f"{template}.tmpl").read_text(encoding="utf-8")
         contents[names.fill(name)] = names.fill(text).replace("@NOUN@", KINDS[kind].noun)
+    for name, text in contents.items():
+        if name.endswith(".py"):
+            _check_classes(text)
     existing = [name for name in contents if (folder / name).exists() or (folder / name).is_symlink()]
     if existing:
         hint = "Give another --directory; nothing was written."
@@ -224,3 +229,18 @@ def write(names: Names, folder: Path, kind: str = "decoder") -> list[str]:
         why = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
         raise MszooError(str(folder), f"can't be written ({why})", "Give another --directory.") from error
     return sorted(contents)
+
+
+def _check_classes(text: str) -> None:
+    """Refuse a class with the name of what its module imports, of ``mszoo-decoder`` for one.
+
+    Raises:
+        MszooError: naming it.
+    """
+    tree = ast.parse(text)
+    imports = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    imported = {alias.asname or alias.name for node in imports for alias in node.names}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name in imported:
+            what = f"the package's {node.name} would hide the one that it is derived from"
+            raise MszooError("mszoo new", what, "Choose another name.")
