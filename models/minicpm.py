@@ -1,4 +1,4 @@
-"""MiniCPM (1, 2 and 4, dense)."""
+"""MiniCPM (1 to 4, dense)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Any
 
 from mszoo.layers.decoder import DecoderForCausalLM
 from mszoo.layers.decoder.spec import DecoderLayerSpec, DecoderSpec
+from mszoo.models.config_keys import reference_of
+from mszoo.models.latent import latent_attention
 from mszoo.models.publisher import PublisherReader
+from mszoo.models.reader import DecoderReader
 
 
 class MiniCPMForCausalLM(DecoderForCausalLM):
@@ -33,4 +36,28 @@ class MiniCPMForCausalLM(DecoderForCausalLM):
             embedding_multiplier=reader.optional("scale_emb", 1),
             scales_lookup=True,
             logit_scale=reader.optional("dim_model_base", 1) / reader.hidden_size,
+        )
+
+
+class MiniCPM3ForCausalLM(DecoderForCausalLM):
+    """MiniCPM3: as Hugging Face's ``models/minicpm3`` defines it; MiniCPM's scales and latent attention."""
+
+    @classmethod
+    def read_config(cls, config: Any, who: str) -> DecoderSpec:
+        """Read a ``minicpm3`` config."""
+        reader = DecoderReader(config, who, reference=reference_of(config))
+        reader.must_be("mlp_bias", False)
+        norm, mlp = reader.rms_norm(), reader.mlp()
+        attention = latent_attention(reader, is_neox_style=True)
+        multiplier = reader.required("scale_depth") / reader.num_layers**0.5
+
+        def layer(index: int) -> DecoderLayerSpec:
+            return replace(reader.pre_norm_layer(norm, attention, mlp), residual_multiplier=multiplier)
+
+        return reader.decoder(
+            layer,
+            norm,
+            embedding_multiplier=reader.required("scale_emb"),
+            scales_lookup=True,
+            logit_scale=reader.required("dim_model_base") / reader.hidden_size,
         )

@@ -11,6 +11,8 @@ from mszoo.registry import Capability
 
 #: An MLP without a gate has one module for each projection.
 _UNGATED: Mapping[str, tuple[str, ...]] = {"qkv_proj": FUSED["qkv_proj"]}
+#: Queries, keys and values of low rank come out of projections of their own.
+_GATE_UP: Mapping[str, tuple[str, ...]] = {"gate_up_proj": FUSED["gate_up_proj"]}
 #: Of models that vLLM refuses in float16.
 _NO_HALF = ("float32", "bfloat16")
 #: Heads that are normed together can't be shared out.
@@ -27,6 +29,18 @@ _CAPPED: dict[str, Any] = {
     "query_pre_attn_scalar": 16,
     "attn_logit_softcapping": 5.0,
     "final_logit_softcapping": 3.0,
+}
+#: A head's key has 96 values, 32 of which turn, and its value 32.
+_MINICPM3: dict[str, Any] = {
+    "num_key_value_heads": 4,
+    "head_dim": 32,
+    "hidden_size": 128,
+    "q_lora_rank": 48,
+    "kv_lora_rank": 64,
+    "qk_nope_head_dim": 64,
+    "qk_rope_head_dim": 32,
+    "dim_model_base": 32,
+    "tie_word_embeddings": False,
 }
 _MULTIPLIED: dict[str, Any] = {
     "attention_multiplier": 0.1,
@@ -57,6 +71,7 @@ RECORDS = (
     decoder("HunYuanDenseV1ForCausalLM", "hunyuan_v1_dense", model_type="hunyuan_v1_dense"),
     decoder("Jais2ForCausalLM", "nemotron", _UNGATED, model_type="jais2"),
     decoder("LlamaForCausalLM", "llama", model_type="llama"),
+    decoder("MiniCPM3ForCausalLM", "minicpm", _GATE_UP, model_type="minicpm3", **_MINICPM3),
     decoder("MinistralForCausalLM", "mistral", model_type="ministral", **_SLIDES),
     decoder("MistralForCausalLM", "mistral", model_type="mistral"),
     decoder("NemotronForCausalLM", "nemotron", _UNGATED, model_type="nemotron", **_BIASED),

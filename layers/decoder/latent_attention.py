@@ -1,6 +1,7 @@
-"""Multi-head latent attention (DeepSeek-V2 and later): projections of low rank around vLLM's layer for it.
+"""Multi-head latent attention (DeepSeek-V2 and later): projections of low rank around vLLM's layers.
 
-vLLM caches the compressed keys and values of a token, and the one key that carries its position.
+vLLM caches the compressed keys and values of a token, and the one key that carries its position. Where it has no
+such cache (MiniCPM3, ``VLLM_MLA_DISABLE``) it caches keys and values of each head, and attends as in other models.
 """
 
 from __future__ import annotations
@@ -8,9 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from mszoo.kernels import dispatch
 from mszoo.kernels.exchange import to_mindspore, to_torch
+from mszoo.layers.attention import Attention
 from mszoo.layers.decoder.build import build_rotary
 from mszoo.layers.decoder.spec import LatentAttentionSpec
 from mszoo.layers.linear import apply_linear, heads_on_this_rank, row_linear
@@ -30,7 +33,7 @@ import mindspore as ms
 
 
 class LatentAttention(Module):
-    """Causal attention on a latent cache; parameters have the names of DeepSeek's checkpoints.
+    """Causal attention, on a latent cache where vLLM has one; parameters have the names of DeepSeek's checkpoints.
 
     Args:
         spec: what it is.
@@ -38,11 +41,11 @@ class LatentAttention(Module):
         prefix: the module's name, unique in the model.
 
     Raises:
-        RefusalError: there is no latent cache; or heads can't be shared out to the ranks.
+        RefusalError: nothing attends on the latent cache, or on one of values wider than keys; or heads can't be
+            shared out to the ranks.
     """
 
     def __init__(self, spec: LatentAttentionSpec, hidden_size: int, *, prefix: str) -> None:
-        _refuse_without_latent_cache()
         super().__init__()
         self.spec = spec
         num_heads, q_lora_rank = spec.num_heads, spec.q_lora_rank
@@ -72,25 +75,36 @@ class LatentAttention(Module):
             ReplicatedLinear, hidden_size, self.rank + self.rope, "kv_a_proj_with_mqa"
         )
         self.kv_a_layernorm = RMSNorm(self.rank, spec.norm_eps)
-        vllm_config = get_current_vllm_config()
+        # One key for all heads; the values' place in its input is not used.
+        self.rotary_emb = build_rotary(spec.rotary, self.rope, heads, 1)
+        self.has_latent_cache = get_current_vllm_config().model_config.use_mla
+        if self.has_latent_cache:
+            self._attend_on_latent_cache(prefix)
+        else:
+            expanded = num_heads * (self.nope + self.value)
+            self.kv_b_proj = linear(ColumnParallelLinear, self.rank, expanded, "kv_b_proj")
+            self._attend_on_expanded_cache(prefix)
+        self.o_proj = row_linear(num_heads * self.value, hidden_size, bias=False, prefix=f"{prefix}.o_proj")
+
+    def _attend_on_latent_cache(self, prefix: str) -> None:
+        _refuse_without_attention_on_it()
+        spec, vllm_config = self.spec, get_current_vllm_config()
         # vLLM's attention layer multiplies by this one, and takes its weight apart.
         self.kv_b_proj = ColumnParallelLinear(
             self.rank,
-            num_heads * (self.nope + self.value),
+            spec.num_heads * (self.nope + self.value),
             bias=False,
             quant_config=vllm_config.quant_config,
             prefix=f"{prefix}.kv_b_proj",
         )
-        # One key for all heads; the values' place in its input is not used.
-        self.rotary_emb = build_rotary(spec.rotary, self.rope, heads, 1)
         try:
             self.attn = MLAAttention(
-                heads,
+                self.heads,
                 spec.scale,
                 self.nope,
                 self.rope,
                 self.value,
-                q_lora_rank,
+                spec.q_lora_rank,
                 self.rank,
                 kv_b_proj=self.kv_b_proj,
                 cache_config=vllm_config.cache_config,
@@ -101,9 +115,17 @@ class LatentAttention(Module):
             raise RefusalError(
                 "latent attention",
                 f"vLLM's attention layer for it doesn't run here ({error})",
-                "Serve the model with vLLM 0.30 or newer",
+                "Serve the model with vLLM 0.30 or newer, or set VLLM_MLA_DISABLE=1",
             ) from error
-        self.o_proj = row_linear(num_heads * self.value, hidden_size, bias=False, prefix=f"{prefix}.o_proj")
+
+    def _attend_on_expanded_cache(self, prefix: str) -> None:
+        size = self.nope + self.rope
+        if self.value > size:
+            what = (
+                f"v_head_dim={self.value} is more than the {size} of a key, and vLLM caches both in one size"
+            )
+            raise RefusalError("latent attention", what, "Serve the model with another implementation")
+        self.attn = Attention(self.heads, size, self.spec.scale, self.heads, prefix=f"{prefix}.attn")
 
     def forward(self, positions: ms.Tensor, x: ms.Tensor) -> ms.Tensor:
         """[T], [T, hidden] -> [T, hidden]."""
@@ -115,13 +137,25 @@ class LatentAttention(Module):
         to_rotate = torch.cat([query[..., self.nope :], shared_key, shared_key], 1)
         rotated = to_torch(self.rotary_emb(positions, to_mindspore(to_rotate.view(tokens, -1))))
         rotated = rotated.view(tokens, self.heads + 2, self.rope)
-        attended = self.attn(
-            torch.cat([query[..., : self.nope], rotated[:, : self.heads]], -1),
-            to_torch(compressed),
-            rotated[:, self.heads : self.heads + 1],
-            output_shape=torch.Size([tokens, self.heads * self.value]),
-        )
-        return apply_linear(self.o_proj, to_mindspore(attended))
+        query = torch.cat([query[..., : self.nope], rotated[:, : self.heads]], -1)
+        key = rotated[:, self.heads : self.heads + 1]
+        if self.has_latent_cache:
+            shape = torch.Size([tokens, self.heads * self.value])
+            attended = to_mindspore(self.attn(query, to_torch(compressed), key, output_shape=shape))
+        else:
+            attended = self._attend_expanded(query, key, compressed)
+        return apply_linear(self.o_proj, attended)
+
+    def _attend_expanded(self, query: torch.Tensor, shared_key: torch.Tensor, x: ms.Tensor) -> ms.Tensor:
+        """Attend on keys and values of each head: [T, H, D], [T, 1, rope], [T, rank] -> [T, H value]."""
+        expanded = to_torch(apply_linear(self.kv_b_proj, x)).view(len(query), self.heads, -1)
+        key, value = expanded.split([self.nope, self.value], -1)
+        key = torch.cat([key, shared_key.expand(-1, self.heads, -1)], -1)
+        # The cache has room for a key: what the zeros give is left out again.
+        value = functional.pad(value, [0, query.shape[-1] - self.value])
+        attended = self.attn(to_mindspore(torch.stack([query, key, value], 1).flatten(1)))
+        heads = to_torch(attended).view_as(query)[..., : self.value].unbind(1)
+        return to_mindspore(torch.cat(heads, -1))
 
     def _query(self, x: ms.Tensor) -> ms.Tensor:
         if not self.low_rank:
@@ -129,14 +163,12 @@ class LatentAttention(Module):
         return apply_linear(self.q_b_proj, self.q_a_layernorm(apply_linear(self.q_a_proj, x)))
 
 
-def _refuse_without_latent_cache() -> None:
+def _refuse_without_attention_on_it() -> None:
     what = hint = ""
     if cpu_backend() is None:
         what, hint = "vLLM's layer for it is used on CPU only", "Serve the model with another implementation"
-    elif not get_current_vllm_config().model_config.use_mla:
-        what, hint = "vLLM was told to expand the latent cache", "Unset VLLM_MLA_DISABLE"
     elif not dispatch.current().by_vllm("paged_attention"):
-        what = "it is vLLM's on CPU, in no other kernel set"
-        hint = "Unset MSZOO_KERNELS, and MSZOO_DISABLE the plugin that attends"
+        what = "on a latent cache it is vLLM's on CPU, in no other kernel set"
+        hint = "Unset MSZOO_KERNELS and MSZOO_DISABLE the plugin that attends, or set VLLM_MLA_DISABLE=1"
     if what:
         raise RefusalError("latent attention", what, hint)

@@ -33,6 +33,7 @@ OP_BY_OP: dict[str, str] = {
     "DeepseekV2ForCausalLM": "latent attention",
     "DeepseekV3ForCausalLM": "latent attention",
     "Glm4MoeLiteForCausalLM": "latent attention",
+    "MiniCPM3ForCausalLM": "latent attention",
     "StableLmForCausalLM-stabilityai/stablelm-2-12b": "each head has a norm of its own",
 }
 #: Configs that a family's reader refuses, with the field that decides it: another suite or vLLM's own model serves.
@@ -104,23 +105,34 @@ def test_logits_equal_hugging_face(case: str, tmp_path: Path) -> None:
         assert assert_mindspore(llm, f"native.{name}", "cpu") > 0
 
 
-@pytest.mark.parametrize(
-    ("variable", "value", "why"),
-    [
-        ("VLLM_MLA_DISABLE", "1", "vLLM was told to expand the latent cache"),
-        ("MSZOO_KERNELS", "mindspore", "it is vLLM's on CPU, in no other kernel set"),
-    ],
-)
-def test_latent_attention_is_refused_without_vllms_cache(
-    variable: str, value: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(variable, value)
-    folder = tmp_path / "model"
-    corpus.write_config(dict(_RECORDS["DeepseekV2ForCausalLM"].example_config), folder)
-    corpus.write_checkpoint(corpus.reference_of(folder), folder)
+def test_another_kernel_set_refuses_a_latent_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MSZOO_KERNELS", "mindspore")
+    folder = latent_checkpoint(tmp_path / "model")
     pinned = {"architectures": ["native.DeepseekV2ForCausalLM"]}
+    why = "on a latent cache it is vLLM's on CPU, in no other kernel set"
     with pytest.raises(Exception, match=why), running_engine(folder, hf_overrides=pinned, max_model_len=128):
         pass
+
+
+@pytest.mark.parametrize("kernels", ["cpu", "mindspore"])
+def test_latent_attention_where_each_head_has_a_cache(
+    kernels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_MLA_DISABLE", "1")
+    monkeypatch.setenv("MSZOO_KERNELS", kernels)
+    folder = latent_checkpoint(tmp_path / "model")
+    pinned = {"architectures": ["native.DeepseekV2ForCausalLM"]}
+    with running_engine(folder, hf_overrides=pinned, max_model_len=128, **RAW_LOGITS) as llm:
+        worst = worst_logit(llm, folder, corpus.load_reference(folder))
+        assert worst <= TOLERANCE, f"logits differ by {worst:.2e}"
+        assert assert_mindspore(llm, "native.DeepseekV2ForCausalLM", kernels) > 0
+
+
+def latent_checkpoint(folder: Path) -> Path:
+    """Write a random DeepSeek-V2."""
+    corpus.write_config(dict(_RECORDS["DeepseekV2ForCausalLM"].example_config), folder)
+    corpus.write_checkpoint(corpus.reference_of(folder), folder)
+    return folder
 
 
 def layers_that_run_compiled(model: Any) -> list[bool]:

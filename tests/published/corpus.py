@@ -62,6 +62,10 @@ def _config_in(folder: Path) -> Any:
     hf.architectures = config["architectures"][:1]
     hf.model_type = reference_type(config)  # by it transformers knows how its checkpoints name experts
     hf._attn_implementation = "eager"
+    rope = getattr(hf, "rope_parameters", None) or {}
+    if "original_max_position_embeddings" in rope and hf.model_type == "minicpm3":
+        # Hugging Face's class takes none out of the two lengths, and fails without.
+        rope.setdefault("factor", hf.max_position_embeddings / rope["original_max_position_embeddings"])
     return hf
 
 

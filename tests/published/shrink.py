@@ -114,10 +114,13 @@ def shrink(config: dict[str, Any]) -> dict[str, Any]:
             small[name] = min(value, _LEARNED) if learned else value
         elif name in _SIZES:
             small[name] = _SIZES[name]
+            if name == "qk_rope_head_dim":
+                small[name] = min(value, _SIZES[name])  # as many values turn as longrope has factors for
         elif name.endswith("_token_id") and not name.startswith("forced"):
             small[name] = _tokens(value)
         elif name in ("rope_scaling", "rope_parameters") and isinstance(value, dict):
-            small[name] = _rope(value, int(size * config.get("partial_rotary_factor", 1.0)) // 2)
+            turned = min(config.get("qk_rope_head_dim", size), _SIZES["qk_rope_head_dim"])
+            small[name] = _rope(value, int(turned * config.get("partial_rotary_factor", 1.0)) // 2)
     return small
 
 
