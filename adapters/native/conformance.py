@@ -79,6 +79,12 @@ class TestChatGLMModel(TestBaiChuan):
     architecture = "native.ChatGLMModel"
 
 
+class TestExaone(TestBaiChuan):
+    """The same."""
+
+    architecture = "native.ExaoneForCausalLM"
+
+
 class TestInternLM2(TestBaiChuan):
     """The same."""
 

@@ -21,6 +21,22 @@ COMMON: Mapping[str, Any] = {
     "rms_norm_eps": 1e-6,
     "tie_word_embeddings": False,
 }
+#: Sizes beside those of COMMON, which its configs call otherwise.
+EXAONE: Mapping[str, Any] = {
+    "activation_function": "silu",
+    "head_dim": 64,
+    "layer_norm_epsilon": 1e-5,
+    "num_key_value_heads": 2,
+    "num_layers": 2,
+    "rope_theta": 10000.0,
+    "rope_scaling": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "high_freq_factor": 4.0,
+        "low_freq_factor": 1.0,
+        "original_max_position_embeddings": 64,
+    },
+}
 INTERNLM3: Mapping[str, Any] = {"head_dim": 64, "num_key_value_heads": 2, "qkv_bias": True, "bias": True}
 MINICPM: Mapping[str, Any] = {
     "num_key_value_heads": 2,
@@ -72,6 +88,7 @@ TELECHAT2: Mapping[str, Any] = {
 #: What vLLM's layers can't take of checkpoints with queries, keys and values in an order of their own.
 _ROWS = frozenset({Capability.LORA})
 _W_PACK = {"W_pack": ("W_pack",), "gate_up_proj": FUSED["gate_up_proj"]}
+_C_FC = {"qkv_proj": FUSED["qkv_proj"], "gate_up_proj": ("c_fc_0", "c_fc_1")}
 _W1_W3 = {"gate_up_proj": ("w1", "w3")}
 _GATE_UP = {"gate_up_proj": FUSED["gate_up_proj"]}
 
@@ -99,6 +116,7 @@ RECORDS = (
     _publishers("BaichuanForCausalLM", "baichuan", _W_PACK),
     _chatglm("ChatGLMForConditionalGeneration"),
     _chatglm("ChatGLMModel"),
+    _publishers("ExaoneForCausalLM", "exaone", _C_FC, **EXAONE),
     _publishers("InternLM2ForCausalLM", "internlm", _W1_W3, _ROWS, num_key_value_heads=2, bias=True),
     _publishers("InternLM3ForCausalLM", "internlm", **INTERNLM3),
     _publishers("MiniCPMForCausalLM", "minicpm", **MINICPM),

@@ -96,6 +96,27 @@ def minicpm(config: Mapping[str, Any], weights: Mapping[str, Any], tokens: list[
     return _logits(w, w("lm_head.weight"), x)
 
 
+def exaone(config: Mapping[str, Any], weights: Mapping[str, Any], tokens: list[int]) -> torch.Tensor:
+    """EXAONE 3: Llama's layers under other names; low frequencies are stretched as in Llama 3.1."""
+    w, eps = Tensors(weights), config["layer_norm_epsilon"]
+    heads, kv_heads, size = _heads(config)
+    angle = angles(len(tokens), size, config["rope_theta"], _llama3_divisors(config, size))
+    x = w("transformer.wte.weight")[tokens]
+    for name in (f"transformer.h.{index}" for index in range(config["num_layers"])):
+        y = rms_norm(x, w(f"{name}.ln_1.weight"), eps)
+        query, key, value = (
+            w.linear(f"{name}.attn.attention.{part}_proj", y).unflatten(-1, (count, size))
+            for part, count in (("q", heads), ("k", kv_heads), ("v", kv_heads))
+        )
+        y = attend(turn_halves(query, angle), turn_halves(key, angle), value)
+        x = x + w.linear(f"{name}.attn.attention.out_proj", y)
+        y = rms_norm(x, w(f"{name}.ln_2.weight"), eps)
+        gate, up = (w.linear(f"{name}.mlp.c_fc_{part}", y) for part in (0, 1))
+        x = x + w.linear(f"{name}.mlp.c_proj", functional.silu(gate) * up)
+    head = "transformer.wte.weight" if config.get("tie_word_embeddings") else "lm_head.weight"
+    return _logits(w, w(head), rms_norm(x, w("transformer.ln_f.weight"), eps))
+
+
 def internlm2(config: Mapping[str, Any], weights: Mapping[str, Any], tokens: list[int]) -> torch.Tensor:
     """InternLM 2: the rows of ``wqkv`` are, for each key/value head, its queries, its key, its value."""
     w, eps, bias = Tensors(weights), config["rms_norm_eps"], config["bias"]
@@ -235,6 +256,22 @@ def _logits(w: Tensors, head: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return functional.linear(x, head)
 
 
+def _llama3_divisors(config: Mapping[str, Any], size: int) -> list[float]:
+    """Return what each frequency is divided by: nothing where many turns fit, the factor where few do."""
+    rope = config.get("rope_scaling")
+    divisors = []
+    for index in range(0, size, 2):
+        wavelength = 2 * math.pi * config["rope_theta"] ** (index / size)
+        if not rope:
+            divisors.append(1.0)
+            continue
+        turns = rope["original_max_position_embeddings"] / wavelength
+        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+        kept = min(1.0, max(0.0, (turns - low) / (high - low)))
+        divisors.append(1.0 / (kept + (1.0 - kept) / rope["factor"]))
+    return divisors
+
+
 def _heads(config: Mapping[str, Any]) -> tuple[int, int, int]:
     heads = config["num_attention_heads"]
     size = config.get("head_dim") or config["hidden_size"] // heads
@@ -247,6 +284,7 @@ REFERENCES: Mapping[str, Reference] = {
     "BaichuanForCausalLM": baichuan,
     "ChatGLMForConditionalGeneration": chatglm,
     "ChatGLMModel": chatglm,
+    "ExaoneForCausalLM": exaone,
     "InternLM2ForCausalLM": internlm2,
     "InternLM3ForCausalLM": internlm3,
     "MiniCPMForCausalLM": minicpm,
