@@ -1,7 +1,7 @@
 """Mixture of experts: a router, and experts whose weights lie in vLLM's fused layer.
 
 vLLM shards every expert over ranks and multiplies all of them in one kernel. Who multiplies is decided in
-:mod:`mszoo.layers.methods`.
+:mod:`mszoo.layers.methods`; on an NPU vllm-ascend's layer does, which takes the place of vLLM's there.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from mszoo.layers.seam import (
     cpu_backend,
     experts_context,
     get_current_vllm_config,
+    init_logger,
     routed_experts_of,
     routing_function,
 )
@@ -28,10 +29,14 @@ from mszoo.registry.errors import RefusalError
 
 import mindspore as ms
 
+logger = init_logger("vllm.mszoo.layers")
+
 #: The activations of vLLM's fused layer, by Hugging Face's names.
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 #: Phi-MoE's way to choose experts, which are two there.
 _SPARSEMIXER = "sparsemixer"
+#: Of ``--additional-config``: what vllm-ascend has for models whose layers are all its own.
+_OF_OWN_MODELS = ("enable_flashcomm1", "eplb_config", "mix_placement", "multistream_overlap_gate")
 
 
 class TopKRouter(ReplicatedLinear):
@@ -146,7 +151,7 @@ def best_groups(scores: torch.Tensor, groups: int, chosen: int, *, by_two: bool)
     grouped = scores.unflatten(-1, (groups, -1))
     of_groups = grouped.topk(2, -1)[0].sum(-1) if by_two else grouped.amax(-1)
     best = of_groups.topk(chosen, -1, sorted=False)[1]
-    kept = torch.zeros(grouped.shape[:2], dtype=torch.bool).scatter_(1, best, True)
+    kept = torch.zeros(grouped.shape[:2], dtype=torch.bool, device=scores.device).scatter_(1, best, True)
     return grouped.masked_fill(~kept[..., None], -torch.inf).flatten(1)
 
 
@@ -163,7 +168,8 @@ class Experts(torch.nn.Module):
             experts [experts, 2 intermediate, hidden] and one with their down projection, where it has such.
 
     Raises:
-        RefusalError: vLLM has no kernel for the sizes or the activation, or for whole experts on ranks.
+        RefusalError: vLLM has no kernel for the sizes or the activation, or for whole experts on ranks; on an NPU,
+            something is asked for that vllm-ascend has for its own models alone.
     """
 
     def __init__(
@@ -184,18 +190,16 @@ class Experts(torch.nn.Module):
                 f"hidden_act is {hidden_act!r}, and experts have {', '.join(_ACTIVATIONS)}",
                 "Serve the model with another implementation",
             )
-        if cpu_backend() is None:
-            raise RefusalError(
-                "vLLM",
-                "its layer of experts on this device routes and multiplies by methods of its own, and mszoo's "
-                "don't fit into it",
-                "Serve the model with another implementation",
-            )
+        vllm_config = get_current_vllm_config()
+        on_cpu = cpu_backend() is not None
+        if not on_cpu:
+            _refuse_on_device(vllm_config)
+            logger.info_once("mszoo: experts are multiplied by vllm-ascend's layer of them")
         self._experts, self._choose = router.output_size, router.forward
-        self._context = experts_context(get_current_vllm_config())
+        self._context = experts_context(vllm_config)
         self._size = hidden_size, intermediate_size
         self._names, self._stacked = names, stacked
-        by_vllm, parallel = dispatch.current().by_vllm("linear"), get_current_vllm_config().parallel_config
+        by_vllm, parallel = dispatch.current().by_vllm("linear"), vllm_config.parallel_config
         if parallel.enable_expert_parallel and parallel.tensor_parallel_size > 1 and by_vllm:
             raise RefusalError(
                 "vLLM",
@@ -210,7 +214,7 @@ class Experts(torch.nn.Module):
                 intermediate_size=intermediate_size,
                 activation=_ACTIVATIONS[hidden_act],
                 custom_routing_function=routing_function(router.forward),
-                quant_config=quant_config(),
+                quant_config=quant_config() if on_cpu else None,  # vllm-ascend's has no other methods
                 prefix=prefix,
                 dp_size=1,  # each has all experts: vLLM 0.32 has no exchange between them on CPU, and dies of it
             )
@@ -299,6 +303,36 @@ class Experts(torch.nn.Module):
             )
             for index in range(self._experts)
         }
+
+
+def _refuse_on_device(vllm_config: Any) -> None:
+    """Refuse what vllm-ascend's layer of experts has for its own models alone, or does to others'."""
+    parallel, asked = vllm_config.parallel_config, vllm_config.additional_config or {}
+    if parallel.enable_expert_parallel and parallel.tensor_parallel_size * parallel.data_parallel_size > 1:
+        raise RefusalError(
+            "--enable-expert-parallel",
+            "nobody tried vllm-ascend's exchange of tokens between ranks with mszoo's layers",
+            "Serve without it: each rank then has a part of every expert",
+        )
+    if vllm_config.model_config.enable_sleep_mode:
+        raise RefusalError(
+            "--enable-sleep-mode",
+            "vllm-ascend turns experts' weights round when it wakes up, for others that are to be loaded then",
+            "Serve without it",
+        )
+    for name in _OF_OWN_MODELS:
+        if asked.get(name):
+            raise RefusalError(
+                f"--additional-config {name}",
+                "vllm-ascend has it for experts between layers of its own",
+                f"Serve without {name}",
+            )
+    if getattr(vllm_config.model_config.hf_config, "swiglu_limit", 0) != 0:
+        raise RefusalError(
+            "config.json",
+            "swiglu_limit, by which vllm-ascend's layer of experts caps them whatever the model",
+            "Serve the model with another implementation",
+        )
 
 
 def _sigmoid(logits: torch.Tensor, _: int) -> torch.Tensor:

@@ -16,7 +16,7 @@ _CELLS = {
     "transformer_layer:TransformerLayer": "layer:TransformerLayer",
     "norm:RMSNorm": "layer:Norm",
 }
-_WITH_EXPERTS = ("Qwen3MoeForCausalLM", "Glm4MoeForCausalLM", "DeepseekV3ForCausalLM")
+_WITH_LATENT_CACHE = "DeepseekV3ForCausalLM"
 
 
 @hookimpl
@@ -40,11 +40,11 @@ def mszoo_model_adapters() -> Iterable[ModelAdapter]:
 def _on_npu(on_cpu: ModelAdapter) -> ModelAdapter:
     """Return the record of a model on NPU.
 
-    Its own network has no part of vLLM's layers; with these in its cells it has adapters and ranks, but for
-    experts, which mszoo's layers don't have there.
+    Its own network has no part of vLLM's layers; with these in its cells it has adapters and ranks, but for a
+    latent cache, which mszoo's layers don't have there.
     """
-    has_experts = on_cpu.architecture in _WITH_EXPERTS
-    in_layers = frozenset() if has_experts else frozenset({Capability.LORA, Capability.TENSOR_PARALLEL})
+    latent = on_cpu.architecture == _WITH_LATENT_CACHE
+    in_layers = frozenset() if latent else frozenset({Capability.LORA, Capability.TENSOR_PARALLEL})
     return replace(
         on_cpu,
         model=f"{_HERE}.on_npu:network",

@@ -22,7 +22,7 @@ from mszoo.adapters import native
 from mszoo.adapters.mindone.architectures import read
 from mszoo.conformance.checkpoints import make_checkpoint as make_example
 from mszoo.conformance.checkpoints import write_tokenizer
-from tests.engine.conftest import make_checkpoint
+from tests.engine.conftest import give_routers_a_bias, make_checkpoint
 from tests.engine.odd_checkpoints import make_whole_lora
 from tests.engine.server import make_text_checkpoint
 
@@ -45,6 +45,7 @@ def main() -> None:
             make_text_checkpoint(folder, **job["fields"])
         else:
             make_checkpoint(folder, kind, **job["fields"])
+            give_routers_a_bias(folder)
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager"
         ).eval()

@@ -110,6 +110,71 @@ def test_a_decoder_of_mindspore_one(models, serve, architecture: str) -> None:
     assert f"{adapter} answers (kernel set ascend" in answered["log"]
 
 
+#: Chosen by a softmax, and as DeepSeek-V3 does: of groups, by sigmoids and a bias, beside shared ones.
+EXPERTS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "qwen3-moe": ("Qwen3MoeForCausalLM", "qwen3_moe", CASES["qwen3-moe"][2]),
+    "mixtral": ("MixtralForCausalLM", "mixtral", {"num_local_experts": 8, "num_experts_per_tok": 2}),
+    "glm4-moe": ("Glm4MoeForCausalLM", "glm4_moe", CASES["glm4-moe"][2]),
+}
+
+
+@LONG_TEST
+@pytest.mark.parametrize("case", ["mixtral", "glm4-moe"])
+def test_vllms_own_experts_equal_hugging_face(models, serve, case: str) -> None:
+    """The stand-ins for the ops of vllm-ascend's layer of experts are right, in graphs too."""
+    _, model_type, fields = EXPERTS[case]
+    model = models(model_type, **fields)
+    answered = serve(model["folder"], OWN)
+    assert adapter_of(answered) is None
+    assert answered["answers"] == model["answers"]
+    assert "Replaying aclgraph" in answered["log"]
+
+
+@pytest.mark.parametrize(
+    ("case", "suite", "eager"),
+    [
+        ("glm4-moe", "native", False),
+        *(
+            pytest.param(*rest, marks=LONG_TEST)
+            for rest in (
+                ("glm4-moe", "native", True),
+                ("qwen3-moe", "native", False),
+                ("qwen3-moe", "mindone", False),
+                ("mixtral", "mindone", True),
+            )
+        ),
+    ],
+)
+def test_experts(models, serve, case: str, suite: str, eager: bool) -> None:
+    """Chosen by mszoo's router, multiplied by vllm-ascend's layer; a long prompt in pieces beside others."""
+    architecture, model_type, fields = EXPERTS[case]
+    model, adapter = models(model_type, **fields), f"{suite}.{architecture}"
+    asked = {"architectures": [adapter]}
+    answered = serve(model["folder"], hf_overrides=asked, enforce_eager=eager, max_num_batched_tokens=48)
+    assert adapter_of(answered) == adapter
+    assert answered["workers"][0]["kernels"] == ["ascend"]
+    assert answered["answers"] == model["answers"]
+    log = answered["log"]
+    assert "mszoo: experts are multiplied by vllm-ascend's layer of them" in log
+    assert f"{adapter} answers (kernel set ascend" in log
+    assert ("vLLM's graphs (cudagraph_mode FULL_AND_PIECEWISE) are off" in log) != eager
+
+
+@LONG_TEST
+@pytest.mark.parametrize(
+    ("case", "suite"), [("glm4-moe", "native"), ("mixtral", "mindone"), ("qwen3-moe", "stand_in")]
+)
+def test_experts_on_two_ranks(models, serve, op_stand_ins, case: str, suite: str) -> None:
+    """Each rank has a part of every expert; MindSpore Transformers' cells then have mszoo's layers."""
+    architecture, model_type, fields = EXPERTS[case]
+    model, adapter = models(model_type, **fields), f"{suite}.{architecture}"
+    apart = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "PYTHONPATH": op_stand_ins}
+    asked = {"architectures": [adapter]}
+    answered = serve(model["folder"], apart, hf_overrides=asked, tensor_parallel_size=2)
+    assert [worker["adapter"] for worker in answered["workers"]] == [adapter] * 2
+    assert answered["answers"] == model["answers"]
+
+
 @pytest.mark.parametrize("suite", ["native", pytest.param("mindone", marks=LONG_TEST)])
 def test_an_encoder(models, serve, suite: str) -> None:
     model, adapter = models("BertModel"), f"{suite}.BertModel"

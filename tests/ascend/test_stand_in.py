@@ -176,6 +176,58 @@ def test_a_task_of_a_graph_gets_new_arguments_before_the_replay_goes_on() -> Non
     torch.testing.assert_close(doubled.cpu()[0], expected * 2)
 
 
+def _routed(
+    experts: int, chosen: torch.Tensor, x: torch.Tensor, **changes: object
+) -> tuple[torch.Tensor, ...]:
+    arguments: dict[str, object] = {"active_num": chosen.numel(), "expert_num": experts}
+    arguments |= {"expert_tokens_num_type": 1, "expert_tokens_num_flag": True, "quant_mode": -1}
+    arguments |= {"active_expert_range": [0, experts]}
+    return torch.ops._C_ascend.npu_moe_init_routing_custom(x, chosen, **(arguments | changes))
+
+
+def test_experts_give_each_token_the_weighed_sum_of_its_own() -> None:
+    x, weight = torch.randn(5, 8, device="npu"), torch.randn(4, 8, 6, device="npu")
+    logits = torch.randn(5, 4, device="npu")
+    weights, chosen, _ = torch.ops._C_ascend.moe_gating_top_k(logits, 2, 1, 1, 1, 1, 0, False, 1.0, 1e-20)
+    rows, places, counts, _ = _routed(4, chosen, x)
+    (products,) = torch_npu.npu_grouped_matmul(
+        x=[rows], weight=[weight], split_item=2, group_list_type=1, group_type=0, group_list=counts
+    )
+    found = torch_npu.npu_moe_token_unpermute(permuted_tokens=products, sorted_indices=places, probs=weights)
+    scores = logits.cpu().softmax(-1)
+    kept = torch.where(scores >= scores.topk(2)[0][:, -1:], scores, 0)
+    kept /= kept.sum(-1, keepdim=True)
+    torch.testing.assert_close(found.cpu(), torch.einsum("te,ti,eij->tj", kept, x.cpu(), weight.cpu()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"active_num": 3}, "an active_num of rows times k"),
+        ({"drop_pad_mode": 1}, "a drop_pad_mode of 0"),
+        ({"expert_tokens_num_type": 0}, "counts of each expert's tokens"),
+        ({"active_expert_range": [0, 2]}, "has no active_expert_range"),
+        ({"quant_mode": 1}, "has no quant_mode"),
+    ],
+)
+def test_routing_refuses_what_cann_refuses_or_nobody_stands_in_for(
+    changes: dict[str, object], why: str
+) -> None:
+    chosen = torch.zeros(3, 2, dtype=torch.int32, device="npu")
+    with pytest.raises((ValueError, NotImplementedError), match=why):
+        _routed(4, chosen, torch.ones(3, 8, device="npu"), **changes)
+
+
+def test_products_of_groups_take_all_rows_and_one_dtype() -> None:
+    rows, weight = torch.ones(3, 8, device="npu"), torch.ones(2, 8, 4, device="npu")
+    counts = torch.tensor([1, 1], device="npu")
+    call = {"split_item": 2, "group_list_type": 1, "group_type": 0}
+    with pytest.raises(ValueError, match="groups of all rows"):
+        torch_npu.npu_grouped_matmul(x=[rows], weight=[weight], group_list=counts, **call)
+    with pytest.raises(ValueError, match="rows and weights of one dtype"):
+        torch_npu.npu_grouped_matmul(x=[rows], weight=[weight.half()], group_list=counts, **call)
+
+
 def test_streams_without_an_order_are_told() -> None:
     x, other = torch.ones(3, device="npu"), torch.npu.Stream()
     torch.npu.synchronize()

@@ -24,7 +24,7 @@ sys.modules["torch.npu"] = npu
 torch.utils.generate_methods_for_privateuse1_backend(for_storage=True)
 torch.version.cann = "9.1.0"
 
-from . import _C, _collectives, _replaced, profiler
+from . import _C, _collectives, _expert_ops, _replaced, profiler
 from ._ops import OPS
 from ._version import __version__
 

@@ -80,7 +80,7 @@ def call(name, function, schema, written, args, kwargs):
         graphs.record(name, lambda: (compute(), True)[1], [])
         return None
     results = compute()
-    many = isinstance(results, tuple)
+    many = isinstance(results, (tuple, list))
     fresh = [
         _device.wrap(item, device) if isinstance(item, torch.Tensor) else item
         for item in (results if many else (results,))
@@ -88,13 +88,13 @@ def call(name, function, schema, written, args, kwargs):
 
     def again() -> bool:
         new = compute()
-        for before, now in zip(fresh, new if isinstance(new, tuple) else (new,), strict=True):
+        for before, now in zip(fresh, new if many else (new,), strict=True):
             if isinstance(before, torch.Tensor):
                 _device.alias_on_cpu(before).copy_(now)
         return True
 
     graphs.record(name, again, [item for item in fresh if isinstance(item, torch.Tensor)])
-    return tuple(fresh) if many else fresh[0]
+    return type(results)(fresh) if many else fresh[0]
 
 
 @op("npu_rms_norm(Tensor self, Tensor gamma, float epsilon=1e-06) -> (Tensor, Tensor)")
