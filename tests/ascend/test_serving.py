@@ -175,6 +175,19 @@ def test_experts_on_two_ranks(models, serve, op_stand_ins, case: str, suite: str
     assert answered["answers"] == model["answers"]
 
 
+@LONG_TEST
+def test_other_weights_of_experts(models, serve, tmp_path) -> None:
+    """vllm-ascend's layer keeps them turned round, which a reload undoes first."""
+    model, adapter = models("mixtral", **EXPERTS["mixtral"][2]), "native.MixtralForCausalLM"
+    other = make_other_weights(model["folder"], tmp_path / "other")
+    asked = {"architectures": [adapter]}
+    job = {"reload": [str(other), str(model["folder"])]}
+    answered = serve(model["folder"], job=job, hf_overrides=asked)
+    assert adapter_of(answered) == adapter
+    others, same = answered["reloaded"]
+    assert same == answered["answers"] == model["answers"] != others
+
+
 @pytest.mark.parametrize("suite", ["native", pytest.param("mindone", marks=LONG_TEST)])
 def test_an_encoder(models, serve, suite: str) -> None:
     model, adapter = models("BertModel"), f"{suite}.BertModel"
