@@ -166,7 +166,8 @@ class LatentAttention(Module):
 def _refuse_without_attention_on_it() -> None:
     what = hint = ""
     if cpu_backend() is None:
-        what, hint = "vLLM's layer for it is used on CPU only", "Serve the model with another implementation"
+        what = "vLLM's layer for it is used on CPU only"
+        hint = "Serve the model with another implementation, or set VLLM_MLA_DISABLE=1"
     elif not dispatch.current().by_vllm("paged_attention"):
         what = "on a latent cache it is vLLM's on CPU, in no other kernel set"
         hint = "Unset MSZOO_KERNELS and MSZOO_DISABLE the plugin that attends, or set VLLM_MLA_DISABLE=1"

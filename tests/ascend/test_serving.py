@@ -176,6 +176,28 @@ def test_experts_on_two_ranks(models, serve, op_stand_ins, case: str, suite: str
 
 
 @LONG_TEST
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_latent_attention_with_whole_heads_in_the_cache(models, serve, ranks: int) -> None:
+    architecture, model_type, fields = CASES["deepseek"]
+    model, adapter = models(model_type, **fields), f"native.{architecture}"
+    whole = {"VLLM_MLA_DISABLE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": str(ranks - 1)}
+    asked = {"architectures": [adapter]}
+    answered = serve(model["folder"], whole, hf_overrides=asked, tensor_parallel_size=ranks)
+    assert [worker["adapter"] for worker in answered["workers"]] == [adapter] * ranks
+    assert answered["answers"] == model["answers"]
+
+
+@LONG_TEST
+def test_latent_attention_says_what_serves_it(models, serve) -> None:
+    architecture, model_type, fields = CASES["deepseek"]
+    why = "latent attention: vLLM's layer for it is used on CPU only. .*set VLLM_MLA_DISABLE=1"
+    with pytest.raises(AssertionError, match=why):
+        serve(
+            models(model_type, **fields)["folder"], hf_overrides={"architectures": [f"native.{architecture}"]}
+        )
+
+
+@LONG_TEST
 def test_other_weights_of_experts(models, serve, tmp_path) -> None:
     """vllm-ascend's layer keeps them turned round, which a reload undoes first."""
     model, adapter = models("mixtral", **EXPERTS["mixtral"][2]), "native.MixtralForCausalLM"
