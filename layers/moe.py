@@ -7,7 +7,7 @@ vLLM shards every expert over ranks and multiplies all of them in one kernel. Wh
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -33,6 +33,8 @@ logger = init_logger("vllm.mszoo.layers")
 
 #: The activations of vLLM's fused layer, by Hugging Face's names.
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
+#: Puts a checkpoint's tensor into a parameter.
+Load: TypeAlias = Callable[[torch.nn.Parameter, torch.Tensor], None]
 #: Phi-MoE's way to choose experts, which are two there.
 _SPARSEMIXER = "sparsemixer"
 #: Of ``--additional-config``: what vllm-ascend has for models whose layers are all its own.
@@ -164,8 +166,9 @@ class Experts(torch.nn.Module):
         hidden_act: Hugging Face's name of the gate's activation.
         prefix: the layer's name, unique in the model.
         names: the checkpoint's names of an expert's gate, up and down projection.
-        stacked: the checkpoint's names, beside the experts' own, of one tensor with gate and up projection of all
+        stacked: the checkpoint's names, beside the layer's own, of one tensor with gate and up projection of all
             experts [experts, 2 intermediate, hidden] and one with their down projection, where it has such.
+        stacked_transposed: these are [experts, hidden, 2 intermediate] and [experts, intermediate, hidden].
 
     Raises:
         RefusalError: vLLM has no kernel for the sizes or the activation, or for whole experts on ranks; on an NPU,
@@ -182,6 +185,7 @@ class Experts(torch.nn.Module):
         prefix: str,
         names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
         stacked: tuple[str, str] | None = None,
+        stacked_transposed: bool = False,
     ) -> None:
         super().__init__()
         if hidden_act not in _ACTIVATIONS:
@@ -198,7 +202,7 @@ class Experts(torch.nn.Module):
         self._experts, self._choose = router.output_size, router.forward
         self._context = experts_context(vllm_config)
         self._size = hidden_size, intermediate_size
-        self._names, self._stacked = names, stacked
+        self._names, self._stacked, self._transposed = names, stacked, stacked_transposed
         by_vllm, parallel = dispatch.current().by_vllm("linear"), vllm_config.parallel_config
         if parallel.enable_expert_parallel and parallel.tensor_parallel_size > 1 and by_vllm:
             raise RefusalError(
@@ -286,12 +290,13 @@ class Experts(torch.nn.Module):
         prefix = f"{name}.fused.{owner}." if owner else f"{name}.fused."
         w13, w2 = f"{prefix}w13_weight", f"{prefix}w2_weight"
         if self._stacked is not None:
-            gate_up, down = (name.rpartition(".")[0] + f".{stack}.weight" for stack in self._stacked)
+            beside = name.rpartition(".")[0]
+            gate_up = self._experts, 2 * intermediate_size, hidden_size
+            down = self._experts, hidden_size, intermediate_size
+            ways = (w13, gate_up, _load_gate_up), (w2, down, _load_down)
             return {
-                gate_up: Expected(
-                    w13, None, (self._experts, 2 * intermediate_size, hidden_size), load=_load_gate_up
-                ),
-                down: Expected(w2, None, (self._experts, hidden_size, intermediate_size), load=_load_down),
+                f"{beside}.{stack}": self._of_all(parameter, shape, load)
+                for stack, (parameter, shape, load) in zip(self._stacked, ways, strict=True)
             }
         shapes = ((intermediate_size, hidden_size),) * 2 + ((hidden_size, intermediate_size),)
         return {
@@ -303,6 +308,16 @@ class Experts(torch.nn.Module):
             )
             for index in range(self._experts)
         }
+
+    def _of_all(self, parameter: str, shape: tuple[int, int, int], load: Load) -> Expected:
+        """Return where a tensor of all experts goes, which the checkpoint may have transposed."""
+        if not self._transposed:
+            return Expected(parameter, None, shape, load=load)
+
+        def turned(into: torch.nn.Parameter, tensor: torch.Tensor) -> None:
+            load(into, tensor.transpose(1, 2))
+
+        return Expected(parameter, None, (shape[0], shape[2], shape[1]), load=turned)
 
 
 def _refuse_on_device(vllm_config: Any) -> None:
@@ -339,7 +354,7 @@ def _sigmoid(logits: torch.Tensor, _: int) -> torch.Tensor:
     return logits.sigmoid()
 
 
-def _loader(shard: str, expert: int) -> Callable[[torch.nn.Parameter, torch.Tensor], None]:
+def _loader(shard: str, expert: int) -> Load:
     """Return what loads one projection of one expert; vLLM tells kinds of tensors by their names."""
 
     def load(parameter: torch.nn.Parameter, tensor: torch.Tensor) -> None:

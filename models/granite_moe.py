@@ -24,7 +24,7 @@ class GraniteMoeForCausalLM(DecoderForCausalLM):
             intermediate_size=reader.required("intermediate_size"),
             name="block_sparse_moe",
             router_name="router.layer",
-            stacked_names=("input_linear", "output_linear"),
+            stacked_names=("input_linear.weight", "output_linear.weight"),
         )
         width = reader.optional("shared_intermediate_size", 0)
         shared = reader.mlp(

@@ -1,13 +1,14 @@
-"""Qwen3-VL: images enter the first layers of its decoder too (deepstack)."""
+"""Qwen3-VL, dense and with experts: images enter the first layers of its decoder too (deepstack)."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
 
 from mszoo.kernels.exchange import to_torch
-from mszoo.layers.decoder.spec import DecoderSpec, MLPSpec, NormSpec
+from mszoo.layers.decoder.spec import DecoderSpec, MLPSpec, MoESpec, NormSpec
 from mszoo.layers.vision_grid import GridVisionSpec, MergerSpec
 from mszoo.models.config import ConfigReader
+from mszoo.models.moe_reader import MoEReader
 from mszoo.models.qwen2_vl import (
     VISION_EPS,
     GridVisionReader,
@@ -16,6 +17,7 @@ from mszoo.models.qwen2_vl import (
     with_mrope,
 )
 from mszoo.models.qwen3 import Qwen3ForCausalLM
+from mszoo.models.qwen_moe import Qwen3MoeForCausalLM
 
 import mindspore as ms
 
@@ -27,6 +29,22 @@ class Qwen3VLText(Qwen3ForCausalLM):
     def read_config(cls, config: Any, who: str) -> DecoderSpec:
         """Read a ``qwen3_vl_text`` config."""
         return with_mrope(super().read_config(config, who), config, who, interleaved=True)
+
+
+class Qwen3VLMoeText(Qwen3MoeForCausalLM):
+    """Qwen3-VL-MoE's decoder: Qwen3-MoE's, with the same positions of its tokens."""
+
+    @classmethod
+    def read_config(cls, config: Any, who: str) -> DecoderSpec:
+        """Read a ``qwen3_vl_moe_text`` config."""
+        return with_mrope(super().read_config(config, who), config, who, interleaved=True)
+
+    @classmethod
+    def read_moe(cls, reader: MoEReader) -> MoESpec:
+        """Return the mixture of experts, whose weights always add up to 1."""
+        # As published; transformers saves them so too, but for sizes with which nobody can tell the two ways apart.
+        stacked = "experts.gate_up_proj", "experts.down_proj"
+        return reader.moe("num_experts", stacked_names=stacked, stacked_transposed=True)
 
 
 class Qwen3VLForConditionalGeneration(Qwen2VLForConditionalGeneration):
@@ -91,3 +109,9 @@ class Qwen3VLForConditionalGeneration(Qwen2VLForConditionalGeneration):
         added = () if deepstack is None else to_torch(deepstack).unbind()
         found: ms.Tensor = text.decoder(positions, x, added)
         return found
+
+
+class Qwen3VLMoeForConditionalGeneration(Qwen3VLForConditionalGeneration):
+    """Qwen3-VL with experts: as Hugging Face's ``models/qwen3_vl_moe`` defines it."""
+
+    decoder = Qwen3VLMoeText

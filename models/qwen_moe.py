@@ -35,8 +35,12 @@ class Qwen3MoeForCausalLM(DecoderForCausalLM):
         """Read a ``qwen3_moe`` config."""
         reader = MoEReader(config, who, reference=reference_of(config))
         bias = reader.flag("attention_bias")
-        moe = reader.moe("num_experts", renormalize=reader.flag("norm_topk_prob"))
-        return _read(reader, moe, qkv_bias=bias, o_bias=bias, qk_norm=reader.rms_norm())
+        return _read(reader, cls.read_moe(reader), qkv_bias=bias, o_bias=bias, qk_norm=reader.rms_norm())
+
+    @classmethod
+    def read_moe(cls, reader: MoEReader) -> MoESpec:
+        """Return the mixture of experts."""
+        return reader.moe("num_experts", renormalize=reader.flag("norm_topk_prob"))
 
 
 def _read(reader: MoEReader, moe: MoESpec, **attention: Any) -> DecoderSpec:
@@ -45,6 +49,8 @@ def _read(reader: MoEReader, moe: MoESpec, **attention: Any) -> DecoderSpec:
     step, dense = reader.required("decoder_sparse_step"), reader.optional("mlp_only_layers", ())
     if not isinstance(step, int) or step < 1:
         reader.refuse("decoder_sparse_step", step)
+    if not isinstance(dense, (list, tuple)):
+        reader.refuse("mlp_only_layers", dense)
 
     def layer(index: int) -> DecoderLayerSpec:
         has_experts = index not in dense and (index + 1) % step == 0

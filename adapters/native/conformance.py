@@ -346,6 +346,12 @@ class TestQwen3VL(TestQwen2VL):
     video_processor = "Qwen3VLVideoProcessor"
 
 
+class TestQwen3VLMoe(TestQwen3VL):
+    """The same."""
+
+    architecture = "native.Qwen3VLMoeForConditionalGeneration"
+
+
 _KINDS = ("image", "video")
 
 

@@ -83,10 +83,29 @@ def _idefics3(architecture: str, **config: Any) -> ModelAdapter:
     )
 
 
-def _qwen(architecture: str, module: str, vision: Mapping[str, Any], **config: Any) -> ModelAdapter:
+#: Beside the others, of the tower of a Qwen3-VL.
+TINY_DEEPSTACK: Mapping[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "out_hidden_size": 128,
+    "num_position_embeddings": 25,
+    "deepstack_visual_indexes": [0, 2],
+}
+#: Of its decoder, where it has experts.
+TINY_EXPERTS: Mapping[str, Any] = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 32}
+
+
+def _qwen(
+    architecture: str,
+    module: str,
+    vision: Mapping[str, Any],
+    experts: Mapping[str, Any] | None = None,
+    **config: Any,
+) -> ModelAdapter:
     """Return the record of a Qwen-VL, with the fields of a tiny config.json beside those that all have."""
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
-    text = {**TINY, "hidden_size": 128, "rope_parameters": rope}
+    text = {**TINY, "hidden_size": 128, "rope_parameters": rope, **(experts or {})}
+    inherited = {Capability.TENSOR_PARALLEL} if experts else {Capability.LORA, Capability.TENSOR_PARALLEL}
     if architecture.startswith("Qwen3"):
         rope["mrope_section"] = [6, 5, 5]
     else:
@@ -94,7 +113,7 @@ def _qwen(architecture: str, module: str, vision: Mapping[str, Any], **config: A
     return ModelAdapter(
         architecture,
         f"mszoo.models.{module}:{architecture}",
-        capabilities=frozenset({Capability.LORA, Capability.TENSOR_PARALLEL}),
+        capabilities=frozenset(inherited),
         devices=("cpu",),  # nobody has tried its tower beside vllm-ascend
         packed_modules_mapping=FUSED,
         example_config={
@@ -152,13 +171,14 @@ RECORDS = (
     _qwen(
         "Qwen3VLForConditionalGeneration",
         "qwen3_vl",
-        {
-            "hidden_size": 64,
-            "intermediate_size": 96,
-            "out_hidden_size": 128,
-            "num_position_embeddings": 25,
-            "deepstack_visual_indexes": [0, 2],
-        },
+        TINY_DEEPSTACK,
         model_type="qwen3_vl",
+    ),
+    _qwen(
+        "Qwen3VLMoeForConditionalGeneration",
+        "qwen3_vl",
+        TINY_DEEPSTACK,
+        {**TINY_EXPERTS, "decoder_sparse_step": 2},
+        model_type="qwen3_vl_moe",
     ),
 )

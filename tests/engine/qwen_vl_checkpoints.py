@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mszoo.adapters.native.multimodal import TINY_QWEN_VISION
+from mszoo.adapters.native.multimodal import TINY_DEEPSTACK, TINY_EXPERTS, TINY_QWEN_VISION
 
 from .conftest import TINY
 from .server import byte_tokenizer
@@ -34,13 +34,8 @@ VISION: Mapping[str, Mapping[str, Any]] = {
         "fullatt_block_indexes": [1],
         "tokens_per_second": 2,
     },
-    "Qwen3VL": {
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "out_hidden_size": 128,
-        "num_position_embeddings": 25,
-        "deepstack_visual_indexes": [0, 2],
-    },
+    "Qwen3VL": TINY_DEEPSTACK,
+    "Qwen3VLMoe": TINY_DEEPSTACK,
 }
 ROPE: Mapping[str, Any] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
 _TEMPLATE = (
@@ -71,9 +66,9 @@ def make_qwen_vl(folder: Path, kind: str, text: Mapping[str, Any] | None = None,
     tokenizer.chat_template = _TEMPLATE
     start, end, image, video = tokenizer.convert_tokens_to_ids(list(TOKENS))
     decoder = {**TINY, "hidden_size": 128, "rope_parameters": dict(ROPE)}
-    if kind == "Qwen3VL":
-        decoder["rope_parameters"]["mrope_section"] = [6, 5, 5]
-    else:
+    if kind == "Qwen3VLMoe":
+        decoder |= TINY_EXPERTS  # in all layers: deepstack adds behind two
+    if not kind.startswith("Qwen3VL"):
         del decoder["head_dim"]  # as wide as the stream shared out, whatever it says
     vision = TINY_QWEN_VISION | VISION[kind] | fields.pop("vision", {})
     config = getattr(transformers, f"{kind}Config")(
@@ -107,7 +102,7 @@ def processor_of(kind: str, vision: Mapping[str, Any], tokenizer: Any) -> Any:
     side = vision["patch_size"] * vision["spatial_merge_size"]
     sizes = {"patch_size": vision["patch_size"], "merge_size": vision["spatial_merge_size"]}
     sizes["size"] = {"shortest_edge": 4 * side**2, "longest_edge": 24 * side**2}
-    return getattr(transformers, f"{kind}Processor")(
+    return getattr(transformers, f"{kind.removesuffix('Moe')}Processor")(
         transformers.Qwen2VLImageProcessor(**sizes),
         tokenizer,
         getattr(transformers, f"Qwen{kind[4]}VLVideoProcessor")(**sizes),

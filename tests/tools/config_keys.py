@@ -117,8 +117,10 @@ _MAPPINGS = (
 )
 #: Decoders that transformers has as a part of a model that reads images, and not by themselves.
 _PARTS = (
+    "glm4v_text",
     "qwen2_5_vl_text",
     "qwen2_vl_text",
+    "qwen3_vl_moe_text",
     "qwen3_vl_text",
 )
 

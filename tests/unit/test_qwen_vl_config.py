@@ -6,12 +6,17 @@ import copy
 from typing import Any
 
 import pytest
-from transformers import Qwen2_5_VLConfig, Qwen2VLConfig, Qwen3VLConfig
+from transformers import Qwen2_5_VLConfig, Qwen2VLConfig, Qwen3VLConfig, Qwen3VLMoeConfig
 
 from mszoo.layers.mrope import axes_of
 from mszoo.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
 from mszoo.models.qwen2_vl import Qwen2VLForConditionalGeneration, Qwen2VLText, QwenVLSpec
-from mszoo.models.qwen3_vl import Qwen3VLForConditionalGeneration, Qwen3VLText
+from mszoo.models.qwen3_vl import (
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeForConditionalGeneration,
+    Qwen3VLMoeText,
+    Qwen3VLText,
+)
 from mszoo.registry.errors import RefusalError
 
 #: As in Qwen/Qwen2-VL-2B-Instruct, shortened.
@@ -76,10 +81,41 @@ QWEN3_VL = {
         "patch_size": 16,
     },
 }
+#: As in Qwen/Qwen3-VL-30B-A3B-Instruct, shortened.
+QWEN3_VL_MOE = {
+    "text_config": {
+        "decoder_sparse_step": 1,
+        "head_dim": 128,
+        "hidden_size": 2048,
+        "mlp_only_layers": [],
+        "moe_intermediate_size": 768,
+        "norm_topk_prob": True,
+        "num_attention_heads": 32,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "num_hidden_layers": 48,
+        "num_key_value_heads": 4,
+        "rope_scaling": {"mrope_interleaved": True, "mrope_section": [24, 20, 20], "rope_type": "default"},
+        "rope_theta": 5000000,
+    },
+    "tie_word_embeddings": False,
+    "vision_config": {
+        "deepstack_visual_indexes": [8, 16, 24],
+        "depth": 27,
+        "hidden_size": 1152,
+        "intermediate_size": 4304,
+        "model_type": "qwen3_vl_moe",
+        "num_heads": 16,
+        "num_position_embeddings": 2304,
+        "out_hidden_size": 2048,
+        "patch_size": 16,
+    },
+}
 KINDS: dict[str, tuple[type[Any], type[Any], dict[str, Any]]] = {
     "2": (Qwen2VLConfig, Qwen2VLForConditionalGeneration, QWEN2_VL),
     "2.5": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, QWEN2_5_VL),
     "3": (Qwen3VLConfig, Qwen3VLForConditionalGeneration, QWEN3_VL),
+    "3 MoE": (Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration, QWEN3_VL_MOE),
 }
 
 
@@ -121,6 +157,46 @@ def test_qwen3_vl() -> None:
     assert decoder.tie_word_embeddings
     rotary: Any = decoder.layers[0].attention.rotary  # type: ignore[union-attr]
     assert rotary.axes == (0, 1, 2) * 20 + (0,) * 4
+
+
+def test_qwen3_vl_moe() -> None:
+    spec = read("3 MoE")
+    assert spec.vision.deepstack == (8, 16, 24)
+    decoder = Qwen3VLMoeText.read_config(spec.text, "native.Qwen3VLMoeText")
+    assert not decoder.tie_word_embeddings
+    assert all(layer.has_experts for layer in decoder.layers)
+    moe: Any = decoder.layers[0].mlp
+    assert (moe.num_experts, moe.top_k, moe.intermediate_size, moe.renormalize) == (128, 8, 768, True)
+    assert moe.stacked_names == ("experts.gate_up_proj", "experts.down_proj")
+    rotary: Any = decoder.layers[0].attention.rotary  # type: ignore[union-attr]
+    assert rotary.axes == (0, 1, 2) * 20 + (0,) * 4
+
+
+@pytest.mark.parametrize("renormalizes", [True, False])
+def test_weights_of_experts_add_up(renormalizes: bool) -> None:
+    """Whatever the config says: Hugging Face's network never reads ``norm_topk_prob``."""
+    text = read("3 MoE").text
+    text.norm_topk_prob = renormalizes
+    moe: Any = Qwen3VLMoeText.read_config(text, "native.Qwen3VLMoeText").layers[0].mlp
+    assert moe.renormalize
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "what"),
+    [
+        ("num_experts_per_tok", 129, "num_experts_per_tok=129 with 128 experts to choose of"),
+        ("moe_intermediate_size", 2**40, "moe_intermediate_size=1099511627776, which must be 2147483647 at most"),
+        ("num_local_experts", 0, "num_experts=0, which must be a whole number above 0"),
+        ("decoder_sparse_step", 0, "decoder_sparse_step=0"),
+        ("mlp_only_layers", 3, "mlp_only_layers=3"),
+    ],
+)
+def test_experts_that_are_refused(field: str, value: Any, what: str) -> None:
+    text = read("3 MoE").text
+    text.__dict__[field] = value  # transformers' class would refuse some of them itself
+    with pytest.raises(RefusalError) as raised:
+        Qwen3VLMoeText.read_config(text, "native.Qwen3VLMoeText")
+    assert f"native.Qwen3VLMoeText: config.json says {what}" in str(raised.value)
 
 
 def test_axes_that_take_turns() -> None:
