@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
+from torch.nn import functional
 
 from mszoo.kernels import dispatch
 from mszoo.kernels.exchange import to_mindspore, to_torch
@@ -25,6 +26,7 @@ from mszoo.layers.linear import (
 )
 from mszoo.layers.model import Module, ModuleList, add_part
 from mszoo.layers.residual import stream_sum
+from mszoo.layers.vision_merger import ConvolutionalMerger, ConvolutionalMergerSpec, SquareConvolution
 from mszoo.layers.weights import Expected
 
 import mindspore as ms
@@ -53,7 +55,7 @@ class MergerSpec:
 
 @dataclass(frozen=True)
 class GridVisionSpec:
-    """A vision transformer of the Qwen-VL family.
+    """A vision transformer of the Qwen-VL family, or GLM-4.1V's.
 
     Each half of a layer norms the stream and adds to it; heads turn by row and column of their patch.
 
@@ -67,12 +69,15 @@ class GridVisionSpec:
         mlp: of each layer.
         norm: of each layer, twice; its name means nothing here.
         merger: behind the last layer.
-        patch_bias: whether the projection of patches has a bias.
+        patch_bias, qkv_bias, o_bias: whether the projections of patches and of attention have biases.
+        patch_norm: of the projected patches, before positions are added; None where there is none.
         window: patches see those of a square window of their frame, so many merged squares on each side; None where
             they see all of the frame.
         whole_layers: by index, the layers in which they see all of it in spite of that.
         num_positions: of a learned table, a square of the sizes of images that were trained on, which is resampled
             to each image's; 0 where there is none.
+        positions_name: the checkpoint's, of that table.
+        resampling: "bilinear", corners on corners (Qwen3-VL), or "bicubic", edges on edges (GLM-4.1V).
         deepstack: behind which layers, by index, further embeddings are made.
     """
 
@@ -86,11 +91,16 @@ class GridVisionSpec:
     rope_theta: float
     mlp: MLPSpec
     norm: NormSpec
-    merger: MergerSpec
+    merger: MergerSpec | ConvolutionalMergerSpec
     patch_bias: bool = False
+    qkv_bias: bool = True
+    o_bias: bool = True
+    patch_norm: NormSpec | None = None
     window: int | None = None
     whole_layers: tuple[int, ...] = ()
     num_positions: int = 0
+    positions_name: str = "pos_embed"
+    resampling: Literal["bilinear", "bicubic"] = "bilinear"
     deepstack: tuple[int, ...] = ()
 
     @property
@@ -132,19 +142,30 @@ class GridVisionTransformer(Module):
         self.spec = spec
         self._dtype = torch.get_default_dtype()
         add_part(self, "patch_embed.proj", PatchProjection(spec, prefix=f"{prefix}.patch_embed.proj"))
+        if spec.patch_norm is not None:
+            add_part(self, spec.patch_norm.name, build_norm(spec.patch_norm, spec.hidden_size))
         if spec.num_positions:
-            self.pos_embed = Module()
+            positions = Module()
             table = torch.zeros(spec.num_positions, spec.hidden_size)
-            self.pos_embed.weight = torch.nn.Parameter(table, requires_grad=False)
+            positions.weight = torch.nn.Parameter(table, requires_grad=False)
+            add_part(self, spec.positions_name, positions)
         layers = [
             GridVisionLayer(spec, prefix=f"{prefix}.blocks.{index}") for index in range(spec.num_layers)
         ]
         self.blocks = ModuleList(layers)
-        self.merger = Merger(spec, prefix=f"{prefix}.merger")
+        merger = spec.merger
+        if isinstance(merger, ConvolutionalMergerSpec):
+            add_part(self, merger.norm.name, build_norm(merger.norm, spec.hidden_size))
+            name = merger.convolution_name
+            sides = spec.hidden_size, spec.merge_size, merger.output_size
+            add_part(self, name, SquareConvolution(*sides, prefix=f"{prefix}.{name}"))
+            self.merger: Module = ConvolutionalMerger(merger, prefix=f"{prefix}.merger")
+            return
+        self.merger = Merger(spec, merger, prefix=f"{prefix}.merger")
         if spec.deepstack:
-            name = spec.merger.deepstack_name
+            name = merger.deepstack_name
             mergers = [
-                Merger(spec, whole=True, prefix=f"{prefix}.{name}.{index}")
+                Merger(spec, merger, whole=True, prefix=f"{prefix}.{name}.{index}")
                 for index in range(len(spec.deepstack))
             ]
             add_part(self, name, ModuleList(mergers))
@@ -165,7 +186,10 @@ class GridVisionTransformer(Module):
             raise ValueError(
                 f"patches {list(given.shape)} of {spec.pixels} numbers each, in grids {list(grids)}"
             )
-        x = to_torch(self.get_submodule("patch_embed.proj")(to_mindspore(given)))
+        patches = self.get_submodule("patch_embed.proj")(to_mindspore(given))
+        if spec.patch_norm is not None:
+            patches = self.get_submodule(spec.patch_norm.name)(patches)
+        x = to_torch(patches)
         places = torch.cat([_places(grid, spec.merge_size) for grid in grids])
         if spec.num_positions:
             x = x + self._resampled(grids, places)
@@ -183,12 +207,25 @@ class GridVisionTransformer(Module):
             runs = whole if index in spec.whole_layers or spec.window is None else windowed
             stream = layer(stream, rows, table, runs)
             if index in spec.deepstack:
-                mergers: Sequence[Merger] = self.get_submodule(spec.merger.deepstack_name)  # type: ignore[assignment]
-                deepstack.append(to_torch(mergers[spec.deepstack.index(index)](stream)))
-        embeddings = to_torch(self.merger(stream))
+                deepstack.append(to_torch(self._deepstack_merger(spec.deepstack.index(index))(stream)))
+        embeddings = to_torch(self._merged(stream))
         if deepstack:
             embeddings = torch.cat([embeddings, *deepstack], 1)
         return to_mindspore(embeddings if order is None else embeddings[order.argsort()])
+
+    def _merged(self, stream: ms.Tensor) -> ms.Tensor:
+        """Return the embeddings behind the last layer: [N / unit, output]."""
+        merger = self.spec.merger
+        if isinstance(merger, ConvolutionalMergerSpec):
+            stream = self.get_submodule(merger.norm.name)(stream)
+            stream = self.get_submodule(merger.convolution_name)(stream)
+        found: ms.Tensor = self.merger(stream)
+        return found
+
+    def _deepstack_merger(self, index: int) -> Module:
+        merger = self.spec.merger
+        assert isinstance(merger, MergerSpec)
+        return self.get_submodule(f"{merger.deepstack_name}.{index}")
 
     def _turns(self, places: torch.Tensor) -> torch.Tensor:
         """Return the table by which heads turn: [N, D], cosines of row and column, then the sines."""
@@ -198,15 +235,22 @@ class GridVisionTransformer(Module):
         return torch.cat([angles.cos(), angles.sin()], -1).to(self._dtype)
 
     def _resampled(self, grids: Sequence[Grid], places: torch.Tensor) -> torch.Tensor:
-        """Return the learned positions [N, hidden]: bilinear, corners on corners."""
+        """Return the learned positions [N, hidden]."""
         side = int(self.spec.num_positions**0.5)
         sizes = torch.cat([torch.tensor([[h, w]]).expand(t * h * w, 2) for t, h, w in grids])
+        weight = self.get_submodule(self.spec.positions_name).weight
+        assert isinstance(weight, torch.Tensor)
+        if self.spec.resampling == "bicubic":
+            square = weight.float().view(1, side, side, -1).permute(0, 3, 1, 2)
+            at = ((places.float() + 0.5) / sizes * 2 - 1).flip(1)  # columns, then rows, from -1 to 1
+            found = functional.grid_sample(
+                square, at[None, :, None], "bicubic", padding_mode="border", align_corners=False
+            )
+            return found[0, :, :, 0].T.to(self._dtype)
         at = places.float() * (side - 1) / (sizes - 1).clamp(min=1)
         low = at.floor()
         part, low = at - low, low.long()
         high = (low + 1).clamp(max=side - 1)
-        weight = self.pos_embed.weight
-        assert isinstance(weight, torch.Tensor)
         rows = ((low[:, 0], 1 - part[:, 0]), (high[:, 0], part[:, 0]))
         columns = ((low[:, 1], 1 - part[:, 1]), (high[:, 1], part[:, 1]))
         corners = [
@@ -236,7 +280,7 @@ class GridVisionLayer(Module):
     def __init__(self, spec: GridVisionSpec, *, prefix: str) -> None:
         super().__init__()
         self.norm1 = build_norm(spec.norm, spec.hidden_size)
-        self.attn = GridVisionAttention(spec.hidden_size, spec.num_heads, prefix=f"{prefix}.attn")
+        self.attn = GridVisionAttention(spec, prefix=f"{prefix}.attn")
         self.norm2 = build_norm(spec.norm, spec.hidden_size)
         self.mlp = MLP(spec.mlp, spec.hidden_size, prefix=f"{prefix}.mlp")
         self._sum = stream_sum()
@@ -248,20 +292,20 @@ class GridVisionLayer(Module):
 
 
 class GridVisionAttention(Module):
-    """Attention in which heads turn, and each patch sees its sequence, with biases.
+    """Attention in which heads turn, and each patch sees its sequence.
 
     Args:
-        hidden_size: width of its input and output.
-        num_heads: of all ranks.
+        spec: of the tower.
         prefix: its name, unique in the model.
     """
 
-    def __init__(self, hidden_size: int, num_heads: int, *, prefix: str) -> None:
+    def __init__(self, spec: GridVisionSpec, *, prefix: str) -> None:
         super().__init__()
-        size = hidden_size // num_heads
-        self.num_heads, _ = heads_on_this_rank(num_heads, num_heads)
-        self.qkv = qkv_linear(hidden_size, size, num_heads, num_heads, bias=True, prefix=f"{prefix}.qkv")
-        self.proj = row_linear(num_heads * size, hidden_size, bias=True, prefix=f"{prefix}.proj")
+        hidden, heads = spec.hidden_size, spec.num_heads
+        size = hidden // heads
+        self.num_heads, _ = heads_on_this_rank(heads, heads)
+        self.qkv = qkv_linear(hidden, size, heads, heads, bias=spec.qkv_bias, prefix=f"{prefix}.qkv")
+        self.proj = row_linear(heads * size, hidden, bias=spec.o_bias, prefix=f"{prefix}.proj")
         kernels = dispatch.current()
         self._rotate, self._attend = (
             kernels.function("rotary_embedding"),
@@ -294,13 +338,14 @@ class Merger(Module):
 
     Args:
         spec: of the tower.
+        merger: what it is.
         whole: whether it norms squares as a whole.
         prefix: its name, unique in the model.
     """
 
-    def __init__(self, spec: GridVisionSpec, *, whole: bool = False, prefix: str) -> None:
+    def __init__(self, spec: GridVisionSpec, merger: MergerSpec, *, whole: bool = False, prefix: str) -> None:
         super().__init__()
-        merger, width = spec.merger, spec.unit * spec.hidden_size
+        width = spec.unit * spec.hidden_size
         self._width, self._whole, self._names = width, whole, merger
         self.add_module(merger.norm.name, build_norm(merger.norm, width if whole else spec.hidden_size))
         up = column_linear(width, width, bias=True, prefix=f"{prefix}.{merger.up_name}")

@@ -31,10 +31,21 @@ class Glm4ForCausalLM(DecoderForCausalLM):
 
 def _read(config: Any, who: str, *, norms_outputs: bool) -> DecoderSpec:
     reader = DecoderReader(config, who, reference=reference_of(config))
-    norm, mlp, bias = reader.rms_norm(), reader.mlp(), reader.flag("attention_bias")
+    return read_glm(reader, norms_outputs=norms_outputs, qkv_bias=reader.flag("attention_bias"))
+
+
+def read_glm(reader: DecoderReader, *, norms_outputs: bool, **attention_fields: Any) -> DecoderSpec:
+    """Read what GLMs have in common.
+
+    Args:
+        reader: of the config.
+        norms_outputs: whether what attention and MLP return is normed too.
+        attention_fields: of the spec of each attention.
+    """
+    norm, mlp = reader.rms_norm(), reader.mlp()
 
     def layer(index: int) -> DecoderLayerSpec:
-        attention = reader.attention(index, qkv_bias=bias, is_neox_style=False)
+        attention = reader.attention(index, is_neox_style=False, **attention_fields)
         made = reader.pre_norm_layer(norm, attention, mlp)
         if not norms_outputs:
             return made

@@ -16,6 +16,7 @@ from mszoo.layers.decoder.spec import AttentionSpec, DecoderSpec, MLPSpec, NormS
 from mszoo.layers.mrope import axes_of
 from mszoo.layers.multimodal import MultiModalLM, may_read
 from mszoo.layers.vision_grid import Grid, GridVisionSpec, GridVisionTransformer, MergerSpec
+from mszoo.layers.vision_merger import ConvolutionalMergerSpec
 from mszoo.models.config import ConfigReader
 from mszoo.models.config_keys import reference_of
 from mszoo.models.config_types import MOST
@@ -209,10 +210,15 @@ class Qwen2VLForConditionalGeneration(MultiModalLM):
 
 
 class GridVisionReader(ConfigReader):
-    """Reads what the towers of Qwen-VLs have in common, all of it by names that they share."""
+    """Reads what the towers of Qwen-VLs and GLM-4.1V have in common, all of it by names that they share."""
 
     def tower(
-        self, hidden: int, mlp: MLPSpec, norm: NormSpec, merger: MergerSpec, **others: Any
+        self,
+        hidden: int,
+        mlp: MLPSpec,
+        norm: NormSpec,
+        merger: MergerSpec | ConvolutionalMergerSpec,
+        **others: Any,
     ) -> GridVisionSpec:
         """Return the tower.
 
@@ -229,6 +235,7 @@ class GridVisionReader(ConfigReader):
             hidden % heads or hidden // heads % 4
         ):  # a quarter of a head turns by the row, a quarter by the column
             self.refuse("num_heads", heads)
+        self.must_be("head_dim", hidden // heads)
         rope = self.optional("rope_parameters", None) or {}
         if rope.get("rope_type", "axial") not in ("axial", "default"):
             self.refuse("rope_parameters", rope)

@@ -288,6 +288,7 @@ class TestQwen2VL(MultiModalConformance):
 
     architecture = "native.Qwen2VLForConditionalGeneration"
     processor = "Qwen2VLProcessor"
+    image_processor = "Qwen2VLImageProcessor"
     video_processor = "Qwen2VLVideoProcessor"
 
     @classmethod
@@ -297,13 +298,6 @@ class TestQwen2VL(MultiModalConformance):
 
         config = cls.find()[0].adapter.example_config
         vision = config["vision_config"]
-        write_tokenizer(folder, config["text_config"]["vocab_size"])
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        names = ("vision_start_token", "vision_end_token", "image_token", "video_token")
-        tokens = {name: f"t{config[f'{name}_id']}" for name in names}
-        tokenizer.add_special_tokens({"additional_special_tokens": list(tokens.values())})
-        for name, token in tokens.items():
-            setattr(tokenizer, name, token)
         side = vision["patch_size"] * vision["spatial_merge_size"]
         options = {
             "patch_size": vision["patch_size"],
@@ -311,10 +305,24 @@ class TestQwen2VL(MultiModalConformance):
             "size": {"shortest_edge": 4 * side**2, "longest_edge": 24 * side**2},
         }
         images, videos = (
-            transformers.Qwen2VLImageProcessor(**options),
-            transformers.Qwen2VLVideoProcessor(**options),
+            getattr(transformers, name)(**options) for name in (cls.image_processor, cls.video_processor)
         )
+        tokenizer = cls.tokenizer(folder, config)
         getattr(transformers, cls.processor)(images, tokenizer, videos).save_pretrained(folder)
+
+    @classmethod
+    def tokenizer(cls, folder: Path, config: Mapping[str, Any]) -> Any:
+        """Write the tokenizer, and return it."""
+        from transformers import AutoTokenizer
+
+        write_tokenizer(folder, config["text_config"]["vocab_size"])
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        names = ("vision_start_token", "vision_end_token", "image_token", "video_token")
+        tokens = {name: f"t{config[f'{name}_id']}" for name in names}
+        tokenizer.add_special_tokens({"additional_special_tokens": list(tokens.values())})
+        for name, token in tokens.items():
+            setattr(tokenizer, name, token)
+        return tokenizer
 
     def expected_logits(self, checkpoint: Checkpoint, tokens: list[int], images: list[Any]) -> Any:
         """Return the reference's logits [len(tokens), vocab]: it is told which tokens are of images."""
@@ -350,6 +358,24 @@ class TestQwen3VLMoe(TestQwen3VL):
     """The same."""
 
     architecture = "native.Qwen3VLMoeForConditionalGeneration"
+
+
+class TestGlm4v(TestQwen2VL):
+    """The same, with a processor that knows its tokens by their names."""
+
+    architecture = "native.Glm4vForConditionalGeneration"
+    processor = "Glm4vProcessor"
+    image_processor = "Glm4vImageProcessor"
+    video_processor = "Glm4vVideoProcessor"
+
+    @classmethod
+    def tokenizer(cls, folder: Path, config: Mapping[str, Any]) -> Any:
+        """Write the tokenizer, and return it."""
+        places = {"start": "<|begin_of_{}|>", "end": "<|end_of_{}|>"}
+        names = {f"t{config[f'{kind}_token_id']}": f"<|{kind}|>" for kind in _KINDS}
+        for place, name in places.items():
+            names |= {f"t{config[f'{kind}_{place}_token_id']}": name.format(kind) for kind in _KINDS}
+        return _tokenizer_with(folder, config["text_config"]["vocab_size"], names)
 
 
 _KINDS = ("image", "video")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mszoo.adapters.decoder import FUSED, TINY
+from mszoo.adapters.decoder import FUSED, FUSED_MLP, TINY
 from mszoo.registry import Capability, ModelAdapter
 
 #: A tower of five by five patches, as conformance and the tests have it.
@@ -83,6 +83,32 @@ def _idefics3(architecture: str, **config: Any) -> ModelAdapter:
     )
 
 
+#: Beside the others, of a GLM-4.1V: of its tower, its decoder, and the top.
+TINY_GLM_VISION: Mapping[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "out_hidden_size": 128,
+    "image_size": 30,
+}
+GLM_TOKENS = (
+    "image_start_token_id",
+    "image_end_token_id",
+    "video_start_token_id",
+    "video_end_token_id",
+    "video_token_id",
+    "image_token_id",
+)
+TINY_GLM_TEXT: Mapping[str, Any] = {
+    **TINY,
+    "hidden_size": 128,
+    "attention_bias": True,  # vLLM's own decoder asks
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.5,
+        "mrope_section": [2, 3, 3],
+    },
+}
 #: Beside the others, of the tower of a Qwen3-VL.
 TINY_DEEPSTACK: Mapping[str, Any] = {
     "hidden_size": 64,
@@ -95,6 +121,43 @@ TINY_DEEPSTACK: Mapping[str, Any] = {
 TINY_EXPERTS: Mapping[str, Any] = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 32}
 
 
+def _of_any_size(
+    architecture: str,
+    module: str,
+    text: Mapping[str, Any],
+    vision: Mapping[str, Any],
+    fused: Mapping[str, tuple[str, ...]] = FUSED,
+    **config: Any,
+) -> ModelAdapter:
+    """Return the record of a model for images and videos of any size.
+
+    Args:
+        architecture: the name in config.json, and of its class.
+        module: of mszoo.models, that has the class.
+        text: of the decoder's tiny config; one with experts takes no LoRA.
+        vision: of the tower's, beside what all have.
+        fused: what vLLM's fused layers hold of its checkpoints' modules.
+        config: of a tiny config.json.
+    """
+    inherited = {Capability.TENSOR_PARALLEL}
+    if "num_experts" not in text:
+        inherited.add(Capability.LORA)
+    return ModelAdapter(
+        architecture,
+        f"mszoo.models.{module}:{architecture}",
+        capabilities=frozenset(inherited),
+        devices=("cpu",),  # nobody has tried its tower beside vllm-ascend
+        packed_modules_mapping=fused,
+        example_config={
+            "architectures": [architecture],
+            "text_config": dict(text),
+            "vision_config": {**TINY_QWEN_VISION, **vision},
+            **config,
+        },
+        modalities=("image", "video"),
+    )
+
+
 def _qwen(
     architecture: str,
     module: str,
@@ -105,32 +168,26 @@ def _qwen(
     """Return the record of a Qwen-VL, with the fields of a tiny config.json beside those that all have."""
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
     text = {**TINY, "hidden_size": 128, "rope_parameters": rope, **(experts or {})}
-    inherited = {Capability.TENSOR_PARALLEL} if experts else {Capability.LORA, Capability.TENSOR_PARALLEL}
     if architecture.startswith("Qwen3"):
         rope["mrope_section"] = [6, 5, 5]
     else:
         del text["head_dim"]  # as wide as the stream shared out, whatever it says
-    return ModelAdapter(
-        architecture,
-        f"mszoo.models.{module}:{architecture}",
-        capabilities=frozenset(inherited),
-        devices=("cpu",),  # nobody has tried its tower beside vllm-ascend
-        packed_modules_mapping=FUSED,
-        example_config={
-            "architectures": [architecture],
-            "text_config": text,
-            "vision_config": {**TINY_QWEN_VISION, **vision},
-            "vision_start_token_id": 252,
-            "vision_end_token_id": 253,
-            "video_token_id": 254,
-            "image_token_id": 255,
-            **config,
-        },
-        modalities=("image", "video"),
+    tokens = ("vision_start_token_id", "vision_end_token_id", "video_token_id", "image_token_id")
+    return _of_any_size(
+        architecture, module, text, vision, **dict(zip(tokens, range(252, 256), strict=True)), **config
     )
 
 
 RECORDS = (
+    _of_any_size(
+        "Glm4vForConditionalGeneration",
+        "glm4v",
+        TINY_GLM_TEXT,
+        TINY_GLM_VISION,
+        {**FUSED_MLP, "gate_up": FUSED["gate_up_proj"]},
+        model_type="glm4v",
+        **{name: 250 + index for index, name in enumerate(GLM_TOKENS)},
+    ),
     _idefics3("Idefics3ForConditionalGeneration", model_type="idefics3"),
     _idefics3("SmolVLMForConditionalGeneration", model_type="smolvlm"),
     _llava("LlavaForConditionalGeneration", "llava", model_type="llava"),

@@ -1,18 +1,45 @@
-"""Random Qwen-VLs with tokenizer and processor, images and videos for them, and what Hugging Face computes."""
+"""Random Qwen-VLs and GLM-4.1Vs with tokenizer and processor, images and videos, and what Hugging Face computes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from mszoo.adapters.native.multimodal import TINY_DEEPSTACK, TINY_EXPERTS, TINY_QWEN_VISION
+from mszoo.adapters.native.multimodal import (
+    TINY_DEEPSTACK,
+    TINY_EXPERTS,
+    TINY_GLM_TEXT,
+    TINY_GLM_VISION,
+    TINY_QWEN_VISION,
+)
 
 from .conftest import TINY
 from .server import byte_tokenizer
 
-TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
-IMAGE, VIDEO = (f"<|vision_start|>{pad}<|vision_end|>" for pad in TOKENS[2:])
+#: What stands in a prompt for an image and for a video.
+Marks: TypeAlias = tuple[str, str]
+MARKS: Marks = ("<|vision_start|><|image_pad|><|vision_end|>", "<|vision_start|><|video_pad|><|vision_end|>")
+MARKS_OF_GLM: Marks = (
+    "<|begin_of_image|><|image|><|end_of_image|>",
+    "<|begin_of_video|><|video|><|end_of_video|>",
+)
+#: Special tokens, by their names in config.json.
+TOKENS: Mapping[str, str] = {
+    "vision_start_token_id": "<|vision_start|>",
+    "vision_end_token_id": "<|vision_end|>",
+    "image_token_id": "<|image_pad|>",
+    "video_token_id": "<|video_pad|>",
+}
+TOKENS_OF_GLM: Mapping[str, str] = {
+    f"{kind}_{name}_id": token
+    for kind in ("image", "video")
+    for name, token in {
+        "start_token": f"<|begin_of_{kind}|>",
+        "end_token": f"<|end_of_{kind}|>",
+        "token": f"<|{kind}|>",
+    }.items()
+}
 FRAMES = 5
 #: What is said of a video. It is short: behind one that lasts longer than it is wide, transformers goes on from its
 #: width and vLLM from its end.
@@ -36,20 +63,26 @@ VISION: Mapping[str, Mapping[str, Any]] = {
     },
     "Qwen3VL": TINY_DEEPSTACK,
     "Qwen3VLMoe": TINY_DEEPSTACK,
+    "Glm4v": TINY_GLM_VISION,
 }
 ROPE: Mapping[str, Any] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
 _TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
     "{% if message.content is string %}{{ message.content }}{% else %}"
     "{% for part in message.content %}{% if part.type == 'text' %}{{ part.text }}{% elif 'video' in part.type %}"
-    f"{VIDEO}{{% else %}}{IMAGE}{{% endif %}}"
+    "VIDEO{% else %}IMAGE{% endif %}"
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
 
+def marks_of(kind: str) -> Marks:
+    """Return what stands in a prompt for an image and for a video."""
+    return MARKS_OF_GLM if kind == "Glm4v" else MARKS
+
+
 def make_qwen_vl(folder: Path, kind: str, text: Mapping[str, Any] | None = None, **fields: Any) -> Path:
-    """Write a random Qwen-VL; the same fields give the same weights.
+    """Write a random Qwen-VL or GLM-4.1V; the same fields give the same weights.
 
     Args:
         folder: an empty one.
@@ -62,24 +95,23 @@ def make_qwen_vl(folder: Path, kind: str, text: Mapping[str, Any] | None = None,
     import transformers
 
     tokenizer = byte_tokenizer()
-    tokenizer.add_special_tokens({"additional_special_tokens": list(TOKENS)})
-    tokenizer.chat_template = _TEMPLATE
-    start, end, image, video = tokenizer.convert_tokens_to_ids(list(TOKENS))
+    tokens = TOKENS_OF_GLM if kind == "Glm4v" else TOKENS
+    tokenizer.add_special_tokens({"additional_special_tokens": list(tokens.values())})
+    tokenizer.chat_template = _TEMPLATE.replace("IMAGE", marks_of(kind)[0]).replace(
+        "VIDEO", marks_of(kind)[1]
+    )
     decoder = {**TINY, "hidden_size": 128, "rope_parameters": dict(ROPE)}
+    if kind == "Glm4v":
+        decoder = dict(TINY_GLM_TEXT)
     if kind == "Qwen3VLMoe":
         decoder |= TINY_EXPERTS  # in all layers: deepstack adds behind two
-    if not kind.startswith("Qwen3VL"):
+    if kind in ("Qwen2VL", "Qwen2_5_VL"):
         del decoder["head_dim"]  # as wide as the stream shared out, whatever it says
     vision = TINY_QWEN_VISION | VISION[kind] | fields.pop("vision", {})
     config = getattr(transformers, f"{kind}Config")(
-        text_config=decoder
-        | {"vocab_size": len(tokenizer), "rope_parameters": dict(ROPE)}
-        | dict(text or {}),
+        text_config=decoder | {"vocab_size": len(tokenizer)} | dict(text or {}),
         vision_config=vision,
-        vision_start_token_id=start,
-        vision_end_token_id=end,
-        image_token_id=image,
-        video_token_id=video,
+        **{name: tokenizer.convert_tokens_to_ids(token) for name, token in tokens.items()},
         **fields,
     )
     torch.manual_seed(0)
@@ -102,10 +134,14 @@ def processor_of(kind: str, vision: Mapping[str, Any], tokenizer: Any) -> Any:
     side = vision["patch_size"] * vision["spatial_merge_size"]
     sizes = {"patch_size": vision["patch_size"], "merge_size": vision["spatial_merge_size"]}
     sizes["size"] = {"shortest_edge": 4 * side**2, "longest_edge": 24 * side**2}
+    if kind == "Glm4v":  # it counts the pixels of both frames of an image's patches
+        sizes["size"] = {name: 2 * pixels for name, pixels in sizes["size"].items()}
+    images = "Glm4v" if kind == "Glm4v" else "Qwen2VL"
+    videos = "Glm4v" if kind == "Glm4v" else f"Qwen{kind[4]}VL"
     return getattr(transformers, f"{kind.removesuffix('Moe')}Processor")(
-        transformers.Qwen2VLImageProcessor(**sizes),
+        getattr(transformers, f"{images}ImageProcessor")(**sizes),
         tokenizer,
-        getattr(transformers, f"Qwen{kind[4]}VLVideoProcessor")(**sizes),
+        getattr(transformers, f"{videos}VideoProcessor")(**sizes),
         chat_template=tokenizer.chat_template,
     )
 
@@ -127,21 +163,18 @@ def film() -> Any:
     return np.random.default_rng(1).integers(0, 256, (FRAMES, 31, 44, 3), dtype=np.uint8)
 
 
-def requests(pictures: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return prompts with no image, with one, and with several between words."""
+def requests(pictures: Sequence[Any], kind: str) -> list[dict[str, Any]]:
+    """Return prompts with no image, with one, with several between words, and with a video and an image."""
     first, second, third = pictures
+    image, video = marks_of(kind)
+    with_video = {"image": [second], "video": [(film(), ABOUT_FILM | {"do_sample_frames": False})]}
     return [
         {"prompt": "Only words."},
-        {"prompt": f"{IMAGE}What is this?", "multi_modal_data": {"image": first}},
-        {"prompt": f"Look: {IMAGE} Is it odd?", "multi_modal_data": {"image": second}},
-        {"prompt": f"{IMAGE}then {IMAGE}{IMAGE}?", "multi_modal_data": {"image": [third, first, second]}},
+        {"prompt": f"{image}What is this?", "multi_modal_data": {"image": first}},
+        {"prompt": f"Look: {image} Is it odd?", "multi_modal_data": {"image": second}},
+        {"prompt": f"{image}then {image}{image}?", "multi_modal_data": {"image": [third, first, second]}},
+        {"prompt": f"See {video} and {image}?", "multi_modal_data": with_video},
     ]
-
-
-def with_video(picture: Any) -> dict[str, Any]:
-    """Return a prompt with a video and an image."""
-    data = {"image": [picture], "video": [(film(), ABOUT_FILM | {"do_sample_frames": False})]}
-    return {"prompt": f"See {VIDEO} and {IMAGE}?", "multi_modal_data": data}
 
 
 class Reference:
@@ -198,7 +231,11 @@ class Reference:
                 more = torch.full_like(answer, int(name == "attention_mask"))
                 inputs[name] = torch.cat([inputs[name], more], 1)
         with torch.no_grad():
-            return self.model(**inputs).logits[0][:-1]
+            return self.of_inputs(inputs)[:-1]
+
+    def of_inputs(self, inputs: dict[str, Any]) -> Any:
+        """Return the logits of all tokens [T, vocab]."""
+        return self.model(**inputs).logits[0]
 
     def answer(self, request: Mapping[str, Any], count: int) -> list[int]:
         """Return the greedy tokens behind a request, each computed from all before it.
@@ -209,6 +246,32 @@ class Reference:
         for _ in range(count):
             tokens.append(int(self.logits(request, [*tokens, 0])[-1].argmax()))
         return tokens
+
+
+class GlmReference(Reference):
+    """The same of a GLM-4.1V, whose own ``forward`` takes no prompt with both images and videos."""
+
+    def of_inputs(self, inputs: dict[str, Any]) -> Any:
+        """Return the logits of all tokens [T, vocab]."""
+        import torch
+
+        ids, kinds, model = inputs["input_ids"], inputs["mm_token_type_ids"], self.model.model
+        grids = {name: inputs.get(name) for name in ("image_grid_thw", "video_grid_thw")}
+        embeddings = self.model.get_input_embeddings()(ids)
+        if "pixel_values" in inputs:
+            found = model.get_image_features(inputs["pixel_values"], grids["image_grid_thw"])
+            embeddings[kinds == 1] = torch.cat(found.pooler_output)
+        if "pixel_values_videos" in inputs:
+            found = model.get_video_features(inputs["pixel_values_videos"], grids["video_grid_thw"])
+            embeddings[kinds == 2] = torch.cat(found.pooler_output)
+        positions, _ = model.get_rope_index(ids, kinds, **grids)
+        hidden = model.language_model(inputs_embeds=embeddings, position_ids=positions).last_hidden_state
+        return self.model.lm_head(hidden)[0]
+
+
+def reference_of(folder: Path, kind: str) -> Reference:
+    """Return Hugging Face's model of a folder."""
+    return GlmReference(folder) if kind == "Glm4v" else Reference(folder)
 
 
 def _embeddings(found: Any) -> list[Any]:

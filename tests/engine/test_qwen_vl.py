@@ -1,4 +1,4 @@
-"""Qwen-VLs: features and logits of Hugging Face in float32, and vLLM's own greedy tokens."""
+"""Qwen-VLs and GLM-4.1V: features and logits of Hugging Face in float32, and vLLM's own greedy tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from .answers import run_all
 from .conftest import RAW_LOGITS, assert_mindspore, running_engine
-from .qwen_vl_checkpoints import Reference, film, make_qwen_vl, pictures, requests, with_video
+from .qwen_vl_checkpoints import film, make_qwen_vl, pictures, reference_of, requests
 
 COUNT = 8  # tokens of an answer, which run_all takes by itself
 TOLERANCE = 2e-5  # of the largest
@@ -22,15 +22,17 @@ ROOMY = {
     "max_model_len": 512,
     "max_num_batched_tokens": 512,
 }
-KINDS = ("Qwen2VL", "Qwen2_5_VL", "Qwen3VL", "Qwen3VLMoe")
+KINDS = ("Qwen2VL", "Qwen2_5_VL", "Glm4v", "Qwen3VL", "Qwen3VLMoe")
 ADAPTER = {kind: f"native.{kind}ForConditionalGeneration" for kind in KINDS}
 #: Whose answers vLLM 0.32's own model gives too, and whose decoders take LoRA.
-AS_VLLM, WITH_LORA = KINDS[:2], KINDS[:3]
+AS_VLLM, WITH_LORA = KINDS[:3], KINDS[:4]
 RUNS = [
     ("mindspore", "compiled", "Qwen2VL"),
     ("cpu", "compiled", "Qwen2_5_VL"),
     ("cpu", "compiled", "Qwen3VL"),
     ("cpu", "compiled", "Qwen3VLMoe"),
+    ("cpu", "compiled", "Glm4v"),
+    pytest.param("mindspore", "compiled", "Glm4v", marks=pytest.mark.long),
     pytest.param("mindspore", "eager", "Qwen3VLMoe", marks=pytest.mark.long),
     pytest.param("mindspore", "compiled", "Qwen3VL", marks=pytest.mark.long),
     pytest.param("cpu", "compiled", "Qwen2VL", marks=pytest.mark.long),
@@ -75,7 +77,7 @@ def test_it_computes_what_hugging_face_does(
 
     monkeypatch.setenv("MSZOO_KERNELS", kernel_set)
     folder = qwen(kind)
-    reference, asked = Reference(folder), [*requests(pictures()), with_video(pictures()[1])]
+    reference, asked = reference_of(folder, kind), requests(pictures(), kind)
     sampling = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True, logprobs=-1, prompt_logprobs=-1)
     with running_engine(folder, enforce_eager=mode == "eager", **ROOMY, **RAW_LOGITS) as llm:
         for request in asked[3:]:
@@ -109,16 +111,16 @@ def _write_lora(folder: Path, checkpoint: Path) -> Path:
             for part, shape in (("A", (4, weight.shape[1])), ("B", (weight.shape[0], 4))):
                 value = torch.randn(shape, generator=generator) * 0.2
                 tensors[f"{module}.lora_{part}.weight"] = value
-    assert len(tensors) == 2 * 7 * 3
+    modules = sorted({name.split(".")[-3] for name in tensors})
+    assert len(tensors) == 2 * len(modules) * 3
     folder.mkdir()
     save_file(tensors, folder / "adapter_model.safetensors")
-    modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": modules, "bias": "none"}
     (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
 
 
-def _asked(folder: Path) -> list[dict[str, Any]]:
+def _asked(folder: Path, kind: str) -> list[dict[str, Any]]:
     """Return requests as a job of another process takes them."""
     import numpy as np
 
@@ -128,7 +130,7 @@ def _asked(folder: Path) -> list[dict[str, Any]]:
         picture.save(images[-1])
     np.save(folder / "film.npy", film())
     asked = []
-    for request in [*requests(images), with_video(images[1])]:
+    for request in requests(images, kind):
         data = request.get("multi_modal_data", {})
         given = data.get("image", [])
         job = {"prompt": request["prompt"], "images": given if isinstance(given, list) else [given]}
@@ -144,18 +146,18 @@ def _asked(folder: Path) -> list[dict[str, Any]]:
 def test_it_answers_as_hugging_face_does(kind: str, qwen: Callable[[str], Path], tmp_path: Path) -> None:
     """Greedy tokens in chunks across images and a video, from the cache, and with LoRA as merged into the weights.
 
-    vLLM 0.32's own Qwen3-VLs give others behind images; its other two are compared with, too.
+    vLLM 0.32's own Qwen3-VLs give others behind images; its others are compared with, too.
     """
     folder = qwen(kind)
-    job = {"model": str(folder), "requests": _asked(tmp_path)}
+    job = {"model": str(folder), "requests": _asked(tmp_path, kind)}
     chunked = {**ROOMY, "max_num_batched_tokens": 32, "block_size": 32}
     jobs = {"chunked": job | {"options": chunked, "again": True}}
-    expected = {"chunked": _expected(folder)}
+    expected = {"chunked": _expected(folder, kind)}
     if kind in WITH_LORA:
         lora = _write_lora(tmp_path / "lora", folder)
         adapted = {"enable_lora": True, "max_lora_rank": 8}
         jobs["lora"] = job | {"lora": [str(lora)] * len(job["requests"]), "options": ROOMY | adapted}
-        expected["lora"] = _expected(folder, lora)
+        expected["lora"] = _expected(folder, kind, lora)
         assert expected["lora"] != expected["chunked"]
     ours = run_all(jobs, tmp_path / "ours.json")
     for name, found in ours.items():
@@ -172,11 +174,11 @@ def test_it_answers_as_hugging_face_does(kind: str, qwen: Callable[[str], Path],
         assert own["answers"] == expected["chunked"]
 
 
-def _expected(folder: Path, lora: Path | None = None) -> list[list[int]]:
+def _expected(folder: Path, kind: str, lora: Path | None = None) -> list[list[int]]:
     """Return Hugging Face's greedy tokens, with an adapter's products added to the weights."""
     from safetensors.torch import load_file
 
-    reference = Reference(folder)
+    reference = reference_of(folder, kind)
     if lora is not None:
         tensors = load_file(lora / "adapter_model.safetensors")
         for name in [name for name in tensors if ".lora_A." in name]:
@@ -184,15 +186,14 @@ def _expected(folder: Path, lora: Path | None = None) -> list[list[int]]:
                 name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
             )
             module.weight.data += 2 * tensors[name.replace("lora_A", "lora_B")] @ tensors[name]
-    asked = [*requests(pictures()), with_video(pictures()[1])]
-    return [reference.answer(request, COUNT) for request in asked]
+    return [reference.answer(request, COUNT) for request in requests(pictures(), kind)]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_tensor_parallel(kind: str, qwen: Callable[[str], Path], tmp_path: Path) -> None:
     """Two ranks give one rank's tokens."""
-    job = {"model": str(qwen(kind)), "requests": _asked(tmp_path)[-2:]}
+    job = {"model": str(qwen(kind)), "requests": _asked(tmp_path, kind)[-2:]}
     one = run_all({"": job | {"options": ROOMY}}, tmp_path / "one.json")[""]
     options = {**ROOMY, "tensor_parallel_size": 2}
     two = run_all({"": job | {"options": options}}, tmp_path / "two.json", VLLM_CPU_OMP_THREADS_BIND="0|1")[
