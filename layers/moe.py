@@ -168,7 +168,7 @@ class Experts(torch.nn.Module):
         names: the checkpoint's names of an expert's gate, up and down projection.
         stacked: the checkpoint's names, beside the layer's own, of one tensor with gate and up projection of all
             experts [experts, 2 intermediate, hidden] and one with their down projection, where it has such.
-        stacked_transposed: these are [experts, hidden, 2 intermediate] and [experts, intermediate, hidden].
+        stacked_either_way: these may be [experts, hidden, 2 intermediate] and [experts, intermediate, hidden] too.
 
     Raises:
         RefusalError: vLLM has no kernel for the sizes or the activation, or for whole experts on ranks; on an NPU,
@@ -185,7 +185,7 @@ class Experts(torch.nn.Module):
         prefix: str,
         names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
         stacked: tuple[str, str] | None = None,
-        stacked_transposed: bool = False,
+        stacked_either_way: bool = False,
     ) -> None:
         super().__init__()
         if hidden_act not in _ACTIVATIONS:
@@ -202,7 +202,7 @@ class Experts(torch.nn.Module):
         self._experts, self._choose = router.output_size, router.forward
         self._context = experts_context(vllm_config)
         self._size = hidden_size, intermediate_size
-        self._names, self._stacked, self._transposed = names, stacked, stacked_transposed
+        self._names, self._stacked, self._either_way = names, stacked, stacked_either_way
         by_vllm, parallel = dispatch.current().by_vllm("linear"), vllm_config.parallel_config
         if parallel.enable_expert_parallel and parallel.tensor_parallel_size > 1 and by_vllm:
             raise RefusalError(
@@ -310,14 +310,14 @@ class Experts(torch.nn.Module):
         }
 
     def _of_all(self, parameter: str, shape: tuple[int, int, int], load: Load) -> Expected:
-        """Return where a tensor of all experts goes, which the checkpoint may have transposed."""
-        if not self._transposed:
+        """Return where a tensor of all experts goes."""
+        if not self._either_way:
             return Expected(parameter, None, shape, load=load)
 
-        def turned(into: torch.nn.Parameter, tensor: torch.Tensor) -> None:
-            load(into, tensor.transpose(1, 2))
+        def either(into: torch.nn.Parameter, tensor: torch.Tensor) -> None:
+            load(into, tensor if tensor.shape == shape else tensor.transpose(1, 2))
 
-        return Expected(parameter, None, (shape[0], shape[2], shape[1]), load=turned)
+        return Expected(parameter, None, shape, other_shape=(shape[0], shape[2], shape[1]), load=either)
 
 
 def _refuse_on_device(vllm_config: Any) -> None:

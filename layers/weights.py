@@ -48,6 +48,7 @@ class Expected:
         shard: the part of a fused parameter: "q", "k", "v", an index, or None for the whole.
         shape: the tensor's shape in the checkpoint, or None where the format decides it (quantized weights).
         required: False where vLLM has a default (the KV cache scales of quantized checkpoints).
+        other_shape: what it may be as well, which ``load`` tells apart.
         load: puts the tensor into the parameter, called as ``load(parameter, tensor)``; None for the parameter's
             own loader, which gets the shard.
     """
@@ -56,6 +57,7 @@ class Expected:
     shard: str | int | None
     shape: tuple[int, ...] | None
     required: bool = True
+    other_shape: tuple[int, ...] | None = None
     load: Callable[[torch.nn.Parameter, torch.Tensor], None] | None = None
 
 
@@ -147,7 +149,9 @@ def check_tensors(
             "Compare config.json with the checkpoint: it may describe another model, or lack a field",
         )
     for name, entry in expected.items():
-        if entry.shape is not None and name in found and tuple(found[name]) != entry.shape:
+        if entry.shape is None or name not in found:
+            continue
+        if tuple(found[name]) not in (entry.shape, entry.other_shape):
             raise BrokenCheckpointError(
                 where,
                 f"tensor {name} has shape {list(found[name])}, and config.json makes it {list(entry.shape)}",

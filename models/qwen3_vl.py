@@ -42,9 +42,13 @@ class Qwen3VLMoeText(Qwen3MoeForCausalLM):
     @classmethod
     def read_moe(cls, reader: MoEReader) -> MoESpec:
         """Return the mixture of experts, whose weights always add up to 1."""
-        # As published; transformers saves them so too, but for sizes with which nobody can tell the two ways apart.
         stacked = "experts.gate_up_proj", "experts.down_proj"
-        return reader.moe("num_experts", stacked_names=stacked, stacked_transposed=True)
+        moe = reader.moe("num_experts", stacked_names=stacked, stacked_either_way=True)
+        # Published checkpoints have them one way and those that transformers saves the other. Of these sizes nobody
+        # can tell which.
+        if reader.hidden_size in (moe.intermediate_size, 2 * moe.intermediate_size):
+            reader.refuse("moe_intermediate_size", moe.intermediate_size)
+        return moe
 
 
 class Qwen3VLForConditionalGeneration(Qwen2VLForConditionalGeneration):

@@ -115,7 +115,7 @@ class MixtureOfExperts(Module):
             prefix=f"{prefix}.experts",
             names=spec.expert_names,
             stacked=spec.stacked_names,
-            stacked_transposed=spec.stacked_transposed,
+            stacked_either_way=spec.stacked_either_way,
         )
 
     def forward(self, x: ms.Tensor) -> ms.Tensor:

@@ -209,7 +209,7 @@ class MoESpec:
         expert_names: of an expert's gate, up and down projection.
         stacked_names: of one tensor with gate and up projection of all experts, [experts, 2 intermediate, hidden],
             and of one with their down projections, inside the mixture, where the checkpoint has those.
-        stacked_transposed: they are [experts, hidden, 2 intermediate] and [experts, intermediate, hidden] there.
+        stacked_either_way: they may be [experts, hidden, 2 intermediate] and [experts, intermediate, hidden] too.
     """
 
     num_experts: int
@@ -229,7 +229,7 @@ class MoESpec:
     router_name: str = "gate"
     expert_names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
     stacked_names: tuple[str, str] | None = None
-    stacked_transposed: bool = False
+    stacked_either_way: bool = False
 
 
 @dataclass(frozen=True)

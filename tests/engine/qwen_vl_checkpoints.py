@@ -123,8 +123,22 @@ def make_qwen_vl(folder: Path, kind: str, text: Mapping[str, Any] | None = None,
             if name.endswith(("q_proj.weight", "k_proj.weight")):
                 parameter.mul_(2.0)  # sharp attention, or answers end in one letter for ever
     model.save_pretrained(folder)
+    if kind == "Qwen3VLMoe":
+        _turn_experts(folder / "model.safetensors")
     processor_of(kind, vision, tokenizer).save_pretrained(folder)
     return folder
+
+
+def _turn_experts(file: Path) -> None:
+    """Write the tensors of all experts as published checkpoints have them, and transformers saves them no more."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(file)
+    experts = [name for name in tensors if ".experts." in name]
+    assert experts
+    for name in experts:
+        tensors[name] = tensors[name].transpose(1, 2).contiguous()
+    save_file(tensors, file, metadata={"format": "pt"})
 
 
 def processor_of(kind: str, vision: Mapping[str, Any], tokenizer: Any) -> Any:

@@ -190,6 +190,7 @@ def test_weights_of_experts_add_up(renormalizes: bool) -> None:
             2**40,
             "moe_intermediate_size=1099511627776, which must be 2147483647 at most",
         ),
+        ("moe_intermediate_size", 1024, "moe_intermediate_size=1024"),
         ("num_local_experts", 0, "num_experts=0, which must be a whole number above 0"),
         ("decoder_sparse_step", 0, "decoder_sparse_step=0"),
         ("mlp_only_layers", 3, "mlp_only_layers=3"),
