@@ -102,7 +102,7 @@ def make_qwen_vl(folder: Path, kind: str, text: Mapping[str, Any] | None = None,
     )
     decoder = {**TINY, "hidden_size": 128, "rope_parameters": dict(ROPE)}
     if kind == "Glm4v":
-        decoder = dict(TINY_GLM_TEXT)
+        decoder = {**TINY_GLM_TEXT, "num_hidden_layers": TINY["num_hidden_layers"]}
     if kind == "Qwen3VLMoe":
         decoder |= TINY_EXPERTS  # in all layers: deepstack adds behind two
     if kind in ("Qwen2VL", "Qwen2_5_VL"):
