@@ -290,6 +290,13 @@ class TestQwen2VL(MultiModalConformance):
     processor = "Qwen2VLProcessor"
     image_processor = "Qwen2VLImageProcessor"
     video_processor = "Qwen2VLVideoProcessor"
+    #: Names of special tokens, which processors know, by the config's fields.
+    tokens: ClassVar[Mapping[str, str]] = {
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
+        "image_token_id": "<|image_pad|>",
+        "video_token_id": "<|video_pad|>",
+    }
 
     @classmethod
     def write_files(cls, folder: Path) -> None:
@@ -307,22 +314,9 @@ class TestQwen2VL(MultiModalConformance):
         images, videos = (
             getattr(transformers, name)(**options) for name in (cls.image_processor, cls.video_processor)
         )
-        tokenizer = cls.tokenizer(folder, config)
+        names = {f"t{config[field]}": name for field, name in cls.tokens.items()}
+        tokenizer = _tokenizer_with(folder, config["text_config"]["vocab_size"], names)
         getattr(transformers, cls.processor)(images, tokenizer, videos).save_pretrained(folder)
-
-    @classmethod
-    def tokenizer(cls, folder: Path, config: Mapping[str, Any]) -> Any:
-        """Write the tokenizer, and return it."""
-        from transformers import AutoTokenizer
-
-        write_tokenizer(folder, config["text_config"]["vocab_size"])
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        names = ("vision_start_token", "vision_end_token", "image_token", "video_token")
-        tokens = {name: f"t{config[f'{name}_id']}" for name in names}
-        tokenizer.add_special_tokens({"additional_special_tokens": list(tokens.values())})
-        for name, token in tokens.items():
-            setattr(tokenizer, name, token)
-        return tokenizer
 
     def expected_logits(self, checkpoint: Checkpoint, tokens: list[int], images: list[Any]) -> Any:
         """Return the reference's logits [len(tokens), vocab]: it is told which tokens are of images."""
@@ -361,21 +355,20 @@ class TestQwen3VLMoe(TestQwen3VL):
 
 
 class TestGlm4v(TestQwen2VL):
-    """The same, with a processor that knows its tokens by their names."""
+    """The same."""
 
     architecture = "native.Glm4vForConditionalGeneration"
     processor = "Glm4vProcessor"
     image_processor = "Glm4vImageProcessor"
     video_processor = "Glm4vVideoProcessor"
-
-    @classmethod
-    def tokenizer(cls, folder: Path, config: Mapping[str, Any]) -> Any:
-        """Write the tokenizer, and return it."""
-        places = {"start": "<|begin_of_{}|>", "end": "<|end_of_{}|>"}
-        names = {f"t{config[f'{kind}_token_id']}": f"<|{kind}|>" for kind in _KINDS}
-        for place, name in places.items():
-            names |= {f"t{config[f'{kind}_{place}_token_id']}": name.format(kind) for kind in _KINDS}
-        return _tokenizer_with(folder, config["text_config"]["vocab_size"], names)
+    tokens: ClassVar[Mapping[str, str]] = {
+        "image_start_token_id": "<|begin_of_image|>",
+        "image_end_token_id": "<|end_of_image|>",
+        "image_token_id": "<|image|>",
+        "video_start_token_id": "<|begin_of_video|>",
+        "video_end_token_id": "<|end_of_video|>",
+        "video_token_id": "<|video|>",
+    }
 
 
 _KINDS = ("image", "video")
