@@ -147,7 +147,13 @@ def test_shell_completion():
     assert "--imports" in complete("doctor", "--")
     assert complete("explain", "LlamaFor") == ["LlamaForCausalLM", "LlamaForCausalLMEagle3"]
     qwens = [
-        f"native.Qwen3{kind}" for kind in ("ForCausalLM", "MoeForCausalLM", "VLForConditionalGeneration")
+        f"native.Qwen3{kind}"
+        for kind in (
+            "ForCausalLM",
+            "MoeForCausalLM",
+            "VLForConditionalGeneration",
+            "VLMoeForConditionalGeneration",
+        )
     ]
     assert complete("check", "native.Qwen3") == qwens
 
