@@ -371,6 +371,12 @@ class TestGlm4v(TestQwen2VL):
     }
 
 
+class TestGlm4vMoe(TestGlm4v):
+    """The same."""
+
+    architecture = "native.Glm4vMoeForConditionalGeneration"
+
+
 _KINDS = ("image", "video")
 
 

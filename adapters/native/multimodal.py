@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mszoo.adapters.decoder import FUSED, FUSED_MLP, TINY
+from mszoo.adapters.native.experts import GROUPED
 from mszoo.registry import Capability, ModelAdapter
 
 #: A tower of five by five patches, as conformance and the tests have it.
@@ -140,7 +141,7 @@ def _of_any_size(
         config: of a tiny config.json.
     """
     inherited = {Capability.TENSOR_PARALLEL}
-    if "num_experts" not in text:
+    if "num_experts_per_tok" not in text:
         inherited.add(Capability.LORA)
     return ModelAdapter(
         architecture,
@@ -158,6 +159,14 @@ def _of_any_size(
     )
 
 
+def _glm(
+    architecture: str, text: Mapping[str, Any], fused: Mapping[str, tuple[str, ...]], **config: Any
+) -> ModelAdapter:
+    """Return the record of a GLM-4.1V or later; the arguments are as of :func:`_of_any_size`."""
+    tokens: dict[str, Any] = {name: 250 + index for index, name in enumerate(GLM_TOKENS)}
+    return _of_any_size(architecture, "glm4v", text, TINY_GLM_VISION, fused, **tokens, **config)
+
+
 def _qwen(
     architecture: str,
     module: str,
@@ -172,21 +181,23 @@ def _qwen(
         rope["mrope_section"] = [6, 5, 5]
     else:
         del text["head_dim"]  # as wide as the stream shared out, whatever it says
-    tokens = ("vision_start_token_id", "vision_end_token_id", "video_token_id", "image_token_id")
-    return _of_any_size(
-        architecture, module, text, vision, **dict(zip(tokens, range(252, 256), strict=True)), **config
-    )
+    names = ("vision_start_token_id", "vision_end_token_id", "video_token_id", "image_token_id")
+    tokens: dict[str, Any] = {name: 252 + index for index, name in enumerate(names)}
+    return _of_any_size(architecture, module, text, vision, **tokens, **config)
 
 
 RECORDS = (
-    _of_any_size(
+    _glm(
         "Glm4vForConditionalGeneration",
-        "glm4v",
         TINY_GLM_TEXT,
-        TINY_GLM_VISION,
         {**FUSED_MLP, "gate_up": FUSED["gate_up_proj"]},
         model_type="glm4v",
-        **{name: 250 + index for index, name in enumerate(GLM_TOKENS)},
+    ),
+    _glm(
+        "Glm4vMoeForConditionalGeneration",
+        {**TINY_GLM_TEXT, **GROUPED, "first_k_dense_replace": 1},
+        FUSED,
+        model_type="glm4v_moe",
     ),
     _idefics3("Idefics3ForConditionalGeneration", model_type="idefics3"),
     _idefics3("SmolVLMForConditionalGeneration", model_type="smolvlm"),

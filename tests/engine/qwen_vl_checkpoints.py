@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from mszoo.adapters.native.experts import GROUPED
 from mszoo.adapters.native.multimodal import (
     TINY_DEEPSTACK,
     TINY_EXPERTS,
@@ -64,6 +65,7 @@ VISION: Mapping[str, Mapping[str, Any]] = {
     "Qwen3VL": TINY_DEEPSTACK,
     "Qwen3VLMoe": TINY_DEEPSTACK,
     "Glm4v": TINY_GLM_VISION,
+    "Glm4vMoe": TINY_GLM_VISION,
 }
 ROPE: Mapping[str, Any] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
 _TEMPLATE = (
@@ -78,7 +80,7 @@ _TEMPLATE = (
 
 def marks_of(kind: str) -> Marks:
     """Return what stands in a prompt for an image and for a video."""
-    return MARKS_OF_GLM if kind == "Glm4v" else MARKS
+    return MARKS_OF_GLM if kind.startswith("Glm4v") else MARKS
 
 
 def make_qwen_vl(folder: Path, kind: str, text: Mapping[str, Any] | None = None, **fields: Any) -> Path:
@@ -95,14 +97,16 @@ def make_qwen_vl(folder: Path, kind: str, text: Mapping[str, Any] | None = None,
     import transformers
 
     tokenizer = byte_tokenizer()
-    tokens = TOKENS_OF_GLM if kind == "Glm4v" else TOKENS
+    tokens = TOKENS_OF_GLM if kind.startswith("Glm4v") else TOKENS
     tokenizer.add_special_tokens({"additional_special_tokens": list(tokens.values())})
     tokenizer.chat_template = _TEMPLATE.replace("IMAGE", marks_of(kind)[0]).replace(
         "VIDEO", marks_of(kind)[1]
     )
     decoder = {**TINY, "hidden_size": 128, "rope_parameters": dict(ROPE)}
-    if kind == "Glm4v":
+    if kind.startswith("Glm4v"):
         decoder = {**TINY_GLM_TEXT, "num_hidden_layers": TINY["num_hidden_layers"]}
+    if kind == "Glm4vMoe":
+        decoder |= GROUPED | {"first_k_dense_replace": 1, "use_qk_norm": False}  # the latter for vLLM's own
     if kind == "Qwen3VLMoe":
         decoder |= TINY_EXPERTS  # in all layers: deepstack adds behind two
     if kind in ("Qwen2VL", "Qwen2_5_VL"):
@@ -148,10 +152,10 @@ def processor_of(kind: str, vision: Mapping[str, Any], tokenizer: Any) -> Any:
     side = vision["patch_size"] * vision["spatial_merge_size"]
     sizes = {"patch_size": vision["patch_size"], "merge_size": vision["spatial_merge_size"]}
     sizes["size"] = {"shortest_edge": 4 * side**2, "longest_edge": 24 * side**2}
-    if kind == "Glm4v":  # it counts the pixels of both frames of an image's patches
+    if kind.startswith("Glm4v"):  # it counts the pixels of both frames of an image's patches
         sizes["size"] = {name: 2 * pixels for name, pixels in sizes["size"].items()}
-    images = "Glm4v" if kind == "Glm4v" else "Qwen2VL"
-    videos = "Glm4v" if kind == "Glm4v" else f"Qwen{kind[4]}VL"
+    images = "Glm4v" if kind.startswith("Glm4v") else "Qwen2VL"
+    videos = "Glm4v" if kind.startswith("Glm4v") else f"Qwen{kind[4]}VL"
     return getattr(transformers, f"{kind.removesuffix('Moe')}Processor")(
         getattr(transformers, f"{images}ImageProcessor")(**sizes),
         tokenizer,
@@ -285,7 +289,7 @@ class GlmReference(Reference):
 
 def reference_of(folder: Path, kind: str) -> Reference:
     """Return Hugging Face's model of a folder."""
-    return GlmReference(folder) if kind == "Glm4v" else Reference(folder)
+    return GlmReference(folder) if kind.startswith("Glm4v") else Reference(folder)
 
 
 def _embeddings(found: Any) -> list[Any]:

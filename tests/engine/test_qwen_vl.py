@@ -22,17 +22,18 @@ ROOMY = {
     "max_model_len": 512,
     "max_num_batched_tokens": 512,
 }
-KINDS = ("Qwen2VL", "Qwen2_5_VL", "Glm4v", "Qwen3VL", "Qwen3VLMoe")
+KINDS = ("Qwen2VL", "Qwen2_5_VL", "Glm4v", "Qwen3VL", "Qwen3VLMoe", "Glm4vMoe")
 ADAPTER = {kind: f"native.{kind}ForConditionalGeneration" for kind in KINDS}
 #: Whose answers vLLM 0.32's own model gives too, and whose decoders take LoRA.
-AS_VLLM, WITH_LORA = KINDS[:3], KINDS[:4]
+AS_VLLM, WITH_LORA = (*KINDS[:3], "Glm4vMoe"), KINDS[:4]
 RUNS = [
     ("mindspore", "compiled", "Qwen2VL"),
     ("cpu", "compiled", "Qwen2_5_VL"),
     ("cpu", "compiled", "Qwen3VL"),
     ("cpu", "compiled", "Qwen3VLMoe"),
     ("cpu", "compiled", "Glm4v"),
-    pytest.param("mindspore", "compiled", "Glm4v", marks=pytest.mark.long),
+    pytest.param("cpu", "compiled", "Glm4vMoe", marks=pytest.mark.long),
+    pytest.param("mindspore", "eager", "Glm4v", marks=pytest.mark.long),
     pytest.param("mindspore", "eager", "Qwen3VLMoe", marks=pytest.mark.long),
     pytest.param("mindspore", "compiled", "Qwen3VL", marks=pytest.mark.long),
     pytest.param("cpu", "compiled", "Qwen2VL", marks=pytest.mark.long),

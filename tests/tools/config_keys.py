@@ -117,6 +117,7 @@ _MAPPINGS = (
 )
 #: Decoders that transformers has as a part of a model that reads images, and not by themselves.
 _PARTS = (
+    "glm4v_moe_text",
     "glm4v_text",
     "qwen2_5_vl_text",
     "qwen2_vl_text",

@@ -6,9 +6,14 @@ import copy
 from typing import Any
 
 import pytest
-from transformers import Glm4vConfig
+from transformers import Glm4vConfig, Glm4vMoeConfig
 
-from mszoo.models.glm4v import Glm4vForConditionalGeneration, Glm4vText
+from mszoo.models.glm4v import (
+    Glm4vForConditionalGeneration,
+    Glm4vMoeForConditionalGeneration,
+    Glm4vMoeText,
+    Glm4vText,
+)
 from mszoo.models.qwen2_vl import QwenVLSpec
 from mszoo.registry.errors import RefusalError
 
@@ -119,6 +124,34 @@ def test_sections_that_are_refused(section: Any) -> None:
     with pytest.raises(RefusalError) as raised:
         Glm4vText.read_config(text, "native.Glm4vText")
     assert f"native.Glm4vText: config.json says mrope_section={section!r}" in str(raised.value)
+
+
+def test_glm4v_moe() -> None:
+    """As GLM-4.5V has it, in sizes that are made up: neighbouring halves of a head turn, and nothing norms them."""
+    text = {
+        "attention_bias": True,
+        "first_k_dense_replace": 1,
+        "head_dim": 128,
+        "hidden_size": 4096,
+        "n_routed_experts": 128,
+        "num_attention_heads": 96,
+        "num_experts_per_tok": 8,
+        "num_hidden_layers": 3,
+        "num_key_value_heads": 8,
+        "partial_rotary_factor": 0.5,
+        "rope_scaling": {"mrope_section": [8, 12, 12], "type": "default"},
+        "use_qk_norm": True,
+    }
+    config = Glm4vMoeConfig(text_config=text, vision_config=dict(GLM4V["vision_config"]))  # type: ignore[call-overload]
+    spec = Glm4vMoeForConditionalGeneration.read_config(config, WHO)
+    decoder = Glm4vMoeText.read_config(spec.text, "native.Glm4vMoeText")
+    assert [layer.has_experts for layer in decoder.layers] == [False, True, True]
+    attention: Any = decoder.layers[0].attention
+    assert (attention.qkv_bias, attention.qk_norm, attention.rotary.is_neox_style) == (True, None, True)
+    assert attention.rotary.axes == (0,) * 8 + (1,) * 12 + (2,) * 12
+    spec.text.num_experts_per_tok = 129
+    with pytest.raises(RefusalError, match="num_experts_per_tok=129"):
+        Glm4vMoeText.read_config(spec.text, "native.Glm4vMoeText")
 
 
 def test_heads_of_another_size() -> None:
