@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, distribution
-from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -35,7 +35,8 @@ def uninstall(distribution: str) -> Command:
 
 
 def _uv() -> str | None:
-    return None if find_spec("pip") is not None else shutil.which("uv")
+    # Asked of the whole import system for pip, setuptools gives up replacing distutils in this process.
+    return None if PathFinder.find_spec("pip") is not None else shutil.which("uv")
 
 
 def reinstall() -> Command:

@@ -232,6 +232,7 @@ def _vllm_of_make(version: str) -> bool:
 
 
 def _pip(arguments: list[str], folder: Path) -> str:
+    import setuptools  # noqa: F401 -- once pip is imported it can't be any more in this process
     from pip._internal.commands import create_command
 
     errors = StringIO()

