@@ -70,4 +70,5 @@ def test_a_model(tmp_path: Path, adapter: str) -> None:
     (item,) = document["adapters"]
     assert item["tiers"] == {"static": "passed", "numeric": "passed", "engine": "passed"}
     skipped = {test["test"]: test["reason"] for test in item["tests"] if test["outcome"] == "skipped"}
-    assert set(skipped) == {"test_logits[float32]", "test_quantization"}
+    # No attention there takes float32, in which these compare.
+    assert set(skipped) == {"test_embeddings", "test_logits[float32]", "test_quantization"}
