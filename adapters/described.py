@@ -19,7 +19,7 @@ from mszoo.registry.objects import load_object
 if TYPE_CHECKING:
     from mszoo.layers.decoder import DecoderForCausalLM, DecoderLayerSpec, DecoderSpec
 
-_building: ContextVar[DecoderSpec] = ContextVar("mszoo_decoder")
+_building: ContextVar[DecoderSpec | None] = ContextVar("mszoo_decoder", default=None)
 
 
 @functools.cache
@@ -58,14 +58,16 @@ def building(spec: DecoderSpec) -> Iterator[None]:
         _building.reset(token)
 
 
-def of_network() -> DecoderSpec:
-    """Return what the decoder is whose cells are being replaced."""
+def of_network() -> DecoderSpec | None:
+    """Return what the decoder is whose cells are being replaced; None of an encoder or a tower."""
     return _building.get()
 
 
 def layer_at(prefix: str) -> DecoderLayerSpec:
     """Return what the layer of this name is: names of layers end with their number."""
-    return of_network().layers[int(prefix.rpartition(".")[2])]
+    spec = of_network()
+    assert spec is not None  # a decoder's layers are no part of anything else
+    return spec.layers[int(prefix.rpartition(".")[2])]
 
 
 def architecture_of(config: Any) -> str:

@@ -87,7 +87,7 @@ class LlavaForConditionalGeneration(MultiModalLM):
     reads_end_of_siglip: ClassVar[bool] = False
 
     def __init__(self, config: Any, *, prefix: str = "") -> None:
-        spec = self.read_config(config, f"native.{type(self).__name__}")
+        spec = self.read_config(config, f"{self.suite}.{type(self).__name__}")
         super().__init__()
         self.config, self.spec = config, spec
         dot, text = f"{prefix}." if prefix else "", config.text_config

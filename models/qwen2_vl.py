@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from mszoo.kernels.exchange import to_mindspore, to_torch
-from mszoo.layers import current_model_config
+from mszoo.layers import Module, current_model_config
 from mszoo.layers.decoder import DecoderForCausalLM
 from mszoo.layers.decoder.spec import AttentionSpec, DecoderSpec, MLPSpec, NormSpec
 from mszoo.layers.mrope import axes_of
@@ -114,14 +114,18 @@ class Qwen2VLForConditionalGeneration(MultiModalLM):
     decoder: ClassVar[type[DecoderForCausalLM]] = Qwen2VLText
 
     def __init__(self, config: Any, *, prefix: str = "") -> None:
-        spec = self.read_config(config, f"native.{type(self).__name__}")
+        spec = self.read_config(config, f"{self.suite}.{type(self).__name__}")
         super().__init__()
         self.config, self.spec, self._dtype = config, spec, torch.get_default_dtype()
         dot = f"{prefix}." if prefix else ""
         self.reads = may_read("image") or may_read("video")
         if self.reads:
-            self.visual = GridVisionTransformer(spec.vision, prefix=f"{dot}visual")
+            self.visual = self.build_tower(f"{dot}visual")
         self.language_model = self.decoder(spec.text, prefix=f"{dot}language_model")
+
+    def build_tower(self, prefix: str) -> Module:
+        """Return what makes embeddings [T, hidden] of patches [N, pixels] and the grids of their items."""
+        return GridVisionTransformer(self.spec.vision, prefix=prefix)
 
     @classmethod
     def read_config(cls, config: Any, who: str) -> QwenVLSpec:

@@ -6,6 +6,7 @@ Data only; nothing heavy is imported.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from mszoo.adapters.described import decoders
 from mszoo.adapters.mindone.architectures import Architecture, norms, read
@@ -21,8 +22,10 @@ _LINEAR = "mszoo.layers.network:Linear"
 _REPLACEMENTS = {
     "mindspore.nn.layer.embedding:Embedding": "Embedding",
     "mindspore.nn.layer.embedding:EmbeddingExt": "Embedding",
-    "mindspore.nn.layer.normalization:LayerNorm": "RowNorm",
-    "mindspore.nn.layer.normalization:LayerNormExt": "RowNorm",
+    "mindspore.nn.layer.normalization:LayerNorm": "layer_norm",
+    "mindspore.nn.layer.normalization:LayerNormExt": "layer_norm",
+    "mindspore.mint.nn.layer.conv:Conv2d": "Patches",
+    "mindspore.mint.nn.layer.conv:Conv3d": "Patches",
     f"{MODELS}.gemma3.modeling_gemma3:Gemma3TextScaledWordEmbedding": "ScaledEmbedding",
     f"{MODELS}.opt.modeling_opt:OPTLearnedPositionalEmbedding": "OffsetPositions",
     f"{MODELS}.gemma.modeling_gemma:GemmaRMSNorm": "RowNorm",
@@ -36,7 +39,15 @@ _REPLACEMENTS = {
     f"{MODELS}.olmo.modeling_olmo:OlmoLayerNorm": "RowNorm",
     f"{MODELS}.phi3.modeling_phi3:Phi3RMSNorm": "RowNorm",
     f"{MODELS}.qwen2.modeling_qwen2:Qwen2RMSNorm": "RowNorm",
+    f"{MODELS}.qwen2_vl.modeling_qwen2_vl:Qwen2RMSNorm": "RowNorm",
+    f"{MODELS}.qwen2_5_vl.modeling_qwen2_5_vl:Qwen2RMSNorm": "RowNorm",
 }
+#: What reads images: the native model of the same architecture says what it is.
+MULTIMODAL = (
+    "LlavaForConditionalGeneration",
+    "Qwen2VLForConditionalGeneration",
+    "Qwen2_5_VLForConditionalGeneration",
+)
 #: Encoders whose layers and embeddings are BERT's: how their classes' names begin, by family.
 _BERTS = {
     "bert": "Bert",
@@ -62,7 +73,7 @@ def mszoo_suite() -> Suite:
 @hookimpl
 def mszoo_model_adapters() -> Iterable[ModelAdapter]:
     """Give the models that the survey tried."""
-    return [_adapter(name, found) for name, found in read().items()]
+    return [*(_adapter(name, found) for name, found in read().items()), *map(_multimodal, MULTIMODAL)]
 
 
 @hookimpl
@@ -78,6 +89,11 @@ def mszoo_layer_adapters() -> Iterable[LayerAdapter]:
         targets[f"{module}:{name}Layer"] = f"{_HERE}.encoder:EncoderLayer"
         targets[f"{module}:{name}Embeddings"] = f"{_HERE}.encoder:Embeddings"
     return [LayerAdapter(f"mindone:{cell}", implementation) for cell, implementation in targets.items()]
+
+
+def _multimodal(name: str) -> ModelAdapter:
+    """Return the record of a model that reads images."""
+    return replace(decoders()[name], model=f"{_HERE}.multimodal:{name}")
 
 
 def _adapter(name: str, found: Architecture) -> ModelAdapter:

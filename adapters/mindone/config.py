@@ -129,12 +129,27 @@ def to_v4(config: Any, reader: ConfigReader, max_model_len: int) -> Any:
     fields.update(rope_fields(rope, config, reader, max_model_len))
     if getattr(config, "sliding_window", None) == 0:
         fields["sliding_window"] = None  # transformers 5 writes 0 for none
-    dropped = dict(BY_MODEL_TYPE.get(config.model_type, {}))
+    _fill(v4)
+    return v4
+
+
+def of_part(config: Any) -> Any:
+    """Return a copy of the config of a tower or a connector with the attributes that transformers 4.57 gave it.
+
+    What its fields mean is for whoever makes the part to know.
+    """
+    v4 = copy.deepcopy(config)
+    _fill(v4)
+    return v4
+
+
+def _fill(v4: Any) -> None:
+    """Give a config the attributes that transformers 5 dropped."""
+    dropped = dict(BY_MODEL_TYPE.get(v4.model_type, {}))
     for name, value in {**COMMON, **dropped}.items():
         if not hasattr(v4, name):
             source = value[1:] if isinstance(value, str) and value.startswith("=") else None
-            fields[name] = getattr(v4, source) if source else copy.copy(value)
-    return v4
+            v4.__dict__[name] = getattr(v4, source) if source else copy.copy(value)
 
 
 #: The rope types of transformers 4.57.

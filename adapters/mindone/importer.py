@@ -52,7 +52,12 @@ DROPPED: Mapping[str, Mapping[str, str]] = {
 #: By module and name: MindSpore functions without a CPU kernel that networks call, and ours.
 NO_CPU_KERNEL: Mapping[str, Mapping[str, str]] = {
     "mindspore": {},
-    "mindspore.mint": {name: f"{_CPU}:{name}" for name in ("arange", "einsum", "repeat_interleave", "tril")},
+    "mindspore.mint": {
+        name: f"{_CPU}:{name}"
+        for name in ("arange", "argsort", "einsum", "full", "repeat_interleave", "tril")
+    },
+    "mindspore.mint.nn": {"GELU": f"{_CPU}:GELU"},
+    "mindspore.mint.nn.functional": {name: f"{_CPU}:{name}" for name in ("gelu", "pad")},
 }
 
 #: Packages whose ``__init__`` doesn't run.

@@ -40,18 +40,29 @@ class ModelForCausalLM(DecoderForCausalLM):
     @classmethod
     def who(cls, config: Any) -> str:
         """See :meth:`mszoo.layers.decoder.DecoderForCausalLM.who`."""
-        return f"{cls.suite}.{described.architecture_of(config)}"
+        return f"{cls.suite}.{cls.architecture_of(config)}"
+
+    @classmethod
+    def architecture_of(cls, config: Any) -> str:
+        """Return the architecture: what the native suite's record and the suite's are called."""
+        return described.architecture_of(config)
+
+    @classmethod
+    def network_of(cls, config: Any) -> tuple[str, str]:
+        """Return the network's family, and its class there."""
+        found = architectures.read()[cls.architecture_of(config)]
+        return found.family, found.base
 
     @classmethod
     def read_config(cls, config: Any, who: str) -> DecoderSpec:
         """See :meth:`mszoo.layers.decoder.DecoderForCausalLM.read_config`."""
-        return described.read(described.architecture_of(config), config, who)
+        return described.read(cls.architecture_of(config), config, who)
 
     def build_network(self, prefix: str) -> Stage:
         """See :meth:`mszoo.layers.decoder.DecoderForCausalLM.build_network`: the suite's, with mszoo's layers."""
         config, spec, who = self.config, self.spec, self.who(self.config)
-        found = architectures.read()[described.architecture_of(config)]
-        network = build(importer.modeling(found.family), found.base, config, who)
+        family, base = self.network_of(config)
+        network = build(importer.modeling(family), base, config, who)
         network.config.pad_token_id = None  # GPT-2 would look for it in the tokens of each step
         lists = [cell for _, cell in network.cells_and_names() if isinstance(cell, ms.nn.CellList)]
         layers = {kind_of(item) for cells in lists for item in cells}
@@ -62,7 +73,8 @@ class ModelForCausalLM(DecoderForCausalLM):
                 self.replaced = replace_cells(network, tree, prefix=prefix, required=layers)
         except CellStays as reason:
             raise RefusalError(who, str(reason), _OTHER) from reason
-        count = sum(isinstance(module, DecoderLayer) for module in tree.modules())
+        found = [module for module in tree.modules() if isinstance(module, DecoderLayer)]
+        count = len(found)
         if count != config.num_hidden_layers:
             what = f"mszoo has layers for {count} of its {config.num_hidden_layers}"
             raise RefusalError(who, what, _OTHER)
@@ -70,7 +82,9 @@ class ModelForCausalLM(DecoderForCausalLM):
         embed = network.get_input_embeddings()
         place = EmbeddingSeat(embed)
         setattr(network, spec.embedding_name, place)
-        outside_the_tree(self, network=network, _embed=embed, _place=place)
+        rotary = getattr(found[0].attention, "rotary_emb", None) if found else None
+        mrope = getattr(rotary, "mrope", None)
+        outside_the_tree(self, network=network, _embed=embed, _place=place, _mrope=mrope)
         self._accepted = set(inspect.signature(network.construct).parameters)
         table = self.token_embedding
         #: Whether tokens are embedded before the network is called, by the table or vLLM's LoRA layer in its place.
@@ -89,6 +103,8 @@ class ModelForCausalLM(DecoderForCausalLM):
         if self.embeds_by_itself and inputs_embeds is None:
             assert input_ids is not None  # vLLM gives one of the two
             inputs_embeds = self.embed_input_ids(input_ids)
+        if self._mrope is not None:  # each layer looks a token up by its place in the step
+            positions = self._mrope(positions)
         given = None if inputs_embeds is None else with_batch(inputs_embeds)
         outside_the_tree(self._place, given=given)
         offered: dict[str, Any] = {

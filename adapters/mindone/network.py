@@ -43,8 +43,32 @@ def build(
         RefusalError: the config has a field that MindSpore One would ignore, or makes no network.
     """
     reader = configs.read(config, importer.fields_read(modeling), who, causal=causal)
-    model_config = current_model_config()
-    v4 = configs.to_v4(config, reader, model_config.max_model_len)
+    v4 = configs.to_v4(config, reader, current_model_config().max_model_len)
+    network = make(modeling, base, v4, who, **arguments)
+    network.config._attn_implementation = _ATTENTION
+    for _, cell in network.cells_and_names():
+        if hasattr(cell, "_update_causal_mask"):
+            cell._update_causal_mask = _no_mask
+    dtype = _DTYPES[current_model_config().dtype]
+    for parameter in network.get_parameters():
+        if parameter.dtype == ms.float32 and dtype != ms.float32:
+            parameter.set_dtype(dtype)
+    return network
+
+
+def make(modeling: types.ModuleType, base: str, v4: Any, who: str, **arguments: Any) -> ms.nn.Cell:
+    """Make a network or a part of one, in float32, which attends by itself; weights come from the checkpoint.
+
+    Args:
+        modeling: the family's module.
+        base: the class in it.
+        v4: the config as transformers 4.57 had it.
+        who: the adapter's name, for messages.
+        arguments: of the class, beside the config.
+
+    Raises:
+        RefusalError: MindSpore One makes no network of it.
+    """
     v4._attn_implementation = "eager"  # the one that all families have
     try:
         with no_init_parameters(), _no_initial_values():
@@ -56,19 +80,12 @@ def build(
             "Serve it with another implementation",
         ) from error
     network.set_train(False)
-    network.config._attn_implementation = _ATTENTION
     for _, cell in network.cells_and_names():
-        if hasattr(cell, "_update_causal_mask"):
-            cell._update_causal_mask = _no_mask
         for leaf in _COMPUTED:
             if cell._params.get(leaf) is not None:
                 value = ms.Tensor(cell._params[leaf].asnumpy())
                 del cell._params[leaf]
                 outside_the_tree(cell, **{leaf: value})
-    dtype = _DTYPES[model_config.dtype]
-    for parameter in network.get_parameters():
-        if parameter.dtype == ms.float32 and dtype != ms.float32:
-            parameter.set_dtype(dtype)
     return network
 
 
