@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import torch
+
+import numpy as np
 
 from mszoo.adapters.described import of_network
 from mszoo.kernels import dispatch

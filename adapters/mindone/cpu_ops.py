@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from torch.nn import functional
+
+import numpy as np
 
 from mszoo.kernels.exchange import to_mindspore, to_torch
 

@@ -52,7 +52,8 @@ def test_the_list_is_sane() -> None:
 
 def test_every_entry_is_registered() -> None:
     adapters = {adapter.architecture: adapter for adapter in mindone.mszoo_model_adapters()}
-    assert adapters.keys() == architectures.read().keys()
+    assert adapters.keys() == {*architectures.read(), *mindone.MULTIMODAL}
+    assert all("image" in adapters[name].modalities for name in mindone.MULTIMODAL)
     for name, entry in architectures.read().items():
         assert adapters[name].refused == entry.refused
         assert adapters[name].devices == ("cpu", "npu")
