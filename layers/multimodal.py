@@ -34,12 +34,10 @@ class MultiModalLM(CausalLM):
         deepstack: behind how many layers of the decoder, from the first one on, items' tokens get something added.
             Embeddings have it beside them then, [tokens, hidden (1 + deepstack)], and :meth:`forward` gets it by
             the name ``deepstack``, [deepstack, T, hidden], in a step that has such tokens.
-        suite: whose model it is, for messages.
         towers, connectors: names of the parts that read images, and of those that bring what towers give to the
             decoder's width.
     """
 
-    suite: ClassVar[str] = "native"
     towers: ClassVar[tuple[str, ...]] = ("vision_tower",)
     connectors: ClassVar[tuple[str, ...]] = ("multi_modal_projector",)
     language_model: CausalLM

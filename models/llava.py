@@ -74,6 +74,7 @@ class LlavaForConditionalGeneration(MultiModalLM):
         prefix: prepended to the layers' names.
 
     Attributes:
+        suite: whose model it is, for messages.
         modalities: what it reads beside text.
         reads_end_of_siglip: whether the last layer of a SigLIP may be read, as it is before the last norm.
         spec: what it is.
@@ -83,6 +84,7 @@ class LlavaForConditionalGeneration(MultiModalLM):
         RefusalError: naming the config field that can't be honoured.
     """
 
+    suite: ClassVar[str] = "native"
     modalities: ClassVar[tuple[str, ...]] = ("image",)
     reads_end_of_siglip: ClassVar[bool] = False
 

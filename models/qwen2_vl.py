@@ -101,6 +101,7 @@ class Qwen2VLForConditionalGeneration(MultiModalLM):
         prefix: prepended to the layers' names.
 
     Attributes:
+        suite: whose model it is, for messages.
         decoder: the class of its decoder.
         spec: what it is.
         reads: whether it has a tower.
@@ -109,6 +110,7 @@ class Qwen2VLForConditionalGeneration(MultiModalLM):
         RefusalError: naming the config field that can't be honoured.
     """
 
+    suite: ClassVar[str] = "native"
     towers = ("visual.",)
     connectors = ("visual.merger.",)
     decoder: ClassVar[type[DecoderForCausalLM]] = Qwen2VLText
