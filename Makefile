@@ -39,8 +39,8 @@ env: $(VENV)/.project ## create .venv with the pinned packages and mszoo itself
 
 suites: $(VENV)/.suites ## add MindSpore Transformers and MindSpore One to .venv
 
-demo: env ## serve SmolLM2 on MindSpore with vllm serve and ask it a question
-	@$(BIN)/python -m mszoo.adapters.vllm.cli.demo.serve
+demo: env ## serve SmolLM2 on MindSpore with vllm serve and ask it a question; ARGS=--image: a random LLaVA and pictures
+	@$(BIN)/python -m mszoo.adapters.vllm.cli.demo.serve $(ARGS)
 
 test: env suites ## run the tests; VLLM=0.30: what depends on vLLM, with that one; ARGS=--all: the long ones too
 	@mkdir -p $(REPORTS)

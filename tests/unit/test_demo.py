@@ -200,6 +200,46 @@ def test_a_server_without_an_answer_of_mszoo(tmp_path, monkeypatch, answer, mess
     assert str(raised.value) == message
 
 
+PICTURES = (
+    SERVER.replace("        self.rfile.read(int(", "        body = json.loads(self.rfile.read(int(")
+    .replace('"]))', '"])))\n        url = body["messages"][0]["content"][0]["image_url"]["url"]')
+    .replace("{answer!r}", "{answer}")
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (
+            "'the same'",
+            "demo: pictures of different colours got one answer: they don't reach the model. "
+            "See the log .cache/demo-server.log",
+        ),
+        (
+            "url[:22] + str(len(set(url)) + hash(url))",
+            "demo: vLLM's own model answered: no worker logged an adapter of mszoo. See `mszoo explain "
+            ".cache/random-llava`, MSZOO_DISABLE, VLLM_PLUGINS and the log .cache/demo-server.log",
+        ),
+    ],
+)
+def test_pictures(tmp_path, monkeypatch, capsys, answer, message):
+    """A server whose answers show what it was shown; the model's folder is there already."""
+    pytest.importorskip("openai")
+    (tmp_path / ".cache" / "random-llava").mkdir(parents=True)
+    (tmp_path / "vllm").write_text(PICTURES.format(python=sys.executable, answer=answer))
+    (tmp_path / "vllm").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(serve.sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(serve.DemoError) as raised:
+        serve.run(image=True)
+    assert str(raised.value) == message
+    shown, progress = capsys.readouterr()
+    said = "a LLaVA of random weights is in .cache/random-llava: no package has a small real one"
+    assert said in progress
+    means = "the weights are random and the words mean nothing; each picture got an answer of its own"
+    assert (means in shown, "data:image/png;base64," in shown) == (("url" in answer),) * 2
+
+
 def test_error_is_one_line_and_status_1(monkeypatch, capsys):
     def fail():
         raise serve.DemoError("demo", "vLLM's own model answered", "See the log")
