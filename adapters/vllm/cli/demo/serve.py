@@ -1,8 +1,8 @@
 """Drives `make demo`: serves the demo model with vLLM, asks it one question and shows who answered.
 
 Run as `python -m mszoo.adapters.vllm.cli.demo.serve` in the folder that takes `.cache`. With `--image` it is a tiny
-LLaVA of random weights, asked about two pictures: it shows that images reach the model, and no more. Exit status: 0 if
-an adapter of mszoo answered, 1 if not, 130 after Ctrl-C.
+LLaVA of random weights, asked about two pictures: it shows that images reach the model, and no more. Exit status:
+0 if an adapter of mszoo answered, 1 if not, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
