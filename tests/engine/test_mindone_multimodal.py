@@ -49,15 +49,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 
 
 @pytest.mark.parametrize("kind", ["Llava", "Qwen2_5_VL", pytest.param("Qwen2VL", marks=pytest.mark.long)])
-def test_it_computes_what_hugging_face_does(
-    kind: str, checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_computes_what_hugging_face_does(kind: str, checkpoint: Callable[[str], Path]) -> None:
     """Features of images of odd sizes and of a video, logits in chunks across them, and the cache's."""
     import torch
 
     from vllm import SamplingParams
 
-    monkeypatch.setenv("MSZOO_PREFER", "mindone")
     folder = checkpoint(kind)
     reference: Any
     if kind == "Llava":
@@ -69,6 +66,7 @@ def test_it_computes_what_hugging_face_does(
     sampling = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True, logprobs=-1, prompt_logprobs=-1)
     greedy = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
     options = options_of(kind) | {"max_num_batched_tokens": 64, "block_size": 32}
+    options |= {"hf_overrides": {"architectures": [ADAPTER[kind]]}}
     with running_engine(folder, **options, **RAW_LOGITS) as llm:
         for request in asked[3:]:
             items = items_of(request)

@@ -250,7 +250,7 @@ def main() -> int:
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, _terminate)
     try:
-        run(**({"image": True} if "--image" in sys.argv[1:] else {}))
+        run(image=True) if "--image" in sys.argv[1:] else run()
     except (MszooError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
