@@ -33,7 +33,7 @@ import mindspore as ms
 class Cells(Module):
     """A tower or a projector of the suite's: its weights are in vLLM's tree, under their checkpoint names.
 
-    It computes in float32 whatever the decoder does: MindSpore attends in nothing else on CPU.
+    It computes in float32 whatever the decoder does: MindSpore has no bfloat16 products of batches on CPU.
 
     Args:
         network: the suite's, built without values for its parameters.
