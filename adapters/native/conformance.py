@@ -338,6 +338,8 @@ class TestInternVLChat(TestInternVL):
     engine_options: ClassVar[Mapping[str, Any]] = {"trust_remote_code": True}
     #: By the tokenizer of :meth:`write_files`: what stands for an embedding, and for an image in prompts.
     embedding_token, image_token = 255, 251
+    #: Means and deviations of ImageNet's colours, which the publisher's processor knows.
+    of_pixels = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
     @classmethod
     def make(cls, folder: Path) -> Checkpoint:
@@ -349,7 +351,8 @@ class TestInternVLChat(TestInternVL):
         made = make_checkpoint(fields, fields["architectures"][0], folder / "hugging-face", lambda _: {})
         write_publishers(folder, config, made.weights)
         cls.write_files(folder)
-        return Checkpoint(folder, config, made.weights, made.model)
+        read = config | {"text_config": config["llm_config"]}  # as vLLM calls it
+        return Checkpoint(folder, read, made.weights, made.model)
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -360,12 +363,28 @@ class TestInternVLChat(TestInternVL):
 
     @classmethod
     def requests(cls, checkpoint: Checkpoint) -> list[Any]:
-        """Return the standard prompts, with what stands for an image in prompts."""
+        """Return the standard prompts, with what stands for an image in prompts, and images of a tile each."""
         found = super().requests(checkpoint)
+        side = checkpoint.config["vision_config"]["image_size"]
         for request in found:
+            request.images[:] = [image.resize((side, side)) for image in request.images]
             words = [one for one in request.tokens if one != cls.image_token]
             request.tokens[:] = [cls.image_token if one == cls.embedding_token else one for one in words]
         return found
+
+    def expected_logits(self, checkpoint: Checkpoint, tokens: list[int], images: list[Any]) -> Any:
+        """Return the reference's logits [len(tokens), vocab]; transformers has no processor of this layout."""
+        import torch
+
+        import numpy as np
+
+        inputs = {}
+        if images:
+            pixels = torch.tensor(np.stack([np.asarray(image) for image in images]), dtype=torch.float32)
+            mean, deviation = (torch.tensor(one) for one in self.of_pixels)
+            inputs["pixel_values"] = ((pixels / 255 - mean) / deviation).permute(0, 3, 1, 2)
+        with torch.no_grad():
+            return checkpoint.model(input_ids=torch.tensor([tokens]), **inputs).logits[0]
 
     @classmethod
     def write_files(cls, folder: Path) -> None:

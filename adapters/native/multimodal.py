@@ -251,6 +251,7 @@ RECORDS = (
         model_type="internvl",
         image_token_id=255,
         image_seq_length=4,
+        tie_word_embeddings=False,
     ),
     _internvl(
         "InternVLChatModel",
