@@ -247,7 +247,7 @@ def _refuse_sinks() -> None:
         raise RefusalError(
             "config.json",
             "attention has sinks, which vLLM's attention on this device takes in none of its kernels",
-            "Serve the model on a CPU, with vLLM 0.28 or later",
+            "Serve the model on a CPU, with vLLM 0.24 or later",
         )
     if not dispatch.current().by_vllm("paged_attention"):
         raise RefusalError(
