@@ -63,7 +63,7 @@ class Attention(VllmAttention):
     ) -> None:
         vllm_config = get_current_vllm_config()
         if sinks is not None:
-            _refuse_sinks()
+            _refuse_sinks(sinks.dtype)
         backend = None
         if not dispatch.current().by_vllm("paged_attention"):
             backend = _mindspore_backend()
@@ -240,14 +240,14 @@ def _mindspore_backend() -> type:
     return MindSporeAttentionBackend
 
 
-def _refuse_sinks() -> None:
+def _refuse_sinks(dtype: torch.dtype) -> None:
     """Refuse attention sinks where no kernel takes them."""
     backend = cpu_backend()
-    if backend is None or not backend.takes_sinks():
+    if backend is None or not backend.takes_sinks(dtype):
         raise RefusalError(
             "config.json",
-            "attention has sinks, which vLLM's attention on this device takes in none of its kernels",
-            "Serve the model on a CPU, with vLLM 0.24 or later",
+            f"attention has sinks, which no kernel of this vLLM's takes here in {_name(dtype)}",
+            "Serve the model on a CPU, with vLLM 0.32, or 0.24 and later in bfloat16",
         )
     if not dispatch.current().by_vllm("paged_attention"):
         raise RefusalError(

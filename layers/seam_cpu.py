@@ -81,13 +81,16 @@ def sliding_window_of(impl: CPUAttentionBackendImpl) -> int | None:
     return None if window < 0 else window
 
 
-def takes_sinks() -> bool:
-    """Return whether attention takes sinks for any query.
+def takes_sinks(dtype: torch.dtype) -> bool:
+    """Return whether attention of a model in ``dtype`` takes sinks, for any query.
 
-    Before 0.24 torch attends to prompts where the kernel doesn't, without them.
+    Before 0.24 torch attends to prompts where the kernel doesn't, without them; before the version that makes sinks
+    float32 as it attends, the kernel reads them as bfloat16 alone.
     """
     by_kernel = "encoder_cache" in CPUAttentionMetadata.__dataclass_fields__
-    return by_kernel and "sinks" in inspect.signature(CPUAttentionBackendImpl.__init__).parameters
+    in_float32 = "float32" in CPUAttentionBackendImpl.forward.__code__.co_names
+    known = "sinks" in inspect.signature(CPUAttentionBackendImpl.__init__).parameters
+    return by_kernel and known and (in_float32 or dtype == torch.bfloat16)
 
 
 def experts_kernel(routed_experts: torch.nn.Module) -> CPUUnquantizedExperts | None:
