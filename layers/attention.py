@@ -41,11 +41,12 @@ class Attention(VllmAttention):
         num_kv_heads: key/value heads G on this rank.
         sliding_window: keys this many tokens behind and more are hidden; None looks at everything.
         softcap: scores become ``softcap * tanh(scores / softcap)``; None leaves them.
+        sinks: a score of each head [H], of a key without a value that every query sees; None where there is none.
         prefix: the layer's name, unique in the model.
 
     Raises:
-        RefusalError: vLLM's attention has no kernel for this head size, for a cap, or for the dtype of the model
-            or of the cache; or nothing attends with MindSpore on this device.
+        RefusalError: vLLM's attention has no kernel for this head size, for a cap, for sinks, or for the dtype of
+            the model or of the cache; or nothing attends with MindSpore on this device.
     """
 
     def __init__(
@@ -57,9 +58,12 @@ class Attention(VllmAttention):
         *,
         sliding_window: int | None = None,
         softcap: float | None = None,
+        sinks: torch.nn.Parameter | None = None,
         prefix: str,
     ) -> None:
         vllm_config = get_current_vllm_config()
+        if sinks is not None:
+            _refuse_sinks(sinks.dtype)
         backend = None
         if not dispatch.current().by_vllm("paged_attention"):
             backend = _mindspore_backend()
@@ -78,6 +82,7 @@ class Attention(VllmAttention):
             per_layer_sliding_window=sliding_window,
             prefix=prefix,
             attn_backend=backend,
+            sinks=sinks,
         )
         dtype = vllm_config.model_config.dtype
         if cpu_backend() is None and not self.attn_backend.supports_dtype(dtype):
@@ -233,6 +238,23 @@ def _mindspore_backend() -> type:
     from mszoo.layers.cpu_attention import MindSporeAttentionBackend
 
     return MindSporeAttentionBackend
+
+
+def _refuse_sinks(dtype: torch.dtype) -> None:
+    """Refuse attention sinks where no kernel takes them."""
+    backend = cpu_backend()
+    if backend is None or not backend.takes_sinks(dtype):
+        raise RefusalError(
+            "config.json",
+            f"attention has sinks, which no kernel of this vLLM's takes here in {_name(dtype)}",
+            "Serve the model on a CPU, with vLLM 0.32, or 0.24 and later in bfloat16",
+        )
+    if not dispatch.current().by_vllm("paged_attention"):
+        raise RefusalError(
+            f"MSZOO_KERNELS={dispatch.current().name}",
+            "attention sinks are in vLLM's kernel alone",
+            "Unset MSZOO_KERNELS",
+        )
 
 
 def _refuse_head_size(head_size: int) -> None:

@@ -20,11 +20,12 @@ from mszoo.layers.seam import (
     cpu_backend,
     experts_context,
     get_current_vllm_config,
+    get_tensor_model_parallel_rank,
     init_logger,
     routed_experts_of,
     routing_function,
 )
-from mszoo.layers.weights import Expected
+from mszoo.layers.weights import Expected, load_part_of_rank_along
 from mszoo.registry.errors import RefusalError
 
 import mindspore as ms
@@ -32,7 +33,13 @@ import mindspore as ms
 logger = init_logger("vllm.mszoo.layers")
 
 #: The activations of vLLM's fused layer, by Hugging Face's names.
-_ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
+_ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "swigluoai": "swigluoai",
+}
 #: Puts a checkpoint's tensor into a parameter.
 Load: TypeAlias = Callable[[torch.nn.Parameter, torch.Tensor], None]
 #: Phi-MoE's way to choose experts, which are two there.
@@ -58,6 +65,7 @@ class TopKRouter(ReplicatedLinear):
             are scores.
         num_expert_group, topk_group: a token's experts are of the ``topk_group`` best groups: with a bias those
             whose two best experts are the best (DeepSeek-V3), else whose best one is (DeepSeek-V2).
+        bias: whether logits have one (gpt-oss).
         prefix: its name.
     """
 
@@ -74,6 +82,7 @@ class TopKRouter(ReplicatedLinear):
         correction_bias: bool = False,
         num_expert_group: int = 1,
         topk_group: int = 1,
+        bias: bool = False,
         prefix: str,
     ) -> None:
         known: dict[str, Callable[..., torch.Tensor]] = {"softmax": torch.softmax, "sigmoid": _sigmoid}
@@ -86,7 +95,7 @@ class TopKRouter(ReplicatedLinear):
         super().__init__(
             hidden_size,
             num_experts,
-            bias=False,
+            bias=bias,
             params_dtype=torch.float32,
             quant_config=quant_config(),
             prefix=prefix,
@@ -169,6 +178,8 @@ class Experts(torch.nn.Module):
         stacked: the checkpoint's names, beside the layer's own, of one tensor with gate and up projection of all
             experts [experts, 2 intermediate, hidden] and one with their down projection, where it has such.
         stacked_either_way: these may be [experts, hidden, 2 intermediate] and [experts, intermediate, hidden] too.
+        bias: all projections have biases, and the stacked tensors are [experts, hidden, 2 intermediate] and
+            [experts, intermediate, hidden], gate and up taking turns; the biases' names have ``_bias`` behind.
 
     Raises:
         RefusalError: vLLM has no kernel for the sizes or the activation, or for whole experts on ranks; on an NPU,
@@ -186,6 +197,7 @@ class Experts(torch.nn.Module):
         names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
         stacked: tuple[str, str] | None = None,
         stacked_either_way: bool = False,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         if hidden_act not in _ACTIVATIONS:
@@ -203,7 +215,14 @@ class Experts(torch.nn.Module):
         self._context = experts_context(vllm_config)
         self._size = hidden_size, intermediate_size
         self._names, self._stacked, self._either_way = names, stacked, stacked_either_way
+        self._bias = bias
         by_vllm, parallel = dispatch.current().by_vllm("linear"), vllm_config.parallel_config
+        if bias and not by_vllm:
+            raise RefusalError(
+                f"MSZOO_KERNELS={dispatch.current().name}",
+                "experts with biases are in vLLM's kernel alone",
+                "Unset MSZOO_KERNELS",
+            )
         if parallel.enable_expert_parallel and parallel.tensor_parallel_size > 1 and by_vllm:
             raise RefusalError(
                 "vLLM",
@@ -220,6 +239,7 @@ class Experts(torch.nn.Module):
                 custom_routing_function=routing_function(router.forward),
                 quant_config=quant_config() if on_cpu else None,  # vllm-ascend's has no other methods
                 prefix=prefix,
+                has_bias=bias,
                 dp_size=1,  # each has all experts: vLLM 0.32 has no exchange between them on CPU, and dies of it
             )
         except (NotImplementedError, ValueError) as error:
@@ -291,6 +311,8 @@ class Experts(torch.nn.Module):
         w13, w2 = f"{prefix}w13_weight", f"{prefix}w2_weight"
         if self._stacked is not None:
             beside = name.rpartition(".")[0]
+            if self._bias:
+                return self._with_biases(beside, prefix)
             gate_up = self._experts, 2 * intermediate_size, hidden_size
             down = self._experts, hidden_size, intermediate_size
             ways = (w13, gate_up, _load_gate_up), (w2, down, _load_down)
@@ -307,6 +329,22 @@ class Experts(torch.nn.Module):
                 self._names, (w13, w13, w2), shapes, ("w1", "w3", "w2"), strict=True
             )
             for index in range(self._experts)
+        }
+
+    def _with_biases(self, beside: str, prefix: str) -> dict[str, Expected]:
+        """Return where the tensors of all experts go, transposed, and their biases."""
+        assert self._stacked is not None
+        (gate_up, down), experts = self._stacked, self._experts
+        hidden, intermediate = self._size
+        places = {
+            gate_up: ("w13_weight", (experts, hidden, 2 * intermediate), _load_transposed(1)),
+            down: ("w2_weight", (experts, intermediate, hidden), _load_transposed(2)),
+            f"{gate_up}_bias": ("w13_bias", (experts, 2 * intermediate), load_part_of_rank_along(1)),
+            f"{down}_bias": ("w2_bias", (experts, hidden), _load_on_first_rank),
+        }
+        return {
+            f"{beside}.{name}": Expected(f"{prefix}{parameter}", None, shape, load=load)
+            for name, (parameter, shape, load) in places.items()
         }
 
     def _of_all(self, parameter: str, shape: tuple[int, int, int], load: Load) -> Expected:
@@ -372,3 +410,18 @@ def _load_gate_up(parameter: torch.nn.Parameter, tensor: torch.Tensor) -> None:
 def _load_down(parameter: torch.nn.Parameter, tensor: torch.Tensor) -> None:
     for index, expert in enumerate(tensor):
         _loader("w2", index)(parameter, expert)
+
+
+def _load_transposed(axis: int) -> Load:
+    """Return what loads the last two axes the other way round, and of ``axis`` then the part of this rank."""
+    load_part = load_part_of_rank_along(axis)
+
+    def load(parameter: torch.nn.Parameter, tensor: torch.Tensor) -> None:
+        load_part(parameter, tensor.transpose(1, 2))
+
+    return load
+
+
+def _load_on_first_rank(parameter: torch.nn.Parameter, tensor: torch.Tensor) -> None:
+    """Load what one rank adds for all: their outputs are summed."""
+    parameter.data.copy_(tensor if get_tensor_model_parallel_rank() == 0 else torch.zeros_like(tensor))

@@ -15,7 +15,11 @@ from typing import Any, NamedTuple
 import torch
 
 from vllm.config import CompilationConfig, ModelConfig, get_current_vllm_config, set_current_vllm_config
-from vllm.distributed import get_pp_group, get_tensor_model_parallel_world_size
+from vllm.distributed import (
+    get_pp_group,
+    get_tensor_model_parallel_rank,
+    get_tensor_model_parallel_world_size,
+)
 from vllm.distributed.utils import get_pp_indices
 from vllm.forward_context import ForwardContext, get_forward_context
 from vllm.logger import init_logger
@@ -101,6 +105,7 @@ __all__ = [
     "get_forward_context",
     "get_pp_group",
     "get_pp_indices",
+    "get_tensor_model_parallel_rank",
     "get_tensor_model_parallel_world_size",
     "init_logger",
     "register_weight_loader_v2_supported_method",

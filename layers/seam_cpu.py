@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,7 @@ __all__ = [
     "multiply",
     "pack",
     "sliding_window_of",
+    "takes_sinks",
 ]
 
 #: ``multiply(handler, x, bias)``: [T, in] -> [T, out].
@@ -77,6 +79,18 @@ def sliding_window_of(impl: CPUAttentionBackendImpl) -> int | None:
     if isinstance(window, tuple):
         window = window[0] + 1 if window[0] >= 0 else -1
     return None if window < 0 else window
+
+
+def takes_sinks(dtype: torch.dtype) -> bool:
+    """Return whether attention of a model in ``dtype`` takes sinks, for any query.
+
+    Before 0.24 torch attends to prompts where the kernel doesn't, without them; before the version that makes sinks
+    float32 as it attends, the kernel reads them as bfloat16 alone.
+    """
+    by_kernel = "encoder_cache" in CPUAttentionMetadata.__dataclass_fields__
+    in_float32 = "float32" in CPUAttentionBackendImpl.forward.__code__.co_names
+    known = "sinks" in inspect.signature(CPUAttentionBackendImpl.__init__).parameters
+    return by_kernel and known and (in_float32 or dtype == torch.bfloat16)
 
 
 def experts_kernel(routed_experts: torch.nn.Module) -> CPUUnquantizedExperts | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from mszoo.kernels import dispatch
-from mszoo.kernels.exchange import to_mindspore, to_torch
+from mszoo.kernels.exchange import ParameterView, to_mindspore, to_torch
 from mszoo.layers.activation import Activation
 from mszoo.layers.decoder.build import build_norm
 from mszoo.layers.decoder.mlp import MLP
@@ -23,14 +23,16 @@ from mszoo.layers.linear import (
 )
 from mszoo.layers.model import Module, ModuleList, add_part
 from mszoo.layers.residual import stream_sum
+from mszoo.layers.seam import default_weight_loader
 from mszoo.layers.weights import Expected
+from mszoo.registry.errors import RefusalError
 
 import mindspore as ms
 
 
 @dataclass(frozen=True)
 class VisionSpec:
-    """A vision transformer on square images that are cut into square patches (CLIP, SigLIP).
+    """A vision transformer on square images that are cut into square patches (CLIP, SigLIP, InternViT).
 
     Each half of a layer norms the stream and adds to it. Names are the checkpoint's, and may have dots.
 
@@ -46,6 +48,12 @@ class VisionSpec:
         norm_before_layers: of the embeddings; None where there is none.
         norm_after_layers: of what the last layer gives; None where there is none.
         layers_name: of the list of layers.
+        qkv_bias: whether the projections of queries, keys and values have biases.
+        qkv_name: of these projections as one; the record of the model says which of the checkpoint's modules it
+            holds.
+        qk_norm: of queries and of keys, all heads of a position together; its name means nothing here. None where
+            there is none.
+        layer_scale: what each half of a layer computes is multiplied by a learned vector.
     """
 
     image_size: int
@@ -61,6 +69,10 @@ class VisionSpec:
     norm_before_layers: NormSpec | None = None
     norm_after_layers: NormSpec | None = None
     layers_name: str = "encoder.layers"
+    qkv_bias: bool = True
+    qkv_name: str = "qkv_proj"
+    qk_norm: NormSpec | None = None
+    layer_scale: bool = False
 
     @property
     def num_positions(self) -> int:
@@ -145,6 +157,18 @@ class VisionEmbeddings(Module):
         assert isinstance(table, torch.Tensor)
         return to_mindspore((x + table).flatten(0, 1))
 
+    def checkpoint_tensors(self, name: str) -> dict[str, Expected]:
+        """See :class:`mszoo.layers.weights.HasOwnTensors`: checkpoints of InternViT have axes of one in front."""
+        spec, found = self.spec, {}
+        shapes = {"position_embedding.weight": (spec.num_positions, spec.hidden_size)}
+        if spec.class_embedding:
+            shapes["class_embedding"] = (spec.hidden_size,)  # type: ignore[assignment]
+        for leaf, shape in shapes.items():
+            full = f"{name}.{leaf}"
+            other = (1,) * (3 - len(shape)) + shape
+            found[full] = Expected(full, None, shape, other_shape=other, load=_load_reshaped)
+        return found
+
 
 class PatchEmbedding(WholeLinear):
     """The projection of patches, in checkpoints a convolution.
@@ -176,40 +200,85 @@ class VisionLayer(Module):
     def __init__(self, spec: VisionSpec, *, prefix: str) -> None:
         super().__init__()
         self.layer_norm1 = build_norm(spec.norm, spec.hidden_size)
-        self.self_attn = VisionAttention(spec.hidden_size, spec.num_heads, prefix=f"{prefix}.self_attn")
+        self.self_attn = VisionAttention(spec, prefix=f"{prefix}.self_attn")
         self.layer_norm2 = build_norm(spec.norm, spec.hidden_size)
         self.mlp = MLP(spec.mlp, spec.hidden_size, prefix=f"{prefix}.mlp")
+        if spec.layer_scale:
+            self.layer_scale1, self.layer_scale2 = LayerScale(spec.hidden_size), LayerScale(spec.hidden_size)
+        self._scales = spec.layer_scale
         self._sum = stream_sum()
 
     def forward(self, x: ms.Tensor, images: int) -> ms.Tensor:
         """Return the stream after the layer: [B P, hidden]; ``x`` may be overwritten."""
-        x = self._sum(x, self.self_attn(self.layer_norm1(x), images))
-        return self._sum(x, self.mlp(self.layer_norm2(x)))
+        attended = self.self_attn(self.layer_norm1(x), images)
+        x = self._sum(x, self.layer_scale1(attended) if self._scales else attended)
+        computed = self.mlp(self.layer_norm2(x))
+        return self._sum(x, self.layer_scale2(computed) if self._scales else computed)
+
+
+class LayerScale(Module):
+    """Multiplies what half a layer computed by a learned vector: [T, N] -> [T, N]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(width), requires_grad=False)
+        self._view, self._by_torch = ParameterView(), dispatch.current().sums_by_torch
+
+    def forward(self, x: ms.Tensor) -> ms.Tensor:
+        """Return the products; ``x`` may be overwritten."""
+        if self._by_torch:  # as the sums: see stream_sum
+            to_torch(x).mul_(self.weight)
+            return x
+        return ms.mint.mul(x, self._view.of(self.weight))
 
 
 class VisionAttention(Module):
-    """Attention in which each patch sees its whole image, with biases.
+    """Attention in which each patch sees its whole image.
 
     Args:
-        hidden_size: width of its input and output.
-        num_heads: of all ranks.
+        spec: of the transformer.
         prefix: its name, unique in the model.
+
+    Raises:
+        RefusalError: heads can't be shared out to the ranks, or there are norms of all of them.
     """
 
-    def __init__(self, hidden_size: int, num_heads: int, *, prefix: str) -> None:
+    def __init__(self, spec: VisionSpec, *, prefix: str) -> None:
         super().__init__()
-        size = hidden_size // num_heads
-        self.num_heads, _ = heads_on_this_rank(num_heads, num_heads)
-        self.qkv_proj = qkv_linear(
-            hidden_size, size, num_heads, num_heads, bias=True, prefix=f"{prefix}.qkv_proj"
+        hidden, heads = spec.hidden_size, spec.num_heads
+        size = hidden // heads
+        self.num_heads, _ = heads_on_this_rank(heads, heads)
+        self._qkv_name, self.normed = spec.qkv_name, spec.qk_norm is not None
+        linear = qkv_linear(
+            hidden, size, heads, heads, bias=spec.qkv_bias, prefix=f"{prefix}.{spec.qkv_name}"
         )
-        self.out_proj = row_linear(num_heads * size, hidden_size, bias=True, prefix=f"{prefix}.out_proj")
+        self.add_module(spec.qkv_name, linear)
+        if spec.qk_norm is not None:
+            if self.num_heads != heads:
+                raise RefusalError(
+                    "its vision transformer",
+                    "the norms of queries and keys have weights of all heads, which ranks can't share out",
+                    "Serve it with --tensor-parallel-size 1",
+                )
+            self.q_norm, self.k_norm = (build_norm(spec.qk_norm, hidden) for _ in range(2))
+        self.out_proj = row_linear(hidden, hidden, bias=True, prefix=f"{prefix}.out_proj")
         self._attend, self._scale = dispatch.current().function("encoder_attention"), size**-0.5
 
     def forward(self, x: ms.Tensor, images: int) -> ms.Tensor:
         """[B P, hidden] of B images -> [B P, hidden]."""
-        qkv = apply_linear(self.qkv_proj, x)
+        qkv = apply_linear(self.get_submodule(self._qkv_name), x)
+        if self.normed:
+            qkv = self._norm(qkv)
         return apply_linear(self.out_proj, self._attend(qkv, images, self.num_heads, self._scale))
+
+    def _norm(self, qkv: ms.Tensor) -> ms.Tensor:
+        """Norm queries and keys inside ``qkv``."""
+        query, key, value = to_torch(qkv).chunk(3, -1)
+        parts = [
+            to_torch(norm(to_mindspore(part.contiguous())))
+            for part, norm in ((query, self.q_norm), (key, self.k_norm))
+        ]
+        return to_mindspore(torch.cat([*parts, value], -1))
 
 
 class Projector(Module):
@@ -219,19 +288,39 @@ class Projector(Module):
         input_size, output_size: the two widths.
         act: the activation between its two projections.
         bias: whether these have biases.
+        norm: of the features, by the name ``layer_norm``; None where there is none.
         prefix: its name, unique in the model.
     """
 
-    def __init__(self, input_size: int, output_size: int, act: str, *, bias: bool, prefix: str) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int,
+        act: str,
+        *,
+        bias: bool,
+        norm: NormSpec | None = None,
+        prefix: str,
+    ) -> None:
         super().__init__()
+        self._normed = norm is not None
+        if norm is not None:
+            self.layer_norm = build_norm(norm, input_size)
         self.linear_1 = column_linear(input_size, output_size, bias=bias, prefix=f"{prefix}.linear_1")
         self.act = Activation(act, gated=False)
         self.linear_2 = row_linear(output_size, output_size, bias=bias, prefix=f"{prefix}.linear_2")
 
     def forward(self, x: ms.Tensor) -> ms.Tensor:
         """Return the embeddings."""
+        if self._normed:
+            x = self.layer_norm(x)
         return apply_linear(self.linear_2, self.act(apply_linear(self.linear_1, x)))
 
 
 def _load_flat(parameter: torch.nn.Parameter, tensor: torch.Tensor) -> None:
     parameter.weight_loader(parameter, tensor.flatten(1))  # type: ignore[operator]
+
+
+def _load_reshaped(parameter: torch.nn.Parameter, tensor: torch.Tensor) -> None:
+    loader = getattr(parameter, "weight_loader", default_weight_loader)
+    loader(parameter, tensor.view(parameter.shape))

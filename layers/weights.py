@@ -15,6 +15,7 @@ from mszoo.layers.seam import (
     QKVParallelLinear,
     VocabParallelEmbedding,
     default_weight_loader,
+    get_tensor_model_parallel_rank,
     init_logger,
 )
 from mszoo.layers.seam import VllmAttention as Attention
@@ -245,6 +246,17 @@ def _check_input_order(name: str, groups: torch.Tensor) -> None:
             f"{name} orders the inputs by activation, which vLLM's kernels pass over",
             "Quantize with desc_act false, or with static groups",
         )
+
+
+def load_part_of_rank_along(axis: int) -> Callable[[torch.nn.Parameter, torch.Tensor], None]:
+    """Return what loads this rank's part of a tensor that ranks share out evenly along an axis."""
+
+    def load_part(parameter: torch.nn.Parameter, tensor: torch.Tensor) -> None:
+        size = parameter.shape[axis]
+        start = get_tensor_model_parallel_rank() * size if tensor.shape[axis] > size else 0
+        parameter.data.copy_(tensor.narrow(axis, start, size))
+
+    return load_part
 
 
 def modern_name(name: str) -> str:

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
+
 from mszoo.conformance import EncoderConformance, ModelConformance, MultiModalConformance
-from mszoo.conformance.checkpoints import Checkpoint, write_tokenizer
+from mszoo.conformance.checkpoints import Checkpoint, make_checkpoint, write_tokenizer
+from mszoo.conformance.engines import Engines
 
 #: As checkpoints bring it: the file that ``auto_map`` names in config.json.
 _CONFIGURATION = '''"""The config class of {model_type}."""
@@ -276,11 +279,120 @@ class TestSmolVLM(TestIdefics3):
     @classmethod
     def others(cls, size: Mapping[str, Any]) -> dict[str, Any]:
         """Return the processor of videos, where the package is there that transformers needs."""
-        import pytest
         import transformers
 
         pytest.importorskip("num2words", reason="the processor needs num2words, which isn't installed")
         return {"video_processor": transformers.SmolVLMVideoProcessor(**size)}
+
+
+class TestInternVL(MultiModalConformance):
+    """The standard tests, with a processor of tiles."""
+
+    architecture = "native.InternVLForConditionalGeneration"
+    #: By what transformers' processor calls special tokens, their names.
+    tokens: ClassVar[Mapping[str, str]] = {
+        "context_image_token": "<IMG_CONTEXT>",
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "video_token": "<video>",
+    }
+
+    @classmethod
+    def write_files(cls, folder: Path) -> None:
+        """Write the processor."""
+        import transformers
+
+        config = cls.find()[0].adapter.example_config
+        last, side = config["image_token_id"], config["vision_config"]["image_size"]
+        names = {f"t{last - index}": name for index, name in enumerate(cls.tokens.values())}
+        _tokenizer_with(folder, config["text_config"]["vocab_size"], names).save_pretrained(folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, extra_special_tokens=dict(cls.tokens))
+        square = {"height": side, "width": side}
+        transformers.InternVLProcessor(
+            transformers.GotOcr2ImageProcessor(
+                size=square, crop_to_patches=True, min_patches=1, max_patches=3
+            ),
+            tokenizer,
+            transformers.InternVLVideoProcessor(size=square),
+            image_seq_length=config["image_seq_length"],
+        ).save_pretrained(folder)
+
+    def expected_logits(self, checkpoint: Checkpoint, tokens: list[int], images: list[Any]) -> Any:
+        """Return the reference's logits [len(tokens), vocab]: it takes no count of tiles."""
+        import torch
+
+        from transformers import AutoProcessor
+
+        inputs = {}
+        if images:
+            processor = AutoProcessor.from_pretrained(checkpoint.folder)
+            inputs["pixel_values"] = processor.image_processor(images, return_tensors="pt")["pixel_values"]
+        with torch.no_grad():
+            return checkpoint.model(input_ids=torch.tensor([tokens]), **inputs).logits[0]
+
+
+class TestInternVLChat(TestInternVL):
+    """The same in the publisher's layout, whose tensors are those of Hugging Face's by other names."""
+
+    architecture = "native.InternVLChatModel"
+    engine_options: ClassVar[Mapping[str, Any]] = {"trust_remote_code": True}
+    #: By the tokenizer of :meth:`write_files`: what stands for an embedding, and for an image in prompts.
+    embedding_token, image_token = 255, 251
+    #: Means and deviations of ImageNet's colours, which the publisher's processor knows.
+    of_pixels = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+    @classmethod
+    def make(cls, folder: Path) -> Checkpoint:
+        """Write both, and return the publisher's with Hugging Face's model."""
+        from mszoo.adapters.native.internvl_checkpoints import as_hugging_face, write_publishers
+
+        config = dict(cls.find()[0].adapter.example_config)
+        fields = as_hugging_face(config, cls.embedding_token)
+        made = make_checkpoint(fields, fields["architectures"][0], folder / "hugging-face", lambda _: {})
+        write_publishers(folder, config, made.weights)
+        cls.write_files(folder)
+        read = config | {"text_config": config["llm_config"]}  # as vLLM calls it
+        return Checkpoint(folder, read, made.weights, made.model)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def checkpoint(cls, engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+        """The tiny checkpoint."""
+        del engines
+        return cls.make(tmp_path_factory.mktemp("InternVLChatModel"))
+
+    @classmethod
+    def requests(cls, checkpoint: Checkpoint) -> list[Any]:
+        """Return the standard prompts, with what stands for an image in prompts, and images of a tile each."""
+        found = super().requests(checkpoint)
+        side = checkpoint.config["vision_config"]["image_size"]
+        for request in found:
+            request.images[:] = [image.resize((side, side)) for image in request.images]
+            words = [one for one in request.tokens if one != cls.image_token]
+            request.tokens[:] = [cls.image_token if one == cls.embedding_token else one for one in words]
+        return found
+
+    def expected_logits(self, checkpoint: Checkpoint, tokens: list[int], images: list[Any]) -> Any:
+        """Return the reference's logits [len(tokens), vocab]; transformers has no processor of this layout."""
+        import torch
+
+        import numpy as np
+
+        inputs = {}
+        if images:
+            pixels = torch.tensor(np.stack([np.asarray(image) for image in images]), dtype=torch.float32)
+            mean, deviation = (torch.tensor(one) for one in self.of_pixels)
+            inputs["pixel_values"] = ((pixels / 255 - mean) / deviation).permute(0, 3, 1, 2)
+        with torch.no_grad():
+            return checkpoint.model(input_ids=torch.tensor([tokens]), **inputs).logits[0]
+
+    @classmethod
+    def write_files(cls, folder: Path) -> None:
+        """Write the tokenizer: vLLM has the processor."""
+        names = {f"t{cls.embedding_token - index}": name for index, name in enumerate(cls.tokens.values())}
+        names[f"t{cls.image_token}"] = "<image>"
+        vocabulary = cls.find()[0].adapter.example_config["llm_config"]["vocab_size"]
+        _tokenizer_with(folder, vocabulary, names).save_pretrained(folder)
 
 
 class TestQwen2VL(MultiModalConformance):

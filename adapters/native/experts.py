@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from mszoo.adapters.decoder import LATENT
@@ -32,6 +33,15 @@ _YARN: dict[str, Any] = {
     "beta_slow": 1,
     "mscale": 0.707,
     "mscale_all_dim": 0.707,
+}
+_OF_GPT_OSS: dict[str, Any] = {
+    "rope_type": "yarn",
+    "rope_theta": 150000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 128,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
 }
 #: Phi-MoE's, with a scale of its own.
 _LONGROPE: dict[str, Any] = {
@@ -114,6 +124,21 @@ RECORDS = (
         model_type="flex_olmo",
         num_experts=8,
         num_experts_per_tok=3,
+    ),
+    replace(
+        decoder(
+            "GptOssForCausalLM",
+            "gpt_oss",
+            dtypes=("float32", "bfloat16"),  # vLLM's attention takes sinks in no other
+            lacks=_WITH_EXPERTS,
+            model_type="gpt_oss",
+            num_local_experts=8,
+            num_experts_per_tok=3,
+            sliding_window=16,
+            layer_types=["sliding_attention", "full_attention"],
+            rope_parameters=_OF_GPT_OSS,
+        ),
+        devices=("cpu",),
     ),
     decoder(
         "Glm4MoeForCausalLM",

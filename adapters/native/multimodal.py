@@ -7,6 +7,7 @@ from typing import Any
 
 from mszoo.adapters.decoder import FUSED, FUSED_MLP, TINY
 from mszoo.adapters.native.experts import GROUPED
+from mszoo.adapters.native.internvl_checkpoints import AUTO_MAP
 from mszoo.registry import Capability, ModelAdapter
 
 #: A tower of five by five patches, as conformance and the tests have it.
@@ -81,6 +82,48 @@ def _idefics3(architecture: str, **config: Any) -> ModelAdapter:
             **config,
         },
         modalities=("image",),
+    )
+
+
+#: Of the tower of an InternVL, as Hugging Face has it and as its publisher has.
+TINY_INTERN_VIT: Mapping[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 24,
+    "patch_size": 6,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-6,
+    "norm_type": "layer_norm",
+}
+
+
+def _internvl(
+    architecture: str, vision: Mapping[str, Any], text: Mapping[str, Any], **config: Any
+) -> ModelAdapter:
+    """Return the record of an InternVL, with the fields of a tiny config.json beside those that both have.
+
+    Args:
+        architecture: the name in config.json, and of its class.
+        vision: of the tower's config, beside what both have.
+        text: where the decoder's config is.
+        config: of the top.
+    """
+    return ModelAdapter(
+        architecture,
+        f"mszoo.models.internvl:{architecture}",
+        capabilities=frozenset({Capability.LORA, Capability.TENSOR_PARALLEL}),
+        devices=("cpu",),  # nobody has tried its tower beside vllm-ascend
+        packed_modules_mapping=FUSED,
+        example_config={
+            "architectures": [architecture],
+            "downsample_ratio": 0.5,
+            "vision_config": {**TINY_INTERN_VIT, **vision},
+            **text,
+            **config,
+        },
+        modalities=("image", "video"),
     )
 
 
@@ -201,6 +244,30 @@ RECORDS = (
     ),
     _idefics3("Idefics3ForConditionalGeneration", model_type="idefics3"),
     _idefics3("SmolVLMForConditionalGeneration", model_type="smolvlm"),
+    _internvl(
+        "InternVLForConditionalGeneration",
+        {"model_type": "internvl_vision", "attention_bias": True},
+        {"text_config": {"model_type": "qwen2", **TINY, "hidden_size": 128}},
+        model_type="internvl",
+        image_token_id=255,
+        image_seq_length=4,
+        tie_word_embeddings=False,
+    ),
+    _internvl(
+        "InternVLChatModel",
+        {"qkv_bias": True, "qk_normalization": False, "initializer_factor": 1.0},
+        {"llm_config": {"model_type": "qwen2", **TINY, "hidden_size": 128}},
+        model_type="internvl_chat",
+        auto_map=dict(AUTO_MAP),
+        select_layer=-1,
+        ps_version="v2",
+        force_image_size=TINY_INTERN_VIT["image_size"],
+        dynamic_image_size=True,
+        use_thumbnail=True,
+        min_dynamic_patch=1,
+        max_dynamic_patch=3,
+        template="internvl2_5",
+    ),
     _llava("LlavaForConditionalGeneration", "llava", model_type="llava"),
     _llava(
         "LlavaNextForConditionalGeneration",

@@ -17,7 +17,7 @@ from mszoo.layers.model import Module, add_part
 from mszoo.layers.norm import HeadNorm, Norm, QKNorm, RMSNorm
 from mszoo.layers.rotary import RotaryEmbedding
 from mszoo.layers.seam import cpu_backend
-from mszoo.layers.weights import Expected
+from mszoo.layers.weights import Expected, load_part_of_rank_along
 from mszoo.registry.errors import RefusalError
 
 import mindspore as ms
@@ -67,6 +67,9 @@ class SelfAttention(Module):
         self.rotary_emb: RotaryEmbedding | None = None
         if spec.rotary is not None:
             self.rotary_emb = build_rotary(spec.rotary, spec.head_size, heads, kv_heads)
+        self.sinks: torch.nn.Parameter | None = None
+        if spec.sinks:
+            self.sinks = torch.nn.Parameter(torch.zeros(heads), requires_grad=False)
         self.attn = self._build_attention(f"{prefix}.attn")
         output = row_linear(
             spec.num_heads * spec.head_size, hidden_size, bias=spec.o_bias, prefix=f"{prefix}.{spec.o_name}"
@@ -108,6 +111,10 @@ class SelfAttention(Module):
         """See :class:`mszoo.layers.weights.HasOwnTensors`."""
         spec = self.spec
         table: dict[str, Expected] = {}
+        if spec.sinks:
+            table[f"{name}.sinks"] = Expected(
+                f"{name}.sinks", None, (spec.num_heads,), load=load_part_of_rank_along(0)
+            )
         if spec.qkv_layout is not None:
             table |= ordered_tensors(f"{name}.{spec.qkv_name}", self.qkv_projection, spec.qkv_layout)
         if spec.conv1d:
@@ -127,6 +134,7 @@ class SelfAttention(Module):
                 self.num_kv_heads,
                 sliding_window=spec.sliding_window,
                 softcap=spec.logits_soft_cap,
+                sinks=self.sinks,
                 prefix=prefix,
             )
         if cpu_backend() is None and spec.relative_bias:

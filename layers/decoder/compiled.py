@@ -74,15 +74,14 @@ def unsupported(spec: DecoderLayerSpec) -> str | None:
     """Return what of a spec the compiled layer doesn't do, by name, or None."""
     if not isinstance(spec.attention, AttentionSpec):
         return "latent attention"
-    if spec.attention.qk_norm_weights:
-        return "qk_norm_weights"
-    if spec.attention.relative_bias:
-        return "relative_bias"
-    if spec.norm_beside is not None:
-        return "norm_beside"
-    if spec.has_experts and spec.parallel_residual:
-        return "parallel_residual with experts"
-    return None
+    refused = {
+        "qk_norm_weights": bool(spec.attention.qk_norm_weights),
+        "relative_bias": spec.attention.relative_bias,
+        "sinks": spec.attention.sinks,
+        "norm_beside": spec.norm_beside is not None,
+        "parallel_residual with experts": spec.has_experts and spec.parallel_residual,
+    }
+    return next((name for name, is_other in refused.items() if is_other), None)
 
 
 def _not_packed(layer: DecoderLayer) -> str | None:

@@ -101,6 +101,7 @@ def unsupported(spec: DecoderLayerSpec) -> str | None:
         "norms_sums": spec.norms_sums,
         "is_causal": not attention.is_causal,
         "clip_qkv": attention.clip_qkv is not None,
+        "sinks": attention.sinks,
         "qk_norm": attention.qk_norm is not None and attention.qk_norm.kind != "rms_norm",
         "qk_norm_spans_heads": attention.qk_norm_spans_heads,
         "qk_norm_weights": bool(attention.qk_norm_weights),

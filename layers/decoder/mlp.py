@@ -105,6 +105,7 @@ class MixtureOfExperts(Module):
             correction_bias=bool(spec.correction_bias_name),
             num_expert_group=spec.num_expert_group,
             topk_group=spec.topk_group,
+            bias=spec.bias,
             prefix=f"{prefix}.gate",
         )
         self.experts = Experts(
@@ -116,6 +117,7 @@ class MixtureOfExperts(Module):
             names=spec.expert_names,
             stacked=spec.stacked_names,
             stacked_either_way=spec.stacked_either_way,
+            bias=spec.bias,
         )
 
     def forward(self, x: ms.Tensor) -> ms.Tensor:
@@ -130,11 +132,13 @@ class MixtureOfExperts(Module):
 
     def checkpoint_tensors(self, name: str) -> dict[str, Expected]:
         """See :class:`mszoo.layers.weights.HasOwnTensors`: the router, whatever the checkpoint calls it."""
-        weight, bias = self.gate.weight, self.gate.e_score_correction_bias
+        bias = self.gate.e_score_correction_bias
         found = {
-            f"{name}.{self.spec.router_name}.weight": Expected(
-                f"{name}.gate.weight", None, tuple(weight.shape)
+            f"{name}.{self.spec.router_name}.{leaf}": Expected(
+                f"{name}.gate.{leaf}", None, tuple(getattr(self.gate, leaf).shape)
             )
+            for leaf in ("weight", "bias")
+            if getattr(self.gate, leaf, None) is not None
         }
         if bias is not None:
             # Ernie 4.5's has a first axis of one.

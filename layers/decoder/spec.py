@@ -94,6 +94,8 @@ class AttentionSpec:
         logits_soft_cap: scores become ``cap * tanh(scores / cap)``; None leaves them.
         is_causal: tokens see earlier ones and themselves. Otherwise they see the whole sequence, nothing is cached,
             and such a decoder can only be pooled (gte-Qwen2); not with ``logits_soft_cap``.
+        sinks: each head has a learned score, by the name ``sinks``, of a key without a value, which takes its share
+            of attention (gpt-oss); where attention is causal alone.
         relative_bias: scores get a bias by how far two tokens are apart, which the encoder hands to its layers
             (MPNet); not where attention is causal, nor with ``sliding_window``.
         name, qkv_name, o_name: the checkpoint's, of the attention and of the projections in it. The record of the
@@ -118,6 +120,7 @@ class AttentionSpec:
     sliding_window: int | None = None
     logits_soft_cap: float | None = None
     is_causal: bool = True
+    sinks: bool = False
     relative_bias: bool = False
     name: str = "self_attn"
     qkv_name: str = "qkv_proj"
@@ -193,7 +196,8 @@ class MoESpec:
 
     Attributes:
         num_experts, top_k: experts, and how many of them a token passes.
-        intermediate_size, hidden_act: of each expert.
+        intermediate_size, hidden_act: of each expert; "swigluoai" is gpt-oss's activation, which clamps gate and
+            up, whose rows take turns in one tensor.
         scoring_func: what makes scores of the router's logits: "softmax", "sigmoid" or "sparsemixer" (Phi-MoE).
         jitter: of the sparsemixer; see :class:`mszoo.layers.TopKRouter`.
         renormalize: the weights of a token's experts are made to add up to 1.
@@ -210,6 +214,8 @@ class MoESpec:
         stacked_names: of one tensor with gate and up projection of all experts, [experts, 2 intermediate, hidden],
             and of one with their down projections, inside the mixture, where the checkpoint has those.
         stacked_either_way: they may be [experts, hidden, 2 intermediate] and [experts, intermediate, hidden] too.
+        bias: router and experts have biases, those of stacked tensors by their names with ``_bias`` behind, and the
+            stacked tensors are [experts, hidden, 2 intermediate] and [experts, intermediate, hidden] (gpt-oss).
     """
 
     num_experts: int
@@ -230,6 +236,7 @@ class MoESpec:
     expert_names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
     stacked_names: tuple[str, str] | None = None
     stacked_either_way: bool = False
+    bias: bool = False
 
 
 @dataclass(frozen=True)

@@ -76,11 +76,13 @@ def computes_alike(
         assert relative(logits, reference.logits(request, list(completion.token_ids))) <= TOLERANCE
 
 
-def answers_alike(folder: Path, asked: list[dict[str, Any]], adapter: str, workplace: Path) -> None:
+def answers_alike(
+    folder: Path, asked: list[dict[str, Any]], adapter: str, workplace: Path, **options: Any
+) -> None:
     """Compare greedy tokens, compiled and in chunks across images, with those of vLLM's own model."""
     job = {"model": str(folder), "requests": [_as_files(request, workplace) for request in asked]}
-    eager = {**ROOMY, "enforce_eager": True, "enable_prefix_caching": False}
-    chunked = {**ROOMY, "max_num_batched_tokens": 64, "block_size": 32}
+    eager = {**ROOMY, **options, "enforce_eager": True, "enable_prefix_caching": False}
+    chunked = {**ROOMY, **options, "max_num_batched_tokens": 64, "block_size": 32}
     own = run_all({"": job | {"options": eager}}, workplace / "own.json", MSZOO_DISABLE="1")[""]
     ours = run_all({"": job | {"options": chunked, "again": True}}, workplace / "ours.json")[""]
     (worker,) = ours["workers"]

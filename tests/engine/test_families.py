@@ -33,6 +33,7 @@ OP_BY_OP: dict[str, str] = {
     "DeepseekV2ForCausalLM": "latent attention",
     "DeepseekV3ForCausalLM": "latent attention",
     "Glm4MoeLiteForCausalLM": "latent attention",
+    "GptOssForCausalLM": "attention with sinks",
     "MiniCPM3ForCausalLM": "latent attention",
     "StableLmForCausalLM-stabilityai/stablelm-2-12b": "each head has a norm of its own",
 }
