@@ -28,7 +28,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 ASCEND := .venv-ascend
 STAND_IN := $(shell find tests/torch_npu_stand_in -type f -not -name '*.pyc' -not -path '*/build/*' -not -path '*.egg-info/*')
 # Most of the tests' time one core starts an engine. The tests of a file share their engines: they stay together.
-TWO_AT_A_TIME := -n 2 --dist loadfile
+# In the order of names: by numbers of tests, long files with few of them would end a run alone.
+TWO_AT_A_TIME := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help env suites demo test fuzz ascend published upstream newcomer release-check lint clean
 

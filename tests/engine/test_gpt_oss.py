@@ -67,6 +67,7 @@ def test_another_kernel_set_refuses_sinks(folder: Path, monkeypatch: pytest.Monk
         pass
 
 
+@pytest.mark.long
 def test_a_checkpoint_in_mxfp4_is_refused(folder: Path) -> None:
     overrides = {"architectures": [ADAPTER], "quantization_config": {"quant_method": "mxfp4"}}
     with (

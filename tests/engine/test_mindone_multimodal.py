@@ -121,9 +121,8 @@ def _expected(kind: str, folder: Path, lora: Path | None = None) -> list[list[in
     return [reference.answer(request, COUNT) for request in llava.requests(llava.pictures())]
 
 
-@pytest.mark.parametrize(
-    "kind", ["Qwen2VL", *(pytest.param(kind, marks=pytest.mark.long) for kind in KINDS[::2])]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS)
 def test_lora_on_the_decoder(kind: str, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     """Greedy tokens as with the adapter's products merged into Hugging Face's weights."""
     folder = checkpoint(kind)
