@@ -35,7 +35,8 @@ def _extensions():
     return [
         Extension(
             "mszoo.kernels.cpu_ops",
-            ["kernels/csrc/decoder_layer.cpp"],
+            ["kernels/csrc/decoder_layer.cpp", "kernels/csrc/latent_layer.cpp"],
+            depends=["kernels/csrc/layer_parts.h"],
             include_dirs=include_paths(),
             library_dirs=library_paths(),
             libraries=["torch_cpu", "c10"],

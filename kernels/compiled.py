@@ -36,3 +36,13 @@ def decoder_layer(
 ) -> Any:
     """Make a compiled decoder layer; see csrc/decoder_layer.cpp for the names."""
     return torch.classes.mszoo.DecoderLayer(tensors, integers, floats, words)
+
+
+def latent_layer(
+    tensors: dict[str, torch.Tensor],
+    integers: dict[str, int],
+    floats: dict[str, float],
+    words: dict[str, str],
+) -> Any:
+    """Make a compiled decoder layer with latent attention; see csrc/latent_layer.cpp for the names."""
+    return torch.classes.mszoo.LatentLayer(tensors, integers, floats, words)

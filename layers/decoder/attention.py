@@ -87,6 +87,11 @@ class SelfAttention(Module):
         return self.get_submodule(self.spec.o_name)
 
     @property
+    def projections(self) -> tuple[torch.nn.Module, ...]:
+        """Both projections in order."""
+        return self.qkv_projection, self.output_projection
+
+    @property
     def qk_norms(self) -> tuple[Norm, Norm] | None:
         """The norms of queries and of keys."""
         if self.spec.qk_norm is None:

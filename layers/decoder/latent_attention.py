@@ -127,6 +127,17 @@ class LatentAttention(Module):
             raise RefusalError("latent attention", what, "Serve the model with another implementation")
         self.attn = Attention(self.heads, size, self.spec.scale, self.heads, prefix=f"{prefix}.attn")
 
+    @property
+    def projections(self) -> tuple[torch.nn.Module, ...]:
+        """The projections in order, or what vLLM put in place; its attention multiplies by ``kv_b_proj``."""
+        queries = (self.q_a_proj, self.q_b_proj) if self.low_rank else (self.q_proj,)
+        return *queries, self.kv_a_proj_with_mqa, self.o_proj
+
+    @property
+    def low_rank_norms(self) -> tuple[RMSNorm | None, RMSNorm]:
+        """The norms of compressed queries, where there are such, and of compressed keys and values."""
+        return (self.q_a_layernorm if self.low_rank else None), self.kv_a_layernorm
+
     def forward(self, positions: ms.Tensor, x: ms.Tensor) -> ms.Tensor:
         """[T], [T, hidden] -> [T, hidden]."""
         tokens = x.shape[0]

@@ -9,9 +9,7 @@ tensor parallelism, quantized weights, ``--enforce-eager``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from mszoo.kernels import dispatch
 from mszoo.layers.activation import Activation, GatedActivation
@@ -24,6 +22,7 @@ from mszoo.layers.seam import (
     ColumnParallelLinear,
     MergedColumnParallelLinear,
     QKVParallelLinear,
+    ReplicatedLinear,
     RowParallelLinear,
     get_current_vllm_config,
     get_forward_context,
@@ -96,17 +95,16 @@ def multiplied_otherwise(layer: DecoderLayer, method: type) -> str | None:
     return None
 
 
-def projections(layer: DecoderLayer) -> tuple[torch.nn.Module, ...]:
-    """Return the linear layers of a layer in order: qkv, o, and of an MLP up (gate and up where gated) and down."""
+def projections(layer: DecoderLayer) -> tuple[Any, ...]:
+    """Return a layer's linear layers in order: attention's, and of an MLP up (gate and up where gated) and down."""
     of_mlp = () if layer.has_experts else (layer.mlp.up_projection, layer.mlp.down_projection)
-    return layer.attention.qkv_projection, layer.attention.output_projection, *of_mlp
+    return *layer.attention.projections, *of_mlp
 
 
 def _ops(layer: DecoderLayer) -> Iterator[str]:
     yield from _OPS
     spec = layer.spec
-    assert isinstance(spec.attention, AttentionSpec)  # a whole layer has no other
-    of_heads = spec.attention.qk_norm
+    of_heads = spec.attention.qk_norm if isinstance(spec.attention, AttentionSpec) else None
     for norm in (*spec.norms, of_heads):
         if norm is not None:
             yield from _OPS_OF_NORMS[norm.kind]
@@ -123,19 +121,25 @@ def _replaced(layer: DecoderLayer) -> str | None:
     mlp = layer.spec.mlp
     is_gated = not isinstance(mlp, MLPSpec) or mlp.gated
     up = MergedColumnParallelLinear if is_gated else ColumnParallelLinear
-    classes = (QKVParallelLinear, RowParallelLinear, up, RowParallelLinear)
+    attention = layer.attention
+    is_plain = isinstance(layer.spec.attention, AttentionSpec)
+    classes: tuple[type[Any], ...] = (QKVParallelLinear,)
+    if not is_plain:
+        queries = (ReplicatedLinear, ColumnParallelLinear) if attention.low_rank else (ColumnParallelLinear,)
+        classes = (*queries, ReplicatedLinear)
+    classes = (*classes, RowParallelLinear, up, RowParallelLinear)
     for projection, vllm_class in zip(projections(layer), classes, strict=False):
         if type(projection) is not vllm_class:
             return f"a {type(projection).__name__} is in place"
         if projection.tp_size > 1:
             return "tensor parallelism"
-    attention = layer.attention
-    attn = attention.attn
-    parts = (*layer.norms, *(attention.qk_norms or ()), attention.rotary_emb, attn)
+    # Latent attention is vLLM's layer, called as it is.
+    inside = (*(attention.qk_norms or ()), attention.attn) if is_plain else attention.low_rank_norms
+    parts = (*layer.norms, *inside, attention.rotary_emb)
     for part in (*parts, None if layer.has_experts else layer.mlp.act_fn):
         if part is not None and type(part) not in _OWN:
             return f"a {type(part).__name__} is in place"
-    return _attends_otherwise(attn)
+    return _attends_otherwise(attention.attn) if is_plain else None
 
 
 def _attends_otherwise(attn: Attention | EncoderAttention) -> str | None:

@@ -30,11 +30,8 @@ LARGE: dict[str, float] = {
 #: Families, or configs of one, whose layers no compiled call computes, with the reason.
 OP_BY_OP: dict[str, str] = {
     "CohereForCausalLM-CohereForAI/c4ai-command-r-plus": "its heads are normed with weights of their own",
-    "DeepseekV2ForCausalLM": "latent attention",
-    "DeepseekV3ForCausalLM": "latent attention",
-    "Glm4MoeLiteForCausalLM": "latent attention",
     "GptOssForCausalLM": "attention with sinks",
-    "MiniCPM3ForCausalLM": "latent attention",
+    "MiniCPM3ForCausalLM": "latent attention on keys and values of each head",
     "StableLmForCausalLM-stabilityai/stablelm-2-12b": "each head has a norm of its own",
 }
 #: Configs that a family's reader refuses, with the field that decides it: another suite or vLLM's own model serves.

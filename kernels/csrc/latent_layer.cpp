@@ -1,0 +1,104 @@
+// One decoder layer with multi-head latent attention in two calls, for the `cpu` kernel set: what comes before vLLM's
+// attention on the latent cache, and what comes after it. vLLM's attention layer, which multiplies and branches in
+// Python, stays between them.
+
+#include <tuple>
+
+#include "layer_parts.h"
+
+namespace {
+
+using namespace mszoo;
+
+struct LatentLayer : torch::CustomClassHolder {
+  // As DecoderLayer's, and of mszoo.layers.decoder.LatentAttentionSpec:
+  // tensors: "<norm>.weight", "<projection>.handler", "cos_sin_cache".
+  // integers: "num_heads", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "is_neox_style",
+  //   "<projection>.width".
+  // Norms, all "rms_norm": norm_before_attention, norm_before_mlp, kv_a_layernorm, and q_a_layernorm where queries
+  //   are of low rank.
+  // Projections: q_proj (q_b_proj where queries are of low rank, behind q_a_proj), kv_a_proj_with_mqa, o_proj; up_proj
+  //   and down_proj where the layer doesn't end before the MLP.
+  LatentLayer(Named<at::Tensor> tensors, Named<int64_t> integers, Named<double> floats, Named<std::string> words)
+      : before_attention_(norm("norm_before_attention", tensors, floats, words)),
+        before_mlp_(norm("norm_before_mlp", tensors, floats, words)),
+        q_a_layernorm_(norm("q_a_layernorm", tensors, floats, words)),
+        kv_a_layernorm_(norm("kv_a_layernorm", tensors, floats, words)),
+        q_proj_(projection("q_proj", tensors, integers)),
+        kv_a_proj_(projection("kv_a_proj_with_mqa", tensors, integers)),
+        o_proj_(projection("o_proj", tensors, integers)),
+        mlp_(mlp(words.at("activation"), tensors, integers)),
+        heads_(integers.at("num_heads")),
+        rank_(integers.at("kv_lora_rank")),
+        nope_(integers.at("qk_nope_head_dim")),
+        rope_(integers.at("qk_rope_head_dim")),
+        neox_(integers.at("is_neox_style")),
+        cos_sin_cache_(tensors.at("cos_sin_cache")) {
+    if (q_a_layernorm_.exists()) q_a_proj_ = projection("q_a_proj", tensors, integers);
+  }
+
+  // x, residual: [T, hidden]; their sum is the stream, and the residual becomes it. In the first layer the stream is x,
+  //   and the residual's content is not read. x is overwritten.
+  // positions: [T], rows of cos_sin_cache.
+  // Returns what vLLM's attention takes: queries [T, heads, nope + rope], compressed keys and values [T, rank], the one
+  //   key with position [T, 1, rope]. They are overwritten by the next layer.
+  std::tuple<at::Tensor, at::Tensor, at::Tensor> before(const at::Tensor& x, const at::Tensor& residual, bool first,
+                                                        const at::Tensor& positions) {
+    const auto rows = x.size(0);
+    const auto dtype = x.scalar_type();
+    if (first) {
+      residual.copy_(x);
+      before_attention_.apply(x, x);
+    } else {
+      add_norm(x, residual, before_attention_);
+    }
+    auto low = x;
+    if (q_a_proj_) {
+      low = scratch(kUp, rows, q_a_proj_->width, dtype);
+      q_a_proj_->apply(x, low);
+      q_a_layernorm_.apply(low, low);
+    }
+    const auto flat = scratch(kQkv, rows, q_proj_.width, dtype);
+    q_proj_.apply(low, flat);
+    const auto query = flat.view({rows, heads_, nope_ + rope_});
+    const auto latent = scratch(kLatent, rows, kv_a_proj_.width, dtype);
+    kv_a_proj_.apply(x, latent);
+    const auto compressed = scratch(kCompressed, rows, rank_, dtype);
+    compressed.copy_(latent.narrow(1, 0, rank_));
+    kv_a_layernorm_.apply(compressed, compressed);
+    const auto key = latent.narrow(1, rank_, rope_);
+    // vLLM's kernel turns heads that lie side by side.
+    const auto part = query.narrow(2, nope_, rope_);
+    const auto turned = scratch(kAttended, rows, heads_ * rope_, dtype);
+    turned.view({rows, heads_, rope_}).copy_(part);
+    ops().rotary_embedding(positions, turned, key, rope_, cos_sin_cache_, neox_);
+    part.copy_(turned.view({rows, heads_, rope_}));
+    return {query, compressed, key.unsqueeze(1)};
+  }
+
+  // attended: [T, heads * value]. x becomes what the MLP computed, or gets where that is another's; the residual
+  //   becomes the stream that this is added to.
+  void after(const at::Tensor& attended, const at::Tensor& x, const at::Tensor& residual) {
+    o_proj_.apply(attended, x);
+    add_norm(x, residual, before_mlp_);
+    if (mlp_) mlp_->apply(x, x);
+  }
+
+ private:
+  Norm before_attention_, before_mlp_, q_a_layernorm_, kv_a_layernorm_;
+  Projection q_proj_, kv_a_proj_, o_proj_;
+  std::optional<Projection> q_a_proj_;
+  std::optional<Mlp> mlp_;
+  int64_t heads_, rank_, nope_, rope_;
+  bool neox_;
+  at::Tensor cos_sin_cache_;
+};
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(mszoo, m) {
+  m.class_<LatentLayer>("LatentLayer")
+      .def(torch::init<Named<at::Tensor>, Named<int64_t>, Named<double>, Named<std::string>>())
+      .def("before", &LatentLayer::before)
+      .def("after", &LatentLayer::after);
+}
