@@ -35,7 +35,7 @@ def _extensions():
     return [
         Extension(
             "mszoo.kernels.cpu_ops",
-            ["kernels/csrc/decoder_layer.cpp", "kernels/csrc/latent_layer.cpp"],
+            [f"kernels/csrc/{name}.cpp" for name in ("decoder_layer", "latent_layer", "mixture")],
             depends=["kernels/csrc/layer_parts.h"],
             include_dirs=include_paths(),
             library_dirs=library_paths(),

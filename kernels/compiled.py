@@ -46,3 +46,13 @@ def latent_layer(
 ) -> Any:
     """Make a compiled decoder layer with latent attention; see csrc/latent_layer.cpp for the names."""
     return torch.classes.mszoo.LatentLayer(tensors, integers, floats, words)
+
+
+def mixture(
+    tensors: dict[str, torch.Tensor],
+    integers: dict[str, int],
+    floats: dict[str, float],
+    words: dict[str, str],
+) -> Any:
+    """Make a compiled mixture of experts; see csrc/mixture.cpp for the names."""
+    return torch.classes.mszoo.Mixture(tensors, integers, floats, words)

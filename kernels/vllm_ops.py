@@ -57,11 +57,16 @@ OPS: dict[str, Call] = {
         ),
         _COMPILED,
     ),
+    "cpu_fused_moe": Call(
+        (_names("output input w13 w2 w13_bias w2_bias topk_weights topk_id skip_weighted act isa"),),
+        "compiled experts (they then run op by op)",
+    ),
 }
 #: The ops of the ``cpu`` kernel set's Python functions.
 CPU_SET = ("rms_norm", "fused_add_rms_norm", "rotary_embedding")
 #: The ops that csrc calls; it reads their schemas too, and fills their arguments by name.
-COMPILED_LAYER = tuple(OPS)
+COMPILED_LAYER = tuple(name for name in OPS if name != "cpu_fused_moe")
+COMPILED_EXPERTS = ("cpu_fused_moe",)
 
 
 @functools.cache

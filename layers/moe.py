@@ -252,7 +252,7 @@ class Experts(torch.nn.Module):
     def forward(self, x: ms.Tensor) -> ms.Tensor:
         """[T, hidden] -> the weighted sum of the chosen experts' outputs [T, hidden]."""
         hidden_states = to_torch(x)
-        kernel = self._kernel()
+        kernel = self.kernel()
         if kernel is None:
             # The router sees the hidden states; vLLM passes on "logits" without looking at them.
             with self._context():
@@ -290,7 +290,7 @@ class Experts(torch.nn.Module):
         """Route: [T, hidden] -> weights [T, k] float32, experts [T, k]."""
         return self._choose(hidden_states)
 
-    def _kernel(self) -> Any:
+    def kernel(self) -> Any:
         """Return vLLM's kernel where its layer does nothing else beside routing: one rank has all experts.
 
         The way through the layer takes as long as the kernel does for one token.

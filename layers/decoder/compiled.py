@@ -36,8 +36,10 @@ class CompiledPath:
         return self._compiled is not None
 
     def stop(self) -> None:
-        """Run the layer op by op from now on."""
+        """Run the layer, and its experts, op by op from now on."""
         self._wanted, self._compiled = False, None
+        if self._layer.has_experts:
+            self._layer.mlp.compiled.stop()
 
     def __call__(
         self, positions: ms.Tensor, x: ms.Tensor, residual: ms.Tensor | None

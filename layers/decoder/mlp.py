@@ -6,6 +6,7 @@ import torch
 
 from mszoo.kernels.exchange import to_torch
 from mszoo.layers.activation import Activation
+from mszoo.layers.decoder.compiled_mixture import CompiledMixture
 from mszoo.layers.decoder.projections import swapped_tensors, transposed_tensors
 from mszoo.layers.decoder.spec import MLPSpec, MoESpec
 from mszoo.layers.linear import WholeLinear, apply_linear, column_linear, gate_up_linear, row_linear
@@ -119,12 +120,21 @@ class MixtureOfExperts(Module):
             stacked_either_way=spec.stacked_either_way,
             bias=spec.bias,
         )
+        self.compiled = CompiledMixture(self)
+
+    @property
+    def unrouted(self) -> MLP | None:
+        """The MLP that every token passes, where there is one."""
+        return None if self.spec.shared is None else self._modules[self.spec.shared.name]
 
     def forward(self, x: ms.Tensor) -> ms.Tensor:
         """[T, hidden] -> [T, hidden]."""
+        done = self.compiled(x)
+        if done is not None:
+            return done
         output = self.experts(x)
-        if self.spec.shared is not None:
-            beside = to_torch(self._modules[self.spec.shared.name](x))
+        if self.unrouted is not None:
+            beside = to_torch(self.unrouted(x))
             if self.spec.shared_gate_name:
                 beside = beside * to_torch(self._modules[self.spec.shared_gate_name](x)).sigmoid()
             to_torch(output).add_(beside)

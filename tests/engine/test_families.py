@@ -34,6 +34,11 @@ OP_BY_OP: dict[str, str] = {
     "MiniCPM3ForCausalLM": "latent attention on keys and values of each head",
     "StableLmForCausalLM-stabilityai/stablelm-2-12b": "each head has a norm of its own",
 }
+#: Families whose experts no compiled call computes, with the reason.
+EXPERTS_OP_BY_OP: dict[str, str] = {
+    "PhiMoEForCausalLM": "sparsemixer",
+    "Qwen2MoeForCausalLM": "a gate of the shared experts",
+}
 #: Configs that a family's reader refuses, with the field that decides it: another suite or vLLM's own model serves.
 REFUSED: dict[str, str] = {
     # Its model type is another's name, which says not what its keys mean.
@@ -98,6 +103,8 @@ def test_logits_equal_hugging_face(case: str, tmp_path: Path) -> None:
             worst = worst_logit(llm, folder, reference)
             (layers,) = llm.apply_model(layers_that_run_compiled)
             assert layers == [compiled and not {name, case} & OP_BY_OP.keys()] * len(layers)
+            (mixtures,) = llm.apply_model(mixtures_that_run_compiled)
+            assert mixtures == [compiled and name not in EXPERTS_OP_BY_OP] * len(mixtures)
             assert worst <= LARGE.get(name, TOLERANCE), f"logits differ by {worst:.2e}"
             llm.apply_model(run_op_by_op)
         assert assert_mindspore(llm, f"native.{name}", "cpu") > 0
@@ -136,6 +143,12 @@ def latent_checkpoint(folder: Path) -> Path:
 def layers_that_run_compiled(model: Any) -> list[bool]:
     """Return of each decoder layer whether it runs as one call."""
     return [layer.compiled.runs for layer in model.network.decoder.decoder_layers]
+
+
+def mixtures_that_run_compiled(model: Any) -> list[bool]:
+    """Return of each mixture of experts whether it runs as one call."""
+    layers = model.network.decoder.decoder_layers
+    return [layer.mlp.compiled.runs for layer in layers if layer.has_experts]
 
 
 def run_op_by_op(model: Any) -> None:

@@ -1,0 +1,110 @@
+"""A mixture of experts of the ``cpu`` kernel set as one compiled call: router, experts and shared experts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mszoo.kernels import compiled, dispatch, vllm_ops
+from mszoo.kernels.exchange import to_mindspore, to_torch
+from mszoo.layers.decoder import path
+from mszoo.layers.decoder.compiled_parts import Parts
+from mszoo.layers.methods import CpuLinearMethod
+from mszoo.layers.seam import init_logger, routed_experts_of
+
+import mindspore as ms
+
+if TYPE_CHECKING:
+    from mszoo.layers.decoder.mlp import MixtureOfExperts
+
+logger = init_logger("vllm.mszoo.layers")
+
+#: How a router may make scores of logits.
+_SCORING = ("softmax", "sigmoid")
+
+
+class CompiledMixture:
+    """Decides once, at the first step, whether a mixture can run in one call, and then does it.
+
+    Args:
+        mixture: looked at in the first step only: until then vLLM may replace some of its parts (LoRA).
+    """
+
+    def __init__(self, mixture: MixtureOfExperts) -> None:
+        self._mixture, self._kernels = mixture, dispatch.current()
+        self._wanted = path.is_wanted("cpu")
+        self._parts: Parts | None = None
+
+    @property
+    def runs(self) -> bool:
+        """Whether the mixture runs in one call."""
+        return self._parts is not None
+
+    def stop(self) -> None:
+        """Run the mixture op by op from now on."""
+        self._wanted, self._parts = False, None
+
+    def __call__(self, x: ms.Tensor) -> ms.Tensor | None:
+        """Return the mixture's output [T, hidden] of [T, hidden], or None where it has to run op by op."""
+        if not self._wanted or path.is_profiling():
+            return None
+        if self._parts is None or self._parts.outdated:
+            obstacle = self._obstacle()
+            self._wanted = obstacle is None
+            if obstacle is not None:
+                logger.info_once("mszoo: experts run op by op: %s", obstacle)
+                return None
+            self._compile()
+        weights = self._weights
+        return to_mindspore(self._run(to_torch(x), weights.w13_weight, weights.w2_weight))
+
+    def _obstacle(self) -> str | None:
+        mixture, spec = self._mixture, self._mixture.spec
+        shared = mixture.unrouted
+        projections = () if shared is None else (shared.up_projection, shared.down_projection)
+        ops = {"linear"} if shared is None else {"linear", shared.act_fn.op}
+        of_suites = sorted(ops & self._kernels.from_suites.keys())
+        router, kernel = getattr(mixture.experts.fused, "router", None), mixture.experts.kernel()
+        recorded = [getattr(router, name, None) for name in ("capture_fn", "eplb_state")]
+        packed = [getattr(part.quant_method, "handler", None) for part in (mixture.gate, *projections)]
+        obstacles = {
+            ", ".join(f"{op} is run by {self._kernels.ops[op].who}" for op in of_suites): bool(of_suites),
+            f"scoring_func={spec.scoring_func}": spec.scoring_func not in _SCORING,
+            "a gate of the shared experts": bool(spec.shared_gate_name),
+            "another layer of experts, or ranks": kernel is None or getattr(kernel, "_use_zentorch", False),
+            "vLLM records who was chosen": recorded != [None, None],
+            "something else multiplies": any(
+                type(part.quant_method) is not CpuLinearMethod for part in (mixture.gate, *projections)
+            ),
+            "torch multiplies": None in packed,
+        }
+        found = next((what for what, is_so in obstacles.items() if is_so), None)
+        return found or compiled.missing() or vllm_ops.obstacle(vllm_ops.COMPILED_EXPERTS)
+
+    def _compile(self) -> None:
+        mixture, spec, parts = self._mixture, self._mixture.spec, Parts()
+        shared, kernel = mixture.unrouted, mixture.experts.kernel()
+        parts.add_projections([("gate", mixture.gate)])
+        parts.words |= {
+            "activation": "" if shared is None else shared.act_fn.op,
+            "scoring_func": spec.scoring_func,
+            "isa": kernel.isa,
+        }
+        if shared is not None:
+            parts.add_projections([("up_proj", shared.up_projection), ("down_proj", shared.down_projection)])
+        self._weights: Any = routed_experts_of(mixture.experts.fused)[0]
+        parts.words["experts_activation"] = self._weights.activation.value
+        parts.integers |= {
+            "top_k": spec.top_k,
+            "num_expert_group": spec.num_expert_group,
+            "topk_group": spec.topk_group,
+            "renormalize": spec.renormalize,
+        }
+        parts.floats["routed_scaling_factor"] = spec.routed_scaling_factor
+        biases = {
+            "e_score_correction_bias": mixture.gate.e_score_correction_bias,
+            "w13_bias": kernel.w1_bias,
+            "w2_bias": kernel.w2_bias,
+        }
+        parts.tensors |= {name: bias.data for name, bias in biases.items() if bias is not None}
+        self._parts = parts
+        self._run = compiled.mixture(parts.tensors, parts.integers, parts.floats, parts.words).run
