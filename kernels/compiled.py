@@ -28,31 +28,17 @@ def missing() -> str | None:
     return vllm_ops.obstacle(vllm_ops.COMPILED_LAYER)
 
 
-def decoder_layer(
+def make(
+    name: str,
     tensors: dict[str, torch.Tensor],
     integers: dict[str, int],
     floats: dict[str, float],
     words: dict[str, str],
 ) -> Any:
-    """Make a compiled decoder layer; see csrc/decoder_layer.cpp for the names."""
-    return torch.classes.mszoo.DecoderLayer(tensors, integers, floats, words)
+    """Make a compiled part of a model; its source in csrc names what it gets.
 
-
-def latent_layer(
-    tensors: dict[str, torch.Tensor],
-    integers: dict[str, int],
-    floats: dict[str, float],
-    words: dict[str, str],
-) -> Any:
-    """Make a compiled decoder layer with latent attention; see csrc/latent_layer.cpp for the names."""
-    return torch.classes.mszoo.LatentLayer(tensors, integers, floats, words)
-
-
-def mixture(
-    tensors: dict[str, torch.Tensor],
-    integers: dict[str, int],
-    floats: dict[str, float],
-    words: dict[str, str],
-) -> Any:
-    """Make a compiled mixture of experts; see csrc/mixture.cpp for the names."""
-    return torch.classes.mszoo.Mixture(tensors, integers, floats, words)
+    Args:
+        name: "DecoderLayer", "LatentLayer" or "Mixture".
+        tensors, integers, floats, words: its weights, sizes and choices.
+    """
+    return getattr(torch.classes.mszoo, name)(tensors, integers, floats, words)

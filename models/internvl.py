@@ -12,7 +12,7 @@ import torch
 from mszoo.kernels.exchange import to_mindspore, to_torch
 from mszoo.layers import current_model_config
 from mszoo.layers.decoder import DecoderForCausalLM
-from mszoo.layers.decoder.spec import MLPSpec, NormSpec
+from mszoo.layers.decoder.spec import NormSpec
 from mszoo.layers.model import add_part
 from mszoo.layers.multimodal import MultiModalLM, may_read
 from mszoo.layers.vision import Projector, VisionSpec, VisionTransformer
@@ -20,6 +20,7 @@ from mszoo.models.config import ConfigReader
 from mszoo.models.config_types import wrong_type
 from mszoo.models.internlm import InternLM2ForCausalLM
 from mszoo.models.llava import DECODERS
+from mszoo.models.vision import tower_mlp
 
 import mindspore as ms
 
@@ -191,14 +192,7 @@ class InternVLForConditionalGeneration(MultiModalLM):
             hidden,
             layers,
             heads,
-            MLPSpec(
-                reader.required("intermediate_size"),
-                reader.required("hidden_act"),
-                gated=False,
-                bias=True,
-                up_name="fc1",
-                down_name="fc2",
-            ),
+            tower_mlp(reader),
             NormSpec(kind, reader.required("layer_norm_eps")),
             class_embedding=True,
             qkv_name=cls.qkv_name,

@@ -39,16 +39,21 @@ def read_vision_config(config: Any, who: str, num_layers: int) -> VisionSpec:
         hidden,
         num_layers,
         heads,
-        MLPSpec(
-            reader.required("intermediate_size"),
-            reader.required("hidden_act"),
-            gated=False,
-            bias=True,
-            up_name="fc1",
-            down_name="fc2",
-        ),
+        tower_mlp(reader),
         norm,
         class_embedding=is_clip,
         patch_bias=not is_clip,
         norm_before_layers=norm.named("pre_layrnorm") if is_clip else None,
+    )
+
+
+def tower_mlp(reader: ConfigReader) -> MLPSpec:
+    """Return the MLP of a tower's layers, by the names that they share."""
+    return MLPSpec(
+        reader.required("intermediate_size"),
+        reader.required("hidden_act"),
+        gated=False,
+        bias=True,
+        up_name="fc1",
+        down_name="fc2",
     )

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mszoo.kernels import compiled
 from mszoo.kernels.exchange import to_mindspore, to_torch
 from mszoo.layers.decoder import path
 from mszoo.layers.decoder.compiled_parts import Parts
@@ -58,7 +57,7 @@ class CompiledLatentLayer:
         self.parts, self._attend = parts, attention.attn
         self._width = attention.heads * spec.v_head_dim
         self._sums = not (layer.has_experts or layer.carries_residual)
-        compiled_layer = compiled.latent_layer(parts.tensors, parts.integers, parts.floats, parts.words)
+        compiled_layer = parts.make("LatentLayer")
         self._before, self._after = compiled_layer.before, compiled_layer.after
 
     def __call__(

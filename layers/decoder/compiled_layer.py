@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mszoo.kernels import compiled
 from mszoo.kernels.exchange import to_mindspore, to_torch
 from mszoo.layers.decoder import path
 from mszoo.layers.decoder.compiled_parts import Parts
@@ -65,7 +64,7 @@ class CompiledLayer:
         self._has_experts, self._carries = layer.has_experts, layer.carries_residual
         self._caches = of_attention.is_causal
         self._norms_before_mlp = spec.norm_before_mlp is not None
-        self._run = compiled.decoder_layer(parts.tensors, parts.integers, parts.floats, parts.words).run
+        self._run = parts.make("DecoderLayer").run
 
     def __call__(
         self, positions: ms.Tensor, x: ms.Tensor, residual: ms.Tensor | None

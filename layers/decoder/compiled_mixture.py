@@ -107,4 +107,4 @@ class CompiledMixture:
         }
         parts.tensors |= {name: bias.data for name, bias in biases.items() if bias is not None}
         self._parts = parts
-        self._run = compiled.mixture(parts.tensors, parts.integers, parts.floats, parts.words).run
+        self._run = parts.make("Mixture").run

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from mszoo.kernels import compiled
 from mszoo.layers.norm import GemmaRMSNorm, LayerNorm, Norm
 
 
@@ -14,7 +15,7 @@ class Parts:
     """Collects them.
 
     Attributes:
-        tensors, integers, floats, words: what a compiled layer is made of; see kernels/csrc/decoder_layer.cpp.
+        tensors, integers, floats, words: what a compiled layer is made of; see the sources in kernels/csrc.
     """
 
     def __init__(self) -> None:
@@ -47,6 +48,10 @@ class Parts:
             )
             if projection.bias is not None:
                 self.tensors[f"{name}.bias"] = projection.bias.data
+
+    def make(self, name: str) -> Any:
+        """Make the compiled class of this name of them; see :func:`mszoo.kernels.compiled.make`."""
+        return compiled.make(name, self.tensors, self.integers, self.floats, self.words)
 
     @property
     def outdated(self) -> bool:

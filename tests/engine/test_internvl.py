@@ -12,10 +12,12 @@ from mszoo.adapters import native
 from mszoo.adapters.native.internvl_checkpoints import as_hugging_face, write_publishers
 from mszoo.adapters.native.multimodal import TINY_INTERN_VIT
 
+from .answers import run_all
 from .conftest import TINY
-from .images import answers_alike, computes_alike
+from .images import ROOMY, answers_alike, computes_alike
 from .llava_checkpoints import Reference, pictures
 from .server import byte_tokenizer
+from .test_llava import _write_lora
 
 ADAPTER, PUBLISHERS = "native.InternVLForConditionalGeneration", "native.InternVLChatModel"
 SIDE, SEQUENCE = TINY_INTERN_VIT["image_size"], 4
@@ -177,3 +179,34 @@ def test_the_publishers_layout(fields: dict[str, Any], tmp_path: Path) -> None:
 @pytest.mark.long
 def test_it_answers_as_vllm_does(folder: Path, tmp_path: Path) -> None:
     answers_alike(folder, asked(), ADAPTER, tmp_path)
+
+
+@pytest.mark.long
+def test_lora_and_two_ranks(folder: Path, tmp_path: Path) -> None:
+    """Hugging Face's greedy tokens, also with an adapter's products merged into its weights."""
+    from safetensors.torch import load_file
+
+    image = tmp_path / "image.png"
+    pictures()[2].save(image)
+    prompts = ("Only words.", "<IMG_CONTEXT>What is this?")
+    asked_of_us = [{"prompt": prompts[0], "images": []}, {"prompt": prompts[1], "images": [str(image)]}]
+    requests = [{"prompt": prompts[0]}, {"prompt": prompts[1], "multi_modal_data": {"image": pictures()[2]}}]
+    job = {"model": str(folder), "requests": asked_of_us}
+    lora = _write_lora(tmp_path / "lora", folder)
+    adapted = {"lora": [str(lora)] * 2, "options": ROOMY | {"enable_lora": True, "max_lora_rank": 8}}
+    found = run_all(
+        {"lora": job | adapted, "two": job | {"options": ROOMY | {"tensor_parallel_size": 2}}},
+        tmp_path / "ours.json",
+        VLLM_CPU_OMP_THREADS_BIND="0|1",
+    )
+    assert {worker["adapter"] for one in found.values() for worker in one["workers"]} == {ADAPTER}
+    assert len(found["two"]["workers"]) == 2
+    reference = OfInternVL(folder)
+    plain = [reference.answer(request, 8) for request in requests]
+    assert found["two"]["answers"] == plain
+    tensors = load_file(lora / "adapter_model.safetensors")
+    for name in [name for name in tensors if ".lora_A." in name]:
+        path = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+        weight = reference.model.get_submodule(path).weight.data
+        weight += 2 * tensors[name.replace("lora_A", "lora_B")] @ tensors[name]
+    assert found["lora"]["answers"] == [reference.answer(request, 8) for request in requests] != plain
