@@ -4,6 +4,7 @@ Everything else about the package is in pyproject.toml.
 """
 
 import os
+from glob import glob
 from importlib.metadata import PackageNotFoundError, version
 
 from setuptools import Extension, setup
@@ -35,8 +36,8 @@ def _extensions():
     return [
         Extension(
             "mszoo.kernels.cpu_ops",
-            [f"kernels/csrc/{name}.cpp" for name in ("decoder_layer", "latent_layer", "mixture")],
-            depends=["kernels/csrc/layer_parts.h"],
+            ["kernels/csrc/cpu_ops.cpp"],
+            depends=sorted(glob("kernels/csrc/*.h")),
             include_dirs=include_paths(),
             library_dirs=library_paths(),
             libraries=["torch_cpu", "c10"],

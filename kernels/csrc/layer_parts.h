@@ -100,7 +100,22 @@ std::optional<T> find(const Named<T>& values, const std::string& name) {
 
 // Intermediate results live in buffers that grow to the largest step and stay: large allocations go back to the
 // system when freed, and getting them again costs a page fault per 4 KiB in every layer.
-enum Slot { kQkv, kAttended, kUp, kGated, kNormed = kGated, kOutput, kOutput2, kFloat, kLatent, kCompressed, kLogits, kSlots };
+enum Slot {
+  kQkv,
+  kAttended,
+  kUp,
+  kGated,
+  kNormed = kGated,
+  kOutput,
+  kOutput2,
+  kFloat,
+  kLatent,
+  kCompressed,
+  kLogits,
+  kWeights,
+  kChosen,
+  kSlots
+};
 
 inline at::Tensor scratch(int slot, int64_t rows, int64_t columns, at::ScalarType dtype) {
   static thread_local std::array<at::Tensor, kSlots> buffers;

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class CompiledLatentLayer:
-    """Runs a layer by kernels/csrc/latent_layer.cpp.
+    """Runs a layer by kernels/csrc/latent_layer.h.
 
     Args:
         layer: a layer that nothing hinders.

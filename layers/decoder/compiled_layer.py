@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class CompiledLayer:
-    """Runs a layer by kernels/csrc/decoder_layer.cpp.
+    """Runs a layer by kernels/csrc/decoder_layer.h.
 
     Args:
         layer: a layer that nothing hinders.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from mszoo.kernels import compiled, dispatch, vllm_ops
 from mszoo.kernels.exchange import to_mindspore, to_torch
 from mszoo.layers.decoder import path
@@ -27,11 +29,12 @@ class CompiledMixture:
 
     Args:
         mixture: looked at in the first step only: until then vLLM may replace some of its parts (LoRA).
+        owns_input: whether nobody reads the input of a step afterwards: the output then takes its place.
     """
 
-    def __init__(self, mixture: MixtureOfExperts) -> None:
+    def __init__(self, mixture: MixtureOfExperts, *, owns_input: bool) -> None:
         self._mixture, self._kernels = mixture, dispatch.current()
-        self._wanted = path.is_wanted("cpu")
+        self._wanted, self._owns_input = path.is_wanted("cpu"), owns_input
         self._parts: Parts | None = None
 
     @property
@@ -54,8 +57,10 @@ class CompiledMixture:
                 logger.info_once("mszoo: experts run op by op: %s", obstacle)
                 return None
             self._compile()
-        weights = self._weights
-        return to_mindspore(self._run(to_torch(x), weights.w13_weight, weights.w2_weight))
+        hidden = to_torch(x)
+        output = hidden if self._owns_input else torch.empty_like(hidden)
+        self._run(hidden, output, self._weights.w13_weight, self._weights.w2_weight)
+        return x if self._owns_input else to_mindspore(output)
 
     def _obstacle(self) -> str | None:
         mixture, spec = self._mixture, self._mixture.spec

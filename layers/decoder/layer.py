@@ -64,7 +64,12 @@ class DecoderLayer(Module):
         add_part(self, of_attention.name, attention)
         mlp: MLP | MixtureOfExperts
         if isinstance(of_mlp, MoESpec):
-            mlp = MixtureOfExperts(of_mlp, hidden, prefix=f"{prefix}.{of_mlp.name}")
+            mlp = MixtureOfExperts(
+                of_mlp,
+                hidden,
+                prefix=f"{prefix}.{of_mlp.name}",
+                owns_input=spec.norm_before_mlp is not None and spec.shared_mlp is None,
+            )
         elif of_mlp.name:
             mlp = MLP(of_mlp, hidden, prefix=f"{prefix}.{of_mlp.name}")
         else:

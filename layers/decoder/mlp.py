@@ -81,12 +81,13 @@ class MixtureOfExperts(Module):
         spec: what it is.
         hidden_size: width of its input and output.
         prefix: its name, unique in the model.
+        owns_input: whether nobody reads the input of a step afterwards: the output may then take its place.
 
     Raises:
         RefusalError: as :class:`mszoo.layers.Experts`.
     """
 
-    def __init__(self, spec: MoESpec, hidden_size: int, *, prefix: str) -> None:
+    def __init__(self, spec: MoESpec, hidden_size: int, *, prefix: str, owns_input: bool = False) -> None:
         super().__init__()
         self.spec = spec
         if spec.shared is not None:
@@ -120,7 +121,7 @@ class MixtureOfExperts(Module):
             stacked_either_way=spec.stacked_either_way,
             bias=spec.bias,
         )
-        self.compiled = CompiledMixture(self)
+        self.compiled = CompiledMixture(self, owns_input=owns_input)
 
     @property
     def unrouted(self) -> MLP | None:

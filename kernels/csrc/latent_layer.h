@@ -2,13 +2,13 @@
 // attention on the latent cache, and what comes after it. vLLM's attention layer, which multiplies and branches in
 // Python, stays between them.
 
+#pragma once
+
 #include <tuple>
 
 #include "layer_parts.h"
 
-namespace {
-
-using namespace mszoo;
+namespace mszoo {
 
 struct LatentLayer : torch::CustomClassHolder {
   // As DecoderLayer's, and of mszoo.layers.decoder.LatentAttentionSpec:
@@ -94,11 +94,4 @@ struct LatentLayer : torch::CustomClassHolder {
   at::Tensor cos_sin_cache_;
 };
 
-}  // namespace
-
-TORCH_LIBRARY_FRAGMENT(mszoo, m) {
-  m.class_<LatentLayer>("LatentLayer")
-      .def(torch::init<Named<at::Tensor>, Named<int64_t>, Named<double>, Named<std::string>>())
-      .def("before", &LatentLayer::before)
-      .def("after", &LatentLayer::after);
-}
+}  // namespace mszoo

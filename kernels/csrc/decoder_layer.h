@@ -3,11 +3,11 @@
 // more in interpretation than in arithmetic when few tokens are decoded.
 // The class is registered with torch, so the library has no Python ABI.
 
+#pragma once
+
 #include "layer_parts.h"
 
-namespace {
-
-using namespace mszoo;
+namespace mszoo {
 
 struct DecoderLayer : torch::CustomClassHolder {
   // The fields of the layer's spec (mszoo.layers.decoder.DecoderLayerSpec) by their names there:
@@ -173,10 +173,4 @@ struct DecoderLayer : torch::CustomClassHolder {
   OptionalTensor cos_sin_cache_;
 };
 
-}  // namespace
-
-TORCH_LIBRARY(mszoo, m) {
-  m.class_<DecoderLayer>("DecoderLayer")
-      .def(torch::init<Named<at::Tensor>, Named<int64_t>, Named<double>, Named<std::string>>())
-      .def("run", &DecoderLayer::run);
-}
+}  // namespace mszoo
