@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch.nn import functional
 
 from mszoo.kernels import dispatch
 from mszoo.kernels.exchange import ParameterView, to_mindspore, to_torch
+from mszoo.layers.seam import get_tensor_model_parallel_rank, tensor_model_parallel_all_reduce
+from mszoo.layers.weights import Expected, load_part_of_rank_along
 
 import mindspore as ms
 
@@ -38,6 +42,40 @@ class RMSNorm(torch.nn.Module):
         if residual is None:
             return self._rms_norm(x, weight, self.eps)
         return self._fused_add_rms_norm(x, residual, weight, self.eps)
+
+
+class RMSNormOfRanks(torch.nn.Module):
+    """Root mean square norm, in float32, of rows of which each rank has a part, by its part of the weight.
+
+    Args:
+        hidden_size: width N of a part.
+        eps: added to the mean square.
+        parts: how many make a row.
+        copies: how many ranks, one after the other, have the same part.
+    """
+
+    def __init__(self, hidden_size: int, eps: float, parts: int, copies: int) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(hidden_size), requires_grad=False)
+        self.width, self.eps = hidden_size, eps
+        self._parts, self._copies = parts, copies
+        self._view, self._by_torch = ParameterView(), dispatch.current().sums_by_torch
+
+    def forward(self, x: ms.Tensor) -> ms.Tensor:
+        """Return ``norm(x)``: [T, N]."""
+        exact = to_torch(x).float() if self._by_torch else x.float()
+        squares = (exact * exact).sum(-1, keepdim=True)
+        summed = tensor_model_parallel_all_reduce(squares if self._by_torch else to_torch(squares))
+        scale = (summed / (self._copies * self._parts * self.width) + self.eps).rsqrt()
+        if self._by_torch:
+            return to_mindspore((exact * scale * self.weight).to(to_torch(x).dtype))
+        return (exact * to_mindspore(scale) * self._view.of(self.weight)).to(x.dtype)
+
+    def checkpoint_tensors(self, name: str) -> dict[str, Expected]:
+        """See :class:`mszoo.layers.weights.HasOwnTensors`: the weight is a part of the checkpoint's."""
+        load = load_part_of_rank_along(0, self._copies)
+        weight = f"{name}.weight"
+        return {weight: Expected(weight, None, (self._parts * self.width,), load=load)}
 
 
 class GemmaRMSNorm(torch.nn.Module):
@@ -107,21 +145,23 @@ class LayerNorm(torch.nn.Module):
 
 
 class HeadNorm(torch.nn.Module):
-    """Norm of mean and variance over each head, by a weight of its own, in tensors of all heads: [T, H D].
+    """Norm of mean and variance over each head, by a weight of its own, in tensors of a rank's heads: [T, H D].
 
     Args:
         num_heads, head_size: H and D.
         eps: added to the variance.
         listed: the checkpoint has a tensor [D] for each head, not one [H, D].
+        parts: how many times as many heads all ranks have.
+        copies: how many ranks, one after the other, have the same heads.
     """
 
-    def __init__(self, num_heads: int, head_size: int, eps: float, *, listed: bool) -> None:
+    def __init__(
+        self, num_heads: int, head_size: int, eps: float, *, listed: bool, parts: int = 1, copies: int = 1
+    ) -> None:
         super().__init__()
         self.width, self.eps, self._shape = num_heads * head_size, eps, (num_heads, head_size)
-        if listed:
-            self.norms = torch.nn.ModuleList(LayerNorm(head_size, eps, bias=False) for _ in range(num_heads))
-        else:
-            self.weight = torch.nn.Parameter(torch.ones(num_heads, head_size), requires_grad=False)
+        self.weight = torch.nn.Parameter(torch.ones(num_heads, head_size), requires_grad=False)
+        self._listed, self._parts, self._copies = listed, parts, copies
         self._by_torch = dispatch.current().sums_by_torch
         self._layer_norm = dispatch.current().function("layer_norm")
 
@@ -129,15 +169,35 @@ class HeadNorm(torch.nn.Module):
         """Return ``norm(x)``: [T, H D]."""
         rows = to_mindspore(to_torch(x).view(-1, self._shape[1]))
         normed = self._layer_norm(rows, None, None, self.eps)
-        weight = torch.stack([norm.weight for norm in self.norms]) if hasattr(self, "norms") else self.weight
         if self._by_torch:
-            scaled = to_torch(normed).view(-1, *self._shape) * weight
+            scaled = to_torch(normed).view(-1, *self._shape) * self.weight
             return to_mindspore(scaled.view(-1, self.width))
-        return (normed.view(-1, *self._shape) * to_mindspore(weight)).view(-1, self.width)
+        return (normed.view(-1, *self._shape) * to_mindspore(self.weight)).view(-1, self.width)
+
+    def checkpoint_tensors(self, name: str) -> dict[str, Expected]:
+        """See :class:`mszoo.layers.weights.HasOwnTensors`: the weight is a part of the checkpoint's."""
+        weight, (heads, size) = f"{name}.weight", self._shape
+        if not self._listed:
+            load = load_part_of_rank_along(0, self._copies)
+            return {weight: Expected(weight, None, (self._parts * heads, size), load=load)}
+        return {
+            f"{name}.norms.{head}.weight": Expected(weight, None, (size,), load=self._load_head(head))
+            for head in range(self._parts * heads)
+        }
+
+    def _load_head(self, head: int) -> Callable[[torch.nn.Parameter, torch.Tensor], None]:
+        """Return what loads the weight of a head of all ranks', which may be another rank's."""
+        heads = self._shape[0]
+
+        def load(parameter: torch.nn.Parameter, tensor: torch.Tensor) -> None:
+            if head // heads == get_tensor_model_parallel_rank() // self._copies:
+                parameter.data[head % heads].copy_(tensor)
+
+        return load
 
 
 #: The norms that a decoder layer may have.
-Norm = RMSNorm | GemmaRMSNorm | LayerNorm | HeadNorm
+Norm = RMSNorm | RMSNormOfRanks | GemmaRMSNorm | LayerNorm | HeadNorm
 
 
 class QKNorm:

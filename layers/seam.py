@@ -19,6 +19,7 @@ from vllm.distributed import (
     get_pp_group,
     get_tensor_model_parallel_rank,
     get_tensor_model_parallel_world_size,
+    tensor_model_parallel_all_reduce,
 )
 from vllm.distributed.utils import get_pp_indices
 from vllm.forward_context import ForwardContext, get_forward_context
@@ -111,6 +112,7 @@ __all__ = [
     "register_weight_loader_v2_supported_method",
     "routed_experts_of",
     "routing_function",
+    "tensor_model_parallel_all_reduce",
 ]
 
 

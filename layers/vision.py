@@ -10,7 +10,7 @@ import torch
 from mszoo.kernels import dispatch
 from mszoo.kernels.exchange import ParameterView, to_mindspore, to_torch
 from mszoo.layers.activation import Activation
-from mszoo.layers.decoder.build import build_norm
+from mszoo.layers.decoder.build import build_norm, build_norm_of_ranks
 from mszoo.layers.decoder.mlp import MLP
 from mszoo.layers.decoder.spec import MLPSpec, NormSpec
 from mszoo.layers.linear import (
@@ -25,7 +25,6 @@ from mszoo.layers.model import Module, ModuleList, add_part
 from mszoo.layers.residual import stream_sum
 from mszoo.layers.seam import default_weight_loader
 from mszoo.layers.weights import Expected
-from mszoo.registry.errors import RefusalError
 
 import mindspore as ms
 
@@ -240,7 +239,8 @@ class VisionAttention(Module):
         prefix: its name, unique in the model.
 
     Raises:
-        RefusalError: heads can't be shared out to the ranks, or there are norms of all of them.
+        RefusalError: heads can't be shared out to the ranks, or ranks are to norm all of them together otherwise
+            than by the root of their mean square.
     """
 
     def __init__(self, spec: VisionSpec, *, prefix: str) -> None:
@@ -254,13 +254,10 @@ class VisionAttention(Module):
         )
         self.add_module(spec.qkv_name, linear)
         if spec.qk_norm is not None:
-            if self.num_heads != heads:
-                raise RefusalError(
-                    "its vision transformer",
-                    "the norms of queries and keys have weights of all heads, which ranks can't share out",
-                    "Serve it with --tensor-parallel-size 1",
-                )
-            self.q_norm, self.k_norm = (build_norm(spec.qk_norm, hidden) for _ in range(2))
+            part = self.num_heads * size
+            self.q_norm, self.k_norm = (
+                build_norm_of_ranks(spec.qk_norm, part, hidden // part, 1) for _ in range(2)
+            )
         self.out_proj = row_linear(hidden, hidden, bias=True, prefix=f"{prefix}.out_proj")
         self._attend, self._scale = dispatch.current().function("encoder_attention"), size**-0.5
 

@@ -248,12 +248,17 @@ def _check_input_order(name: str, groups: torch.Tensor) -> None:
         )
 
 
-def load_part_of_rank_along(axis: int) -> Callable[[torch.nn.Parameter, torch.Tensor], None]:
-    """Return what loads this rank's part of a tensor that ranks share out evenly along an axis."""
+def load_part_of_rank_along(axis: int, copies: int = 1) -> Callable[[torch.nn.Parameter, torch.Tensor], None]:
+    """Return what loads this rank's part of a tensor that ranks share out evenly along an axis.
+
+    Args:
+        axis: the axis.
+        copies: how many ranks, one after the other, have the same part.
+    """
 
     def load_part(parameter: torch.nn.Parameter, tensor: torch.Tensor) -> None:
         size = parameter.shape[axis]
-        start = get_tensor_model_parallel_rank() * size if tensor.shape[axis] > size else 0
+        start = get_tensor_model_parallel_rank() // copies * size if tensor.shape[axis] > size else 0
         parameter.data.copy_(tensor.narrow(axis, start, size))
 
     return load_part

@@ -15,8 +15,6 @@ _UNGATED: Mapping[str, tuple[str, ...]] = {"qkv_proj": FUSED["qkv_proj"]}
 _GATE_UP: Mapping[str, tuple[str, ...]] = {"gate_up_proj": FUSED["gate_up_proj"]}
 #: Of models that vLLM refuses in float16.
 _NO_HALF = ("float32", "bfloat16")
-#: Heads that are normed together can't be shared out.
-_ONE_RANK = frozenset({Capability.TENSOR_PARALLEL})
 #: What vLLM's layers can't take of checkpoints with queries, keys and values in an order of their own, and with
 #: transposed weights.
 _ROWS = frozenset({Capability.LORA})
@@ -76,8 +74,8 @@ RECORDS = (
     decoder("MistralForCausalLM", "mistral", model_type="mistral"),
     decoder("NemotronForCausalLM", "nemotron", _UNGATED, model_type="nemotron", **_BIASED),
     decoder("OPTForCausalLM", "opt", _UNGATED, model_type="opt", hidden_size=128, ffn_dim=192),
-    decoder("Olmo2ForCausalLM", "olmo", lacks=_ONE_RANK, model_type="olmo2"),
-    decoder("Olmo3ForCausalLM", "olmo", lacks=_ONE_RANK, model_type="olmo3", **_SLIDES),
+    decoder("Olmo2ForCausalLM", "olmo", model_type="olmo2"),
+    decoder("Olmo3ForCausalLM", "olmo", model_type="olmo3", **_SLIDES),
     decoder("OlmoForCausalLM", "olmo", model_type="olmo", clip_qkv=0.5),
     decoder("PersimmonForCausalLM", "gpt_neox", {}, lacks=_ROWS, model_type="persimmon", hidden_size=128),
     decoder("Phi3ForCausalLM", "phi3", FUSED_TOO, model_type="phi3"),

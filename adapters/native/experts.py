@@ -11,8 +11,6 @@ from mszoo.registry import Capability
 
 #: What models with experts don't inherit: vLLM's fused layer of them takes neither.
 _WITH_EXPERTS = frozenset({Capability.LORA, Capability.QUANTIZATION})
-#: The same of those that norm all queries together, whose weights ranks can't share out.
-_WITH_EXPERTS_WHOLE = _WITH_EXPERTS | {Capability.TENSOR_PARALLEL}
 _EXPERTS: dict[str, Any] = {"num_experts_per_tok": 3, "moe_intermediate_size": 32}
 #: Routing as DeepSeek-V3 has it.
 GROUPED: dict[str, Any] = {
@@ -120,7 +118,7 @@ RECORDS = (
     decoder(
         "FlexOlmoForCausalLM",
         "olmoe",
-        lacks=_WITH_EXPERTS_WHOLE,
+        lacks=_WITH_EXPERTS,
         model_type="flex_olmo",
         num_experts=8,
         num_experts_per_tok=3,
@@ -182,7 +180,7 @@ RECORDS = (
     decoder(
         "MiniMaxM2ForCausalLM",
         "minimax",
-        lacks=_WITH_EXPERTS_WHOLE,
+        lacks=_WITH_EXPERTS,
         model_type="minimax_m2",
         num_local_experts=8,
         num_experts_per_tok=3,
@@ -200,7 +198,7 @@ RECORDS = (
     decoder(
         "OlmoeForCausalLM",
         "olmoe",
-        lacks=_WITH_EXPERTS_WHOLE,
+        lacks=_WITH_EXPERTS,
         model_type="olmoe",
         num_experts=8,
         num_experts_per_tok=3,

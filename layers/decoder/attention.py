@@ -9,11 +9,11 @@ import torch
 from mszoo.kernels import dispatch
 from mszoo.kernels.exchange import to_mindspore, to_torch
 from mszoo.layers.attention import Attention, BiasedEncoderAttention, EncoderAttention
-from mszoo.layers.decoder.build import build_norm, build_rotary
+from mszoo.layers.decoder.build import build_norm, build_norm_of_ranks, build_rotary
 from mszoo.layers.decoder.projections import ordered_tensors, transposed_tensors
 from mszoo.layers.decoder.spec import AttentionSpec, NormSpec
 from mszoo.layers.linear import apply_linear, heads_on_this_rank, qkv_linear, row_linear
-from mszoo.layers.model import Module, add_part
+from mszoo.layers.model import Module, add_part, tensor_parallel_size
 from mszoo.layers.norm import HeadNorm, Norm, QKNorm, RMSNorm
 from mszoo.layers.rotary import RotaryEmbedding
 from mszoo.layers.seam import cpu_backend
@@ -34,7 +34,8 @@ class SelfAttention(Module):
 
     Raises:
         RefusalError: as :class:`mszoo.layers.Attention`; or heads can't be shared out to the ranks; or tokens are
-            to see later ones where nothing attends so.
+            to see later ones where nothing attends so; or ranks are to norm all heads together otherwise than by
+            the root of their mean square.
     """
 
     def __init__(
@@ -43,12 +44,6 @@ class SelfAttention(Module):
         super().__init__()
         self.spec = spec
         heads, kv_heads = heads_on_this_rank(spec.num_heads, spec.num_kv_heads)
-        if (spec.qk_norm_spans_heads or spec.qk_norm_weights) and heads != spec.num_heads:
-            raise RefusalError(
-                "config.json",
-                "the norms of queries and keys have weights of all heads, which ranks can't share out",
-                "Serve the model without --tensor-parallel-size",
-            )
         self.num_heads, self.num_kv_heads = heads, kv_heads
         qkv = qkv_linear(
             input_size or hidden_size,
@@ -60,8 +55,8 @@ class SelfAttention(Module):
         )
         add_part(self, spec.qkv_name, qkv)
         if spec.qk_norm is not None:
-            self.add_module(spec.q_norm_name, self._build_qk_norm(spec.qk_norm, heads))
-            self.add_module(spec.k_norm_name, self._build_qk_norm(spec.qk_norm, kv_heads))
+            self.add_module(spec.q_norm_name, self._build_qk_norm(spec.qk_norm, heads, spec.num_heads))
+            self.add_module(spec.k_norm_name, self._build_qk_norm(spec.qk_norm, kv_heads, spec.num_kv_heads))
         self._norm_heads = self._norm_of_heads()
         self._by_mindspore = not dispatch.current().sums_by_torch
         self.rotary_emb: RotaryEmbedding | None = None
@@ -162,11 +157,16 @@ class SelfAttention(Module):
         to_torch(qkv).clamp_(-bound, bound)
         return qkv
 
-    def _build_qk_norm(self, norm: NormSpec, heads: int) -> Norm:
+    def _build_qk_norm(self, norm: NormSpec, heads: int, of_all_ranks: int) -> Norm:
         size, weights = self.spec.head_size, self.spec.qk_norm_weights
+        parts = of_all_ranks // heads
+        copies = tensor_parallel_size() // parts
         if weights:
-            return HeadNorm(heads, size, norm.eps, listed=weights == "listed")
-        return build_norm(norm, heads * size if self.spec.qk_norm_spans_heads else size)
+            listed = weights == "listed"
+            return HeadNorm(heads, size, norm.eps, listed=listed, parts=parts, copies=copies)
+        if not self.spec.qk_norm_spans_heads:
+            return build_norm(norm, size)
+        return build_norm_of_ranks(norm, heads * size, parts, copies)
 
     def _norm_of_heads(self) -> Callable[[ms.Tensor], ms.Tensor] | None:
         """Return what norms queries and keys inside ``qkv``."""

@@ -69,15 +69,23 @@ def test_tensor_parallel(kernels: str, fields: dict[str, Any], checkpoint, own: 
 
 
 @pytest.mark.parametrize(
-    ("architecture", "ways"),
+    ("architecture", "fields", "ways"),
     [
-        ("DeepseekV3ForCausalLM", ("tensor", "pipeline")),
-        pytest.param(
-            "GPT2LMHeadModel", ("pipeline",), marks=pytest.mark.long
-        ),  # tied, with learned positions
+        ("DeepseekV3ForCausalLM", {}, ("tensor", "pipeline")),
+        # All queries are normed together, and all keys, which both ranks have.
+        ("Olmo2ForCausalLM", {"num_key_value_heads": 1}, ("tensor",)),
+        pytest.param("OlmoeForCausalLM", {}, ("tensor",), marks=pytest.mark.long),
+        pytest.param("MiniMaxM2ForCausalLM", {}, ("tensor",), marks=pytest.mark.long),
+        # Each head is normed by a weight of its own.
+        pytest.param("CohereForCausalLM", {"use_qk_norm": True}, ("tensor",), marks=pytest.mark.long),
+        pytest.param("StableLmForCausalLM", {"qk_layernorm": True}, ("tensor",), marks=pytest.mark.long),
+        # Tied, with learned positions.
+        pytest.param("GPT2LMHeadModel", {}, ("pipeline",), marks=pytest.mark.long),
     ],
 )
-def test_ranks_share_a_model_out(architecture: str, ways: tuple[str, ...], tmp_path: Path) -> None:
+def test_ranks_share_a_model_out(
+    architecture: str, fields: dict[str, Any], ways: tuple[str, ...], tmp_path: Path
+) -> None:
     """Two ranks give the answers of one.
 
     Each has a part of every expert and of a latent cache's heads, or a stage of the layers. A first step of vLLM's
@@ -85,7 +93,7 @@ def test_ranks_share_a_model_out(architecture: str, ways: tuple[str, ...], tmp_p
     """
     (record,) = (one for one in native.mszoo_model_adapters() if one.architecture == architecture)
     folder = tmp_path / "model"
-    corpus.write_config(dict(record.example_config), folder)
+    corpus.write_config(dict(record.example_config) | fields, folder)
     corpus.write_checkpoint(corpus.reference_of(folder), folder)
     give_routers_a_bias(folder)
     given = []
