@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import Any, ClassVar
+
+import torch
 
 from mszoo.layers.decoder.spec import NormSpec, PositionSpec
 from mszoo.layers.encoder import EncoderForPooling, EncoderSpec
+from mszoo.models import jina
 from mszoo.models.encoder_reader import EncoderReader
 
 #: What checkpoints carry beside: heads that predict words, what is computed, and a pooler that no head reads.
@@ -68,10 +72,8 @@ class RobertaModel(EncoderForPooling):
     def read_config(cls, config: Any, who: str) -> EncoderSpec:
         """Read a ``roberta`` or ``xlm-roberta`` config."""
         reader = EncoderReader(config, who)
-        # Jina's models go by these names, with code and tensors of their own; vLLM has them.
-        kind = getattr(config, "position_embedding_type", None)
-        if kind == "rotary":
-            reader.refuse("position_embedding_type", kind)
+        if jina.is_jinas(config):
+            reader.refuse("position_embedding_type", config.position_embedding_type)
         of_texts = {"name": "classifier.out_proj", "dense_name": "classifier.dense"}
         head = reader.head(**{} if reader.classifies_tokens else of_texts)
         first = reader.required("pad_token_id") + 1
@@ -87,7 +89,22 @@ class RobertaForTokenClassification(RobertaModel):
 
 
 class XLMRobertaModel(RobertaModel):
-    """XLM-R, which is RoBERTa with another vocabulary."""
+    """XLM-R, which is RoBERTa with another vocabulary; or Jina's encoder by its name."""
+
+    @classmethod
+    def read_config(cls, config: Any, who: str) -> EncoderSpec:
+        """Read an ``xlm-roberta`` config, or Jina's."""
+        return jina.jina_encoder(config, who) if jina.is_jinas(config) else super().read_config(config, who)
+
+    def checkpoint_name(self, name: str, expected: Collection[str]) -> str:
+        """See :meth:`mszoo.layers.model.Model.checkpoint_name`."""
+        return super().checkpoint_name(jina.name_of_weight(name), expected)
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+        """See :meth:`mszoo.layers.model.Model.load_weights`."""
+        return super().load_weights(
+            jina.merged(weights, self.config) if jina.is_jinas(self.config) else weights
+        )
 
 
 class XLMRobertaForSequenceClassification(RobertaModel):
