@@ -21,6 +21,10 @@ FUSED: Mapping[str, tuple[str, ...]] = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
     "gate_up_proj": ("gate_proj", "up_proj"),
 }
+#: The same of families without a gated MLP beside their experts.
+FUSED_QKV: Mapping[str, tuple[str, ...]] = {"qkv_proj": FUSED["qkv_proj"]}
+#: The same of families whose queries, keys and values of low rank come out of projections of their own.
+FUSED_GATE_UP: Mapping[str, tuple[str, ...]] = {"gate_up_proj": FUSED["gate_up_proj"]}
 #: The same, of families whose checkpoints have them fused too.
 FUSED_TOO: Mapping[str, tuple[str, ...]] = {"qkv_proj": ("qkv_proj",), "gate_up_proj": ("gate_up_proj",)}
 #: The same where gate and up are fused in the checkpoint too.

@@ -7,6 +7,7 @@ vLLM shards every expert over ranks and multiplies all of them in one kernel. Wh
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import torch
@@ -14,9 +15,11 @@ import torch
 from mszoo.kernels import dispatch
 from mszoo.kernels.exchange import to_mindspore, to_torch
 from mszoo.layers.methods import quant_config
+from mszoo.layers.model import lora_is_enabled, outside_the_tree
 from mszoo.layers.seam import (
     FusedMoEFactory,
     ReplicatedLinear,
+    RoutedExperts,
     cpu_backend,
     experts_context,
     get_current_vllm_config,
@@ -24,6 +27,7 @@ from mszoo.layers.seam import (
     init_logger,
     routed_experts_of,
     routing_function,
+    without_lora,
 )
 from mszoo.layers.weights import Expected, load_part_of_rank_along
 from mszoo.registry.errors import RefusalError
@@ -182,9 +186,12 @@ class Experts(torch.nn.Module):
             [experts, intermediate, hidden], gate and up taking turns; the biases' names have ``_bias`` behind.
 
     Raises:
-        RefusalError: vLLM has no kernel for the sizes or the activation, or for whole experts on ranks; on an NPU,
-            something is asked for that vllm-ascend has for its own models alone.
+        RefusalError: vLLM has no kernel for the sizes or the activation, or for whole experts on ranks; LoRA is
+            asked for, and its layer can't be kept from it; on an NPU, something is asked for that vllm-ascend has
+            for its own models alone.
     """
+
+    fused: Any
 
     def __init__(
         self,
@@ -229,25 +236,38 @@ class Experts(torch.nn.Module):
                 "--enable-expert-parallel: a worker with vLLM's kernel for experts on CPU dies of it",
                 "Serve without it: each rank then has a part of every expert",
             )
+        apart = on_cpu and lora_is_enabled()
+        if apart:
+            _refuse_beside_lora(vllm_config)
+        making: AbstractContextManager[None] = without_lora(vllm_config) if apart else nullcontext()
         try:
-            self.fused = FusedMoEFactory(
-                num_experts=self._experts,
-                top_k=router.top_k,
-                hidden_size=hidden_size,
-                intermediate_size=intermediate_size,
-                activation=_ACTIVATIONS[hidden_act],
-                custom_routing_function=routing_function(router.forward),
-                quant_config=quant_config() if on_cpu else None,  # vllm-ascend's has no other methods
-                prefix=prefix,
-                has_bias=bias,
-                dp_size=1,  # each has all experts: vLLM 0.32 has no exchange between them on CPU, and dies of it
-            )
+            with making:
+                fused = FusedMoEFactory(
+                    num_experts=self._experts,
+                    top_k=router.top_k,
+                    hidden_size=hidden_size,
+                    intermediate_size=intermediate_size,
+                    activation=_ACTIVATIONS[hidden_act],
+                    custom_routing_function=routing_function(router.forward),
+                    quant_config=quant_config() if on_cpu else None,  # vllm-ascend's has no other methods
+                    prefix=prefix,
+                    has_bias=bias,
+                    # Each has all experts: vLLM 0.32 has no exchange between them on CPU, and dies of it.
+                    dp_size=1,
+                )
         except (NotImplementedError, ValueError) as error:
             raise RefusalError(
                 "config.json",
                 f"vLLM has no kernel for experts of {hidden_size} x {intermediate_size} ({error})",
                 "Serve the model with another implementation",
             ) from error
+        if apart:
+            # In place of a layer in the tree vLLM puts one with LoRA, which for experts is Triton's.
+            outside_the_tree(self, fused=fused)
+            self.routed_experts, self._weights = routed_experts_of(fused)[0], "routed_experts"
+        else:
+            self.fused = fused
+            self._weights = f"fused.{routed_experts_of(fused)[1]}".rstrip(".")
 
     def forward(self, x: ms.Tensor) -> ms.Tensor:
         """[T, hidden] -> the weighted sum of the chosen experts' outputs [T, hidden]."""
@@ -306,8 +326,7 @@ class Experts(torch.nn.Module):
     def checkpoint_tensors(self, name: str) -> dict[str, Expected]:
         """See :class:`mszoo.layers.weights.HasOwnTensors`."""
         hidden_size, intermediate_size = self._size
-        owner = routed_experts_of(self.fused)[1]
-        prefix = f"{name}.fused.{owner}." if owner else f"{name}.fused."
+        prefix = f"{name}.{self._weights}."
         w13, w2 = f"{prefix}w13_weight", f"{prefix}w2_weight"
         if self._stacked is not None:
             beside = name.rpartition(".")[0]
@@ -358,9 +377,31 @@ class Experts(torch.nn.Module):
         return Expected(parameter, None, shape, other_shape=(shape[0], shape[2], shape[1]), load=either)
 
 
+def _refuse_beside_lora(vllm_config: Any) -> None:
+    """Refuse what a layer of experts that vLLM's manager of adapters doesn't see can't be."""
+    if FusedMoEFactory is RoutedExperts:
+        raise RefusalError(
+            "--enable-lora",
+            "this vLLM keeps experts' weights in the layer that takes adapters, by Triton's kernels alone",
+            "Serve it with vLLM 0.30 or newer, or merge the adapter into the weights and serve these without",
+        )
+    if getattr(vllm_config.model_config, "enable_return_routed_experts", False):
+        raise RefusalError(
+            "--enable-return-routed-experts",
+            "with --enable-lora vLLM doesn't see the layers of experts whose choices it would return",
+            "Serve it without one of the two",
+        )
+
+
 def _refuse_on_device(vllm_config: Any) -> None:
     """Refuse what vllm-ascend's layer of experts has for its own models alone, or does to others'."""
     parallel, asked = vllm_config.parallel_config, vllm_config.additional_config or {}
+    if vllm_config.lora_config is not None and vllm_config.model_config.runner_type != "draft":
+        raise RefusalError(
+            "--enable-lora",
+            "it has experts, and nobody tried adapters beside vllm-ascend's layer of them",
+            "Merge the adapter into the weights, and serve these without",
+        )
     if parallel.enable_expert_parallel and parallel.tensor_parallel_size * parallel.data_parallel_size > 1:
         raise RefusalError(
             "--enable-expert-parallel",

@@ -6,6 +6,7 @@ versions of vLLM differ, the difference is asked here, by what the installed one
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -113,6 +114,7 @@ __all__ = [
     "routed_experts_of",
     "routing_function",
     "tensor_model_parallel_all_reduce",
+    "without_lora",
 ]
 
 
@@ -159,6 +161,20 @@ def experts_context(config: Any) -> Callable[[], AbstractContextManager[None]]:
     if FusedMoEFactory is RoutedExperts:
         return functools.partial(set_current_vllm_config, config)
     return nullcontext
+
+
+def without_lora(config: Any) -> AbstractContextManager[None]:
+    """Return the context in which vLLM makes the layer of experts that it makes where there are no adapters.
+
+    Where there are it takes the kernel that has LoRA, which is Triton's.
+
+    Args:
+        config: vLLM's, of the model that is being built.
+    """
+    plain = copy.copy(config)
+    plain.lora_config = None
+    context: AbstractContextManager[None] = set_current_vllm_config(plain)
+    return context
 
 
 def routing_function(route: Callable[..., Any]) -> Callable[..., Any]:

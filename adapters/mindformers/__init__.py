@@ -40,11 +40,12 @@ def mszoo_model_adapters() -> Iterable[ModelAdapter]:
 def _on_npu(on_cpu: ModelAdapter) -> ModelAdapter:
     """Return the record of a model on NPU.
 
-    Its own network has no part of vLLM's layers; with these in its cells it has adapters and ranks, but for a
-    latent cache, which mszoo's layers don't have there.
+    Its own network has no part of vLLM's layers; with these in its cells it has ranks, and adapters but for
+    experts; neither with a latent cache, which mszoo's layers don't have there.
     """
-    latent = on_cpu.architecture == _WITH_LATENT_CACHE
-    in_layers = frozenset() if latent else frozenset({Capability.LORA, Capability.TENSOR_PARALLEL})
+    latent, experts = on_cpu.architecture == _WITH_LATENT_CACHE, "Moe" in on_cpu.architecture
+    has = {Capability.LORA: not (latent or experts), Capability.TENSOR_PARALLEL: not latent}
+    in_layers = frozenset(capability for capability, so in has.items() if so)
     return replace(
         on_cpu,
         model=f"{_HERE}.on_npu:network",

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from mszoo.adapters.decoder import LATENT
+from mszoo.adapters.decoder import FUSED_GATE_UP, FUSED_QKV, LATENT
 from mszoo.adapters.native.record import decoder
 from mszoo.registry import Capability
 
-#: What models with experts don't inherit: vLLM's fused layer of them takes neither.
-_WITH_EXPERTS = frozenset({Capability.LORA, Capability.QUANTIZATION})
+#: What models with experts don't inherit: vLLM's fused layer of them has no such kernels on a CPU.
+_WITH_EXPERTS = frozenset({Capability.QUANTIZATION})
 _EXPERTS: dict[str, Any] = {"num_experts_per_tok": 3, "moe_intermediate_size": 32}
 #: Routing as DeepSeek-V3 has it.
 GROUPED: dict[str, Any] = {
@@ -66,6 +66,7 @@ RECORDS = (
     decoder(
         "DeepseekV2ForCausalLM",
         "deepseek",
+        FUSED_GATE_UP,
         lacks=_WITH_EXPERTS,
         model_type="deepseek_v2",
         topk_method="group_limited_greedy",
@@ -76,6 +77,7 @@ RECORDS = (
     decoder(
         "DeepseekV3ForCausalLM",
         "deepseek",
+        FUSED_GATE_UP,
         lacks=_WITH_EXPERTS,
         model_type="deepseek_v3",
         first_k_dense_replace=1,
@@ -118,6 +120,7 @@ RECORDS = (
     decoder(
         "FlexOlmoForCausalLM",
         "olmoe",
+        FUSED_QKV,
         lacks=_WITH_EXPERTS,
         model_type="flex_olmo",
         num_experts=8,
@@ -127,8 +130,9 @@ RECORDS = (
         decoder(
             "GptOssForCausalLM",
             "gpt_oss",
+            FUSED_QKV,
             dtypes=("float32", "bfloat16"),  # vLLM's attention takes sinks in no other
-            lacks=_WITH_EXPERTS,
+            lacks=_WITH_EXPERTS | {Capability.LORA},
             model_type="gpt_oss",
             num_local_experts=8,
             num_experts_per_tok=3,
@@ -150,6 +154,7 @@ RECORDS = (
     decoder(
         "Glm4MoeLiteForCausalLM",
         "glm_moe",
+        FUSED_GATE_UP,
         lacks=_WITH_EXPERTS,
         model_type="glm4_moe_lite",
         **{**GROUPED, **LATENT},
@@ -157,6 +162,7 @@ RECORDS = (
     decoder(
         "GraniteMoeForCausalLM",
         "granite_moe",
+        FUSED_QKV,
         lacks=_WITH_EXPERTS,
         model_type="granitemoe",
         **_GRANITE,
@@ -164,6 +170,7 @@ RECORDS = (
     decoder(
         "GraniteMoeSharedForCausalLM",
         "granite_moe",
+        {**FUSED_QKV, "input_linear": ("input_linear",)},
         lacks=_WITH_EXPERTS,
         model_type="granitemoeshared",
         shared_intermediate_size=64,
@@ -180,6 +187,7 @@ RECORDS = (
     decoder(
         "MiniMaxM2ForCausalLM",
         "minimax",
+        FUSED_QKV,
         lacks=_WITH_EXPERTS,
         model_type="minimax_m2",
         num_local_experts=8,
@@ -189,6 +197,7 @@ RECORDS = (
     decoder(
         "MixtralForCausalLM",
         "mixtral",
+        FUSED_QKV,
         lacks=_WITH_EXPERTS,
         model_type="mixtral",
         num_local_experts=8,
@@ -198,6 +207,7 @@ RECORDS = (
     decoder(
         "OlmoeForCausalLM",
         "olmoe",
+        FUSED_QKV,
         lacks=_WITH_EXPERTS,
         model_type="olmoe",
         num_experts=8,
@@ -208,6 +218,7 @@ RECORDS = (
     decoder(
         "PhiMoEForCausalLM",
         "phimoe",
+        FUSED_QKV,
         lacks=_WITH_EXPERTS,
         model_type="phimoe",
         num_local_experts=8,

@@ -77,6 +77,7 @@ _LATE = {
     "QKVParallelLinear": "vllm.model_executor.layers.linear",
     "IrOp": "vllm.ir.op",
     "HAS_TRITON": "vllm.triton_utils",
+    "is_moe_model": "vllm.lora.utils",
 }
 
 

@@ -11,7 +11,7 @@ from mszoo.kernels.exchange import to_mindspore, to_torch
 from mszoo.layers.decoder import path
 from mszoo.layers.decoder.compiled_parts import Parts
 from mszoo.layers.methods import CpuLinearMethod
-from mszoo.layers.seam import init_logger, routed_experts_of
+from mszoo.layers.seam import LinearBase, init_logger, routed_experts_of
 
 import mindspore as ms
 
@@ -70,17 +70,17 @@ class CompiledMixture:
         of_suites = sorted(ops & self._kernels.from_suites.keys())
         router, kernel = getattr(mixture.experts.fused, "router", None), mixture.experts.kernel()
         recorded = [getattr(router, name, None) for name in ("capture_fn", "eplb_state")]
-        packed = [getattr(part.quant_method, "handler", None) for part in (mixture.gate, *projections)]
+        methods = [getattr(part, "quant_method", None) for part in (mixture.gate, *projections)]
+        in_place = [type(part).__name__ for part in projections if not isinstance(part, LinearBase)]
         obstacles = {
             ", ".join(f"{op} is run by {self._kernels.ops[op].who}" for op in of_suites): bool(of_suites),
             f"scoring_func={spec.scoring_func}": spec.scoring_func not in _SCORING,
             "a gate of the shared experts": bool(spec.shared_gate_name),
             "another layer of experts, or ranks": kernel is None or getattr(kernel, "_use_zentorch", False),
+            f"a {', '.join(in_place[:1])} is in place": bool(in_place),
             "vLLM records who was chosen": recorded != [None, None],
-            "something else multiplies": any(
-                type(part.quant_method) is not CpuLinearMethod for part in (mixture.gate, *projections)
-            ),
-            "torch multiplies": None in packed,
+            "something else multiplies": any(type(method) is not CpuLinearMethod for method in methods),
+            "torch multiplies": any(getattr(method, "handler", None) is None for method in methods),
         }
         found = next((what for what, is_so in obstacles.items() if is_so), None)
         return found or compiled.missing() or vllm_ops.obstacle(vllm_ops.COMPILED_EXPERTS)

@@ -45,6 +45,9 @@ class LatentAttention(Module):
             shared out to the ranks.
     """
 
+    #: Projections that take no LoRA adapter.
+    without_lora: frozenset[str] = frozenset()
+
     def __init__(self, spec: LatentAttentionSpec, hidden_size: int, *, prefix: str) -> None:
         super().__init__()
         self.spec = spec
@@ -89,7 +92,8 @@ class LatentAttention(Module):
     def _attend_on_latent_cache(self, prefix: str) -> None:
         _refuse_without_attention_on_it()
         spec, vllm_config = self.spec, get_current_vllm_config()
-        # vLLM's attention layer multiplies by this one, and takes its weight apart.
+        # vLLM's attention layer multiplies by this one, and takes its weight apart: for all requests alike.
+        self.without_lora = frozenset({"kv_b_proj"})
         self.kv_b_proj = ColumnParallelLinear(
             self.rank,
             spec.num_heads * (self.nope + self.value),

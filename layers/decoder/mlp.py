@@ -9,9 +9,11 @@ from mszoo.layers.activation import Activation
 from mszoo.layers.decoder.compiled_mixture import CompiledMixture
 from mszoo.layers.decoder.projections import swapped_tensors, transposed_tensors
 from mszoo.layers.decoder.spec import MLPSpec, MoESpec
-from mszoo.layers.linear import WholeLinear, apply_linear, column_linear, gate_up_linear, row_linear
+from mszoo.layers.linear import apply_linear, column_linear, gate_up_linear, row_linear
+from mszoo.layers.methods import quant_config
 from mszoo.layers.model import Module, add_part, outside_the_tree
 from mszoo.layers.moe import Experts, TopKRouter
+from mszoo.layers.seam import ReplicatedLinear
 from mszoo.layers.weights import Expected
 
 import mindspore as ms
@@ -87,6 +89,9 @@ class MixtureOfExperts(Module):
         RefusalError: as :class:`mszoo.layers.Experts`.
     """
 
+    #: What takes no LoRA adapter: vLLM's layer of experts, on a CPU, and the router, which is called inside it.
+    without_lora = frozenset({"experts", "gate"})
+
     def __init__(self, spec: MoESpec, hidden_size: int, *, prefix: str, owns_input: bool = False) -> None:
         super().__init__()
         self.spec = spec
@@ -94,7 +99,14 @@ class MixtureOfExperts(Module):
             shared = MLP(spec.shared, hidden_size, prefix=f"{prefix}.{spec.shared.name}")
             self.add_module(spec.shared.name, shared)
         if spec.shared_gate_name:
-            gate = WholeLinear(hidden_size, 1, bias=False, prefix=f"{prefix}.{spec.shared_gate_name}")
+            gate = ReplicatedLinear(
+                hidden_size,
+                1,
+                bias=False,
+                quant_config=quant_config(),
+                prefix=f"{prefix}.{spec.shared_gate_name}",
+                return_bias=False,
+            )
             self.add_module(spec.shared_gate_name, gate)
         self.gate = TopKRouter(
             hidden_size,
@@ -137,7 +149,8 @@ class MixtureOfExperts(Module):
         if self.unrouted is not None:
             beside = to_torch(self.unrouted(x))
             if self.spec.shared_gate_name:
-                beside = beside * to_torch(self._modules[self.spec.shared_gate_name](x)).sigmoid()
+                gate = self.get_submodule(self.spec.shared_gate_name)
+                beside = beside * to_torch(apply_linear(gate, x)).sigmoid()
             to_torch(output).add_(beside)
         return output
 

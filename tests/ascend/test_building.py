@@ -115,6 +115,12 @@ JOBS: dict[str, tuple[str, str, dict[str, Any], str | None]] = {
         "LoRA on several ranks: this vLLM and vllm-ascend's kernels differ in the rank of what they exchange, "
         "and answers would be wrong. Serve it with --fully-sharded-loras",
     ),
+    "experts-lora": (
+        "mixtral",
+        MIXTRAL,
+        {"enable_lora": True},
+        "--enable-lora: it has experts, and nobody tried adapters beside vllm-ascend's layer of them. Merge the",
+    ),
     "no-memory": (
         "llama",
         NATIVE,

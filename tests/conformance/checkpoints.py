@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,8 +147,17 @@ def projections(checkpoint: Checkpoint) -> list[str]:
     return [name for name in linear if re.search(r"\.\d+\.", name)]
 
 
-def write_lora(checkpoint: Checkpoint, folder: Path, rank: int = 8) -> dict[str, Any]:
-    """Write a random LoRA adapter on all projections, in PEFT's format; return the weights merged with it."""
+def write_lora(
+    checkpoint: Checkpoint, folder: Path, rank: int = 8, leave_out: Collection[str] = ()
+) -> dict[str, Any]:
+    """Write a random LoRA adapter on all projections, in PEFT's format; return the weights merged with it.
+
+    Args:
+        checkpoint: of the model.
+        folder: where to.
+        rank: of the adapter.
+        leave_out: projections that get none, by name.
+    """
     import torch
 
     from safetensors.torch import save_file
@@ -156,7 +165,8 @@ def write_lora(checkpoint: Checkpoint, folder: Path, rank: int = 8) -> dict[str,
     generator = torch.Generator().manual_seed(1)
     tensors: dict[str, torch.Tensor] = {}
     merged = dict(checkpoint.weights)
-    for name in projections(checkpoint):
+    adapted = [name for name in projections(checkpoint) if name not in leave_out]
+    for name in adapted:
         weight = checkpoint.weights[f"{name}.weight"]
         a = torch.randn(rank, weight.shape[1], generator=generator) * 0.1
         b = torch.randn(weight.shape[0], rank, generator=generator) * 0.1
@@ -164,7 +174,7 @@ def write_lora(checkpoint: Checkpoint, folder: Path, rank: int = 8) -> dict[str,
         merged[f"{name}.weight"] = weight + 2.0 * b @ a  # lora_alpha / r is 2
     folder.mkdir()
     save_file(tensors, folder / "adapter_model.safetensors")
-    modules = sorted({name.rpartition(".")[2] for name in projections(checkpoint)})
+    modules = sorted({name.rpartition(".")[2] for name in adapted})
     config = {
         "peft_type": "LORA",
         "r": rank,

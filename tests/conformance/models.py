@@ -441,9 +441,9 @@ class ModelConformance(ArchitectureConformance):
         _needs(candidate, Capability.LORA)
         from mszoo.conformance.seam import LoRARequest
 
-        merged = write_lora(checkpoint, tmp_path / "lora")
         options = {"enable_lora": True, "max_lora_rank": 8, "max_loras": 1}
         llm = engines.get(checkpoint.folder, **options, **RAW)
+        merged = write_lora(checkpoint, tmp_path / "lora", leave_out=_without_lora(model_of(llm)))
         request = LoRARequest("lora", 1, str(tmp_path / "lora"))
         answers = generate(llm, self.prompts(checkpoint), GENERATED, logits=True, lora=request)
         wider = {"float32": 10, "float16": 2}[widest_dtype()]  # what the adapter adds is rounded on its own
@@ -517,6 +517,16 @@ def _needs_of_vllm(llm: Any, feature: str) -> None:
         pytest.skip(f"vLLM turned {feature} off for this model on this device")
 
 
+def _without_lora(model: Any) -> frozenset[str]:
+    """Return the checkpoint's names of the projections that no adapter reaches."""
+    marked = [(name, getattr(module, "without_lora", ())) for name, module in model.named_modules()]
+    parts = tuple(f"{name}.{leaf}." for name, leaves in marked for leaf in leaves)
+    expected = model.network.expected_tensors().items()
+    return frozenset(
+        name.removesuffix(".weight") for name, entry in expected if entry.parameter.startswith(parts)
+    )
+
+
 def _missing_for(adapter: Any, network: Any) -> list[str]:
     """Return what the declared capabilities need and the network hasn't."""
     from mszoo.adapters.vllm.models.claims import unmet
@@ -535,9 +545,9 @@ def _missing_for(adapter: Any, network: Any) -> list[str]:
     leaves = {name.rpartition(".")[2] for name in modules}
     homes: tuple[type, ...] = (LinearBase, VocabParallelEmbedding)
     problems = []
-    if declared == {Capability.TENSOR_PARALLEL}:
+    if Capability.QUANTIZATION not in declared:
         homes = (*homes, RoutedExperts, AttentionLayerBase)
-    else:  # vLLM reads it for LoRA and quantized checkpoints
+    if declared != {Capability.TENSOR_PARALLEL}:  # vLLM reads it for LoRA and quantized checkpoints
         problems = [
             f"packed_modules_mapping names {fused}, which is no layer of the model"
             for fused in adapter.packed_modules_mapping

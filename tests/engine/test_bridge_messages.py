@@ -15,7 +15,7 @@ from transformers import LlamaConfig
 from mszoo.adapters.vllm import install, stages
 from mszoo.adapters.vllm.layers import install as layers
 from mszoo.adapters.vllm.log import log
-from mszoo.adapters.vllm.models import choice, claims, classes, features, multimodal, wrapper
+from mszoo.adapters.vllm.models import choice, claims, classes, features, lacking, multimodal, wrapper
 from mszoo.adapters.vllm.models import names as model_names
 from mszoo.adapters.vllm.models.install import register_models
 from mszoo.adapters.vllm.ops import install as ops
@@ -301,3 +301,16 @@ def test_what_a_candidate_did_to_the_process_is_told_once(monkeypatch: Any, tmp_
         "mszoo: one.A of dist 1: changed the working directory, which was undone, when its model was built. "
         "Remove the os.chdir()."
     ]
+
+
+def test_lora_on_experts_that_vllm_sees() -> None:
+    """Of its own models, and of a plugin's that are made of its layer."""
+    model = SimpleNamespace(get_num_experts=lambda: 4)
+    asked = SimpleNamespace(lora_config=SimpleNamespace(), model_config=model)
+    why = "it has experts, and vLLM computes LoRA on these by Triton's kernels alone, which a CPU lacks"
+    with pytest.raises(RefusalError, match=f"AcmeForCausalLM: {why}. Merge the adapter into the weights"):
+        lacking.check_lora_on_experts("AcmeForCausalLM", asked, "cpu")
+    lacking.check_lora_on_experts("AcmeForCausalLM", asked, "npu")  # vllm-ascend's own
+    lacking.check_lora_on_experts(
+        "AcmeForCausalLM", SimpleNamespace(lora_config=None, model_config=model), "cpu"
+    )

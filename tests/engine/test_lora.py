@@ -13,6 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from mszoo.conformance.checkpoints import write_tokenizer
+from mszoo.layers.decoder.mlp import MixtureOfExperts
 from mszoo.registry.errors import RefusalError
 
 from .answers import run_all
@@ -222,13 +223,114 @@ def test_an_adapter_of_the_network_alone(checkpoint: Callable[..., Path], tmp_pa
     assert torch.tensor(given[0].outputs.embedding).sub(expected).abs().max() <= TOLERANCE
 
 
-def test_models_with_experts_refuse_adapters(tmp_path: Path) -> None:
-    """vLLM alone starts, and its engine dies in the first step."""
-    from .test_quantization import make_experts
+ATTENTION = LINEAR[:4]
+#: What of a model with experts takes adapters, by kind: beside attention, MLPs that all tokens pass.
+WITH_EXPERTS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
+    "mixtral": (
+        "mixtral",
+        {"num_local_experts": 4, "num_experts_per_tok": 2},
+        ATTENTION,
+    ),
+    "qwen2-moe": (
+        "qwen2_moe",
+        {
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "shared_expert_intermediate_size": 96,
+            "mlp_only_layers": [0],
+        },
+        (*LINEAR, "shared_expert_gate"),
+    ),
+    "deepseek-v3": (
+        "deepseek_v3",
+        {
+            "n_routed_experts": 4,
+            "n_group": 2,
+            "topk_group": 1,
+            "n_shared_experts": 1,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "first_k_dense_replace": 1,
+            "num_key_value_heads": 4,
+            "head_dim": 64,
+            "q_lora_rank": 48,
+            "kv_lora_rank": 512,
+            "qk_nope_head_dim": 64,
+            "qk_rope_head_dim": 64,
+            "v_head_dim": 64,
+        },
+        ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", *LINEAR[3:]),
+    ),
+}
 
-    why = "it has experts, and vLLM computes LoRA on these by Triton's kernels alone, which a CPU lacks"
-    with (
-        pytest.raises(RefusalError, match=why),
-        running_engine(make_experts(tmp_path / "model"), enable_lora=True),
-    ):
-        pass
+
+def mixtures_that_run_compiled(model: Any) -> list[bool]:
+    """Return of each mixture of experts whether it runs as one call."""
+    return [module.compiled.runs for module in model.modules() if isinstance(module, MixtureOfExperts)]
+
+
+def without(adapter: Path, part: str) -> Path:
+    """Take the tensors out of an adapter whose names have a part."""
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if part not in name}
+    save_file(kept, adapter / "adapter_model.safetensors")
+    return adapter
+
+
+def with_another(adapter: Path, folder: Path, module: str) -> Path:
+    """Write an adapter again, with tensors for one more module."""
+    shutil.copytree(adapter, folder)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    for side in ("A", "B"):
+        tensors[f"base_model.model.{module}.lora_{side}.weight"] = torch.ones(4, 4)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "kind", ["mixtral", *(pytest.param(kind, marks=pytest.mark.long) for kind in list(WITH_EXPERTS)[1:])]
+)
+def test_models_with_experts_take_adapters_beside_them(
+    kind: str, checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Attention and what all tokens pass; one for experts, a router or a latent cache's values is refused by name.
+
+    vLLM's own model starts, and its engine dies in the first step.
+    """
+    model_type, fields, modules = WITH_EXPERTS[kind]
+    model = checkpoint(model_type, **fields)
+    adapter = without(make_whole_lora(model, tmp_path / "good", modules, rank=4, size=0.1), ".experts.")
+    of_experts = with_another(adapter, tmp_path / "of_experts", "model.layers.1.mlp.experts.0.gate_proj")
+    unreached = "self_attn.kv_b_proj" if kind == "deepseek-v3" else "mlp.gate"
+    of_another = with_another(adapter, tmp_path / "of_another", f"model.layers.1.{unreached}")
+    options = {"enable_lora": True, "max_lora_rank": 8, "max_loras": 2, "enforce_eager": False, **RAW_LOGITS}
+    with running_engine(model, **options) as llm:
+        with pytest.raises(ValueError, match=r"of_experts.*mlp\.experts\.0\.gate_proj"):
+            load(llm, of_experts, 8)
+        why = rf"'of_another' .*model\.layers\.1\.{unreached}, and this model has no such module"
+        with pytest.raises(RefusalError, match=why):
+            load(llm, of_another, 9)
+        assert worst_of(PROMPTS, answers(llm, adapter), reference_of(model, adapter)) <= TOLERANCE
+        assert worst_of(PROMPTS, answers(llm, None), reference_of(model, None)) <= TOLERANCE
+        assert llm.llm_engine.list_loras() == {1}
+        (compiled,) = llm.apply_model(mixtures_that_run_compiled)
+        assert compiled == [kind == "mixtral"] * len(compiled)  # without an adapter's part inside
+        (architecture,) = llm.model_config.hf_config.architectures
+        assert assert_mindspore(llm, f"native.{architecture}", "cpu") > 0
+
+
+@pytest.mark.long
+def test_experts_on_two_ranks(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    """Each rank has a part of every expert, and of the adapter's matrices: the merged weights' greedy tokens."""
+    model_type, fields, modules = WITH_EXPERTS["qwen2-moe"]
+    model = checkpoint(model_type, **fields)
+    adapter = without(make_whole_lora(model, tmp_path / "lora", modules, rank=4, size=0.1), ".experts.")
+    options = {"enable_lora": True, "max_lora_rank": 8, "max_loras": 2, "tensor_parallel_size": 2}
+    (_, prompt, _), lora = PROMPTS, [str(adapter)]
+    job = {"model": str(model), "prompts": [prompt], "options": options, "lora": lora}
+    found = run_all({"": job}, tmp_path / "found.json", VLLM_CPU_OMP_THREADS_BIND="0|1")[""]
+    assert [worker["adapter"] for worker in found["workers"]] == ["native.Qwen2MoeForCausalLM"] * 2
+    greedy = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
+    tokens = reference_of(model, adapter).generate(torch.tensor([prompt]), **greedy)
+    assert found["answers"] == [tokens[0, len(prompt) :].tolist()]

@@ -6,6 +6,7 @@ draft of the same weights.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -244,3 +245,31 @@ def test_rejected_tokens_are_not_stored(monkeypatch: pytest.MonkeyPatch) -> None
     step.store(step.Step(context), cache, torch.tensor([1, -1, 5, -1]), pairs)
     keys = step.pages(cache)[:, 0, 0, :, 0]
     assert keys.tolist() == [[0, 1, 0, 0], [0, 3, 0, 0]]
+
+
+WITHOUT_ARCTIC = importlib.util.find_spec("arctic_inference") is None
+
+
+@pytest.mark.skipif(WITHOUT_ARCTIC, reason="arctic-inference is not installed: pip builds it from its sdist")
+def test_suffixes(llama: Path, tmp_path: Path) -> None:
+    """Tokens that a tree of suffixes of prompt and answer proposes."""
+    changed = {"prompts": [[5, 17, 99, 201] * 4, *PROMPTS], "max_tokens": 24}
+    jobs = {"plain": _job(llama) | changed, "suffix": _job(llama, "suffix", count=8) | changed}
+    found = run_all(jobs, tmp_path / "found.json", **IN_ONE_PROCESS)
+    plain, suffix = found["plain"], found["suffix"]
+    assert suffix["answers"] == plain["answers"]
+    assert suffix["metrics"]["vllm:spec_decode_num_accepted_tokens"] > 0
+    (before,), (after,) = plain["workers"], suffix["workers"]
+    assert before["adapter"] == after["adapter"] == "native.LlamaForCausalLM"
+    assert after["forwards"] < before["forwards"]
+
+
+@pytest.mark.skipif(not WITHOUT_ARCTIC, reason="arctic-inference is installed")
+def test_suffixes_need_a_package(llama: Path) -> None:
+    """VLLM says so before anything is built."""
+    why = "Arctic Inference is required for suffix decoding"
+    with (
+        pytest.raises(ImportError, match=why),
+        running_engine(llama, speculative_config={"method": "suffix"}),
+    ):
+        pass

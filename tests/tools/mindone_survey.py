@@ -53,6 +53,7 @@ _OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     "SmolLM3ForCausalLM": {"num_hidden_layers": 4},
     "Glm4MoeForCausalLM": {"n_group": 1, "topk_group": 1, "first_k_dense_replace": 1},
     "Dots1ForCausalLM": {"n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "n_shared_experts": 1},
+    "Qwen3MoeForCausalLM": {"decoder_sparse_step": 2},
     "Ernie4_5_MoeForCausalLM": {"moe_num_experts": 4, "moe_k": 2, "moe_layer_start_index": 1},
     "DistilBertModel": {"dim": 128, "hidden_dim": 128, "n_heads": 4, "n_layers": 2},
     "ElectraModel": {"embedding_size": 64},

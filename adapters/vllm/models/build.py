@@ -164,6 +164,7 @@ def _build(
     # Imported here: half of vLLM comes with them, and registration runs in every process.
     from mszoo.adapters.vllm.models import claims, pooling
     from mszoo.adapters.vllm.models.cells import replacements
+    from mszoo.adapters.vllm.seam import is_moe_model
     from mszoo.layers import cells
 
     in_cells = replacements(catalog, candidate.suite.name, dtype)
@@ -176,6 +177,8 @@ def _build(
         network.drop_output_projection()
         network.set_aside += ("score.weight", "score.bias")  # of the head that vLLM adds, for classes
     claims.check(candidate, network, vllm_config)
+    if vllm_config.lora_config is not None and is_moe_model(network):  # mszoo's experts keep out of its sight
+        lacking.check_lora_on_experts(candidate.qualified_name, vllm_config, catalog.device)
     pooling.check(candidate, network, vllm_config)
     head = pooling.head_for_classes(vllm_config.model_config)
     return Built(network, candidate, kernels, checkpoint.check(network, head))

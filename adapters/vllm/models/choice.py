@@ -82,6 +82,7 @@ def _without_us(
     own = None if decision.pinned else own_class(vllm_config)
     if own is not None:
         lacking.check(architecture, vllm_config, catalog.device)
+        lacking.check_lora_on_experts(architecture, vllm_config, catalog.device)
         return own, None
     if len(refusals) == 1:
         return None, refusals[0]

@@ -28,19 +28,14 @@ def check(who: str, vllm_config: Any, device: str) -> None:
         device: mszoo's name of it.
 
     Raises:
-        RefusalError: LoRA was asked for, and the model has experts; or the weights are fp8, and these are experts,
-            or have one scale for a tensor; or it is float32 on a processor with AMX, and the weights are W8A8 or
-            the cache is latent. On an NPU: LoRA is to run on several ranks that don't share out its own rank.
+        RefusalError: the weights are fp8, and these are experts, or have one scale for a tensor; or it is float32
+            on a processor with AMX, and the weights are W8A8 or the cache is latent. On an NPU: LoRA is to run on
+            several ranks that don't share out its own rank.
     """
     if device == "npu":
         _check_lora_on_ranks(who, vllm_config)
     if device != "cpu":
         return
-    from mszoo.adapters.vllm.seam import HAS_TRITON
-
-    if vllm_config.lora_config is not None and _experts(vllm_config.model_config) and not HAS_TRITON:
-        what = "it has experts, and vLLM computes LoRA on these by Triton's kernels alone, which a CPU lacks"
-        raise RefusalError(who, what, _WITHOUT)
     if _is_fp8(vllm_config.quant_config) and _experts(vllm_config.model_config) and not _has_amx():
         what = (
             "experts' weights are fp8, for which vLLM's CPU backend has kernels on processors with AMX alone"
@@ -51,6 +46,24 @@ def check(who: str, vllm_config: Any, device: str) -> None:
         raise RefusalError(who, what, TAKEN)
     if vllm_config.model_config.dtype == torch.float32 and _has_amx():
         _check_float32_on_amx(who, vllm_config)
+
+
+def check_lora_on_experts(who: str, vllm_config: Any, device: str) -> None:
+    """Refuse adapters for a model with vLLM's layer of experts, which takes them, in its tree.
+
+    Args:
+        who, vllm_config, device: as of :func:`check`.
+
+    Raises:
+        RefusalError: LoRA was asked for, and the model has experts.
+    """
+    from mszoo.adapters.vllm.seam import HAS_TRITON
+
+    if device != "cpu" or HAS_TRITON:
+        return
+    if vllm_config.lora_config is not None and _experts(vllm_config.model_config):
+        what = "it has experts, and vLLM computes LoRA on these by Triton's kernels alone, which a CPU lacks"
+        raise RefusalError(who, what, _WITHOUT)
 
 
 def _check_lora_on_ranks(who: str, vllm_config: Any) -> None:

@@ -78,7 +78,15 @@ class Gate(BaseLayerWithLoRA):  # type: ignore[misc]
 
 
 def guard(manager: Any, model: torch.nn.Module) -> None:
-    """Let vLLM's manager of LoRA adapters ask :class:`Gate` before its first layer."""
+    """Let vLLM's manager of LoRA adapters ask :class:`Gate` before its first layer.
+
+    Layers that mszoo's parts name in ``without_lora`` are given back: who computes with them would add no adapter.
+    """
+    for owner, module in list(model.named_modules()):
+        for leaf in getattr(module, "without_lora", ()):
+            layer = manager.modules.pop(f"{owner}.{leaf}", None)
+            if layer is not None:
+                module.add_module(leaf, layer.base_layer)
     name, layer = next(iter(manager.modules.items()))
     manager.register_module(name, Gate(layer, manager, model))
 
