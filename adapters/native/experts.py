@@ -9,8 +9,10 @@ from mszoo.adapters.decoder import LATENT
 from mszoo.adapters.native.record import decoder
 from mszoo.registry import Capability
 
-#: What models with experts don't inherit: vLLM's fused layer of them takes neither.
-_WITH_EXPERTS = frozenset({Capability.LORA, Capability.QUANTIZATION})
+#: What models with experts don't inherit: vLLM's fused layer of them takes none on CPU.
+_WITH_EXPERTS = frozenset({Capability.LORA})
+#: The same of those with a latent cache, whose quantized projections vLLM's attention takes apart.
+_LATENT_WITH_EXPERTS = _WITH_EXPERTS | {Capability.QUANTIZATION}
 _EXPERTS: dict[str, Any] = {"num_experts_per_tok": 3, "moe_intermediate_size": 32}
 #: Routing as DeepSeek-V3 has it.
 GROUPED: dict[str, Any] = {
@@ -66,7 +68,7 @@ RECORDS = (
     decoder(
         "DeepseekV2ForCausalLM",
         "deepseek",
-        lacks=_WITH_EXPERTS,
+        lacks=_LATENT_WITH_EXPERTS,
         model_type="deepseek_v2",
         topk_method="group_limited_greedy",
         first_k_dense_replace=1,
@@ -76,7 +78,7 @@ RECORDS = (
     decoder(
         "DeepseekV3ForCausalLM",
         "deepseek",
-        lacks=_WITH_EXPERTS,
+        lacks=_LATENT_WITH_EXPERTS,
         model_type="deepseek_v3",
         first_k_dense_replace=1,
         rope_parameters=_YARN,
@@ -150,7 +152,7 @@ RECORDS = (
     decoder(
         "Glm4MoeLiteForCausalLM",
         "glm_moe",
-        lacks=_WITH_EXPERTS,
+        lacks=_LATENT_WITH_EXPERTS,
         model_type="glm4_moe_lite",
         **{**GROUPED, **LATENT},
     ),
