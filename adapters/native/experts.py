@@ -11,8 +11,8 @@ from mszoo.registry import Capability
 
 #: What models with experts don't inherit: vLLM's fused layer of them takes none on CPU.
 _WITH_EXPERTS = frozenset({Capability.LORA})
-#: The same of those with a latent cache, whose quantized projections vLLM's attention takes apart.
-_LATENT_WITH_EXPERTS = _WITH_EXPERTS | {Capability.QUANTIZATION}
+#: The same of those whose checkpoints were not tried quantized, or are too far off then (latent caches, Phi-MoE).
+_PLAIN_WITH_EXPERTS = _WITH_EXPERTS | {Capability.QUANTIZATION}
 _EXPERTS: dict[str, Any] = {"num_experts_per_tok": 3, "moe_intermediate_size": 32}
 #: Routing as DeepSeek-V3 has it.
 GROUPED: dict[str, Any] = {
@@ -68,7 +68,7 @@ RECORDS = (
     decoder(
         "DeepseekV2ForCausalLM",
         "deepseek",
-        lacks=_LATENT_WITH_EXPERTS,
+        lacks=_PLAIN_WITH_EXPERTS,
         model_type="deepseek_v2",
         topk_method="group_limited_greedy",
         first_k_dense_replace=1,
@@ -78,7 +78,7 @@ RECORDS = (
     decoder(
         "DeepseekV3ForCausalLM",
         "deepseek",
-        lacks=_LATENT_WITH_EXPERTS,
+        lacks=_PLAIN_WITH_EXPERTS,
         model_type="deepseek_v3",
         first_k_dense_replace=1,
         rope_parameters=_YARN,
@@ -87,7 +87,7 @@ RECORDS = (
     decoder(
         "Dots1ForCausalLM",
         "dots1",
-        lacks=_WITH_EXPERTS,
+        lacks=_PLAIN_WITH_EXPERTS,
         model_type="dots1",
         first_k_dense_replace=1,
         sliding_window=16,
@@ -107,7 +107,7 @@ RECORDS = (
     decoder(
         "ExaoneMoeForCausalLM",
         "exaone_moe",
-        lacks=_WITH_EXPERTS,
+        lacks=_PLAIN_WITH_EXPERTS,
         model_type="exaone_moe",
         num_experts=8,
         num_shared_experts=1,
@@ -120,7 +120,7 @@ RECORDS = (
     decoder(
         "FlexOlmoForCausalLM",
         "olmoe",
-        lacks=_WITH_EXPERTS,
+        lacks=_PLAIN_WITH_EXPERTS,
         model_type="flex_olmo",
         num_experts=8,
         num_experts_per_tok=3,
@@ -143,7 +143,7 @@ RECORDS = (
     decoder(
         "Glm4MoeForCausalLM",
         "glm_moe",
-        lacks=_WITH_EXPERTS,
+        lacks=_PLAIN_WITH_EXPERTS,
         model_type="glm4_moe",
         attention_bias=True,
         use_qk_norm=True,
@@ -152,14 +152,14 @@ RECORDS = (
     decoder(
         "Glm4MoeLiteForCausalLM",
         "glm_moe",
-        lacks=_LATENT_WITH_EXPERTS,
+        lacks=_PLAIN_WITH_EXPERTS,
         model_type="glm4_moe_lite",
         **{**GROUPED, **LATENT},
     ),
     decoder(
         "GraniteMoeForCausalLM",
         "granite_moe",
-        lacks=_WITH_EXPERTS,
+        lacks=_PLAIN_WITH_EXPERTS,
         model_type="granitemoe",
         **_GRANITE,
     ),
@@ -182,7 +182,7 @@ RECORDS = (
     decoder(
         "MiniMaxM2ForCausalLM",
         "minimax",
-        lacks=_WITH_EXPERTS,
+        lacks=_PLAIN_WITH_EXPERTS,
         model_type="minimax_m2",
         num_local_experts=8,
         num_experts_per_tok=3,
@@ -210,7 +210,7 @@ RECORDS = (
     decoder(
         "PhiMoEForCausalLM",
         "phimoe",
-        lacks=_WITH_EXPERTS,
+        lacks=_PLAIN_WITH_EXPERTS,
         model_type="phimoe",
         num_local_experts=8,
         num_experts_per_tok=2,
@@ -242,7 +242,7 @@ RECORDS = (
     decoder(
         "SolarOpenForCausalLM",
         "solar_open",
-        lacks=_WITH_EXPERTS,
+        lacks=_PLAIN_WITH_EXPERTS,
         model_type="solar_open",
         attention_bias=True,
         **GROUPED,
