@@ -20,11 +20,14 @@ from mszoo.layers.seam import (
     FusedMoEFactory,
     ReplicatedLinear,
     RoutedExperts,
+    UnquantizedFusedMoEMethod,
+    UnquantizedLinearMethod,
     cpu_backend,
     experts_context,
     get_current_vllm_config,
     get_tensor_model_parallel_rank,
     init_logger,
+    names_of_experts,
     routed_experts_of,
     routing_function,
     without_lora,
@@ -48,6 +51,17 @@ _ACTIVATIONS = {
 Load: TypeAlias = Callable[[torch.nn.Parameter, torch.Tensor], None]
 #: Phi-MoE's way to choose experts, which are two there.
 _SPARSEMIXER = "sparsemixer"
+#: What a projection has in each format: weights, in quantized checkpoints with scales, and zero points in some.
+_STORED = (
+    "weight",
+    "weight_packed",
+    "weight_scale",
+    "weight_scale_inv",
+    "weight_zero_point",
+    "qweight",
+    "scales",
+    "qzeros",
+)
 #: Of ``--additional-config``: what vllm-ascend has for models whose layers are all its own.
 _OF_OWN_MODELS = ("enable_flashcomm1", "eplb_config", "mix_placement", "multistream_overlap_gate")
 
@@ -70,7 +84,10 @@ class TopKRouter(ReplicatedLinear):
         num_expert_group, topk_group: a token's experts are of the ``topk_group`` best groups: with a bias those
             whose two best experts are the best (DeepSeek-V3), else whose best one is (DeepSeek-V2).
         bias: whether logits have one (gpt-oss).
-        prefix: its name.
+        prefix: its name in the checkpoint, by which a quantized one says that it isn't.
+
+    Raises:
+        RefusalError: the function isn't known, or the checkpoint has the router quantized.
     """
 
     def __init__(
@@ -105,6 +122,12 @@ class TopKRouter(ReplicatedLinear):
             prefix=prefix,
             return_bias=False,
         )
+        if not isinstance(self.quant_method, UnquantizedLinearMethod):
+            raise RefusalError(
+                "mszoo.layers",
+                f"takes no router with {self.quant_config.get_name()} weights ({prefix})",
+                "Quantize the model without its routers",
+            )
         self.e_score_correction_bias: torch.nn.Parameter | None = None
         if correction_bias:
             zeros = torch.zeros(num_experts, dtype=torch.float32)
@@ -251,11 +274,12 @@ class Experts(torch.nn.Module):
                     custom_routing_function=routing_function(router.forward),
                     quant_config=quant_config() if on_cpu else None,  # vllm-ascend's has no other methods
                     prefix=prefix,
+                    **names_of_experts(names),
                     has_bias=bias,
                     # Each has all experts: vLLM 0.32 has no exchange between them on CPU, and dies of it.
                     dp_size=1,
                 )
-        except (NotImplementedError, ValueError) as error:
+        except (NotImplementedError, RuntimeError, ValueError) as error:
             raise RefusalError(
                 "config.json",
                 f"vLLM has no kernel for experts of {hidden_size} x {intermediate_size} ({error})",
@@ -268,6 +292,7 @@ class Experts(torch.nn.Module):
         else:
             self.fused = fused
             self._weights = f"fused.{routed_experts_of(fused)[1]}".rstrip(".")
+        self._check_quantized()
 
     def forward(self, x: ms.Tensor) -> ms.Tensor:
         """[T, hidden] -> the weighted sum of the chosen experts' outputs [T, hidden]."""
@@ -300,6 +325,25 @@ class Experts(torch.nn.Module):
             apply_router_weight_on_input=False,
         )
         return to_mindspore(output)
+
+    def _check_quantized(self) -> None:
+        """Refuse quantized experts that vLLM has no kernel for, or that the checkpoint has in one tensor."""
+        method = routed_experts_of(self.fused)[0].quant_method
+        if cpu_backend() is None or isinstance(method, UnquantizedFusedMoEMethod):
+            return  # on another device none are quantized
+        # Of some formats vLLM finds that out when the weights are there.
+        if getattr(method, "experts_cls", method) is None:
+            raise RefusalError(
+                "config.json",
+                f"vLLM has no kernel for its experts' weights on this processor ({type(method).__name__})",
+                "Serve a checkpoint whose experts aren't quantized",
+            )
+        if self._stacked is not None:
+            raise RefusalError(
+                "mszoo.layers",
+                "takes quantized experts one by one, and this checkpoint has all of a layer in one tensor",
+                "Serve the model with another implementation",
+            )
 
     @property
     def hidden_size(self) -> int:
@@ -341,12 +385,19 @@ class Experts(torch.nn.Module):
             }
         shapes = ((intermediate_size, hidden_size),) * 2 + ((hidden_size, intermediate_size),)
         return {
-            f"{name}.{index}.{projection}.weight": Expected(
-                parameter, None, shape, load=_loader(shard, index)
+            f"{name}.{index}.{projection}.{leaf.removeprefix(part)}": Expected(
+                f"{prefix}{leaf}",
+                None,
+                shape if leaf == f"{part}weight" and parameter.is_floating_point() else None,
+                required=leaf.removeprefix(part) in _STORED,
+                load=_loader(shard, index, leaf),
             )
-            for projection, parameter, shape, shard in zip(
-                self._names, (w13, w13, w2), shapes, ("w1", "w3", "w2"), strict=True
+            for projection, part, shape, shard in zip(
+                self._names, ("w13_", "w13_", "w2_"), shapes, ("w1", "w3", "w2"), strict=True
             )
+            # A quantized checkpoint has scales beside the weights, and maybe zero points.
+            for leaf, parameter in routed_experts_of(self.fused)[0].named_parameters(recurse=False)
+            if leaf.startswith(part)
             for index in range(self._experts)
         }
 
@@ -433,11 +484,11 @@ def _sigmoid(logits: torch.Tensor, _: int) -> torch.Tensor:
     return logits.sigmoid()
 
 
-def _loader(shard: str, expert: int) -> Load:
-    """Return what loads one projection of one expert; vLLM tells kinds of tensors by their names."""
+def _loader(shard: str, expert: int, name: str = "weight") -> Load:
+    """Return what loads one tensor of one expert's projection; vLLM tells kinds of tensors by their names."""
 
     def load(parameter: torch.nn.Parameter, tensor: torch.Tensor) -> None:
-        parameter.weight_loader(parameter, tensor, "weight", shard_id=shard, expert_id=expert)
+        parameter.weight_loader(parameter, tensor, name, shard_id=shard, expert_id=expert)
 
     return load
 

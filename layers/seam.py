@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
@@ -110,6 +111,7 @@ __all__ = [
     "get_tensor_model_parallel_rank",
     "get_tensor_model_parallel_world_size",
     "init_logger",
+    "names_of_experts",
     "register_weight_loader_v2_supported_method",
     "routed_experts_of",
     "routing_function",
@@ -192,6 +194,18 @@ def routing_function(route: Callable[..., Any]) -> Callable[..., Any]:
         return weights, chosen.int()
 
     return as_int32
+
+
+def names_of_experts(names: tuple[str, str, str]) -> dict[str, tuple[str, str, str]]:
+    """Return the option of vLLM's fused experts by which a quantized checkpoint's lists of modules are read.
+
+    Args:
+        names: the checkpoint's, of gate, up and down projection. Older versions of vLLM take no others than
+            Hugging Face's usual ones there.
+    """
+    gate, up, down = names
+    known = "ckpt_names" in inspect.signature(FusedMoEFactory).parameters
+    return {"ckpt_names": (gate, down, up)} if known else {}
 
 
 def routed_experts_of(fused: torch.nn.Module) -> tuple[torch.nn.Module, str]:

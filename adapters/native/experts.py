@@ -9,8 +9,8 @@ from mszoo.adapters.decoder import FUSED_GATE_UP, FUSED_QKV, LATENT
 from mszoo.adapters.native.record import decoder
 from mszoo.registry import Capability
 
-#: What models with experts don't inherit: vLLM's fused layer of them has no such kernels on a CPU.
-_WITH_EXPERTS = frozenset({Capability.QUANTIZATION})
+#: What models with experts don't inherit whose quantized checkpoints nobody has compared with what they stand for.
+_PLAIN = frozenset({Capability.QUANTIZATION})
 _EXPERTS: dict[str, Any] = {"num_experts_per_tok": 3, "moe_intermediate_size": 32}
 #: Routing as DeepSeek-V3 has it.
 GROUPED: dict[str, Any] = {
@@ -67,7 +67,7 @@ RECORDS = (
         "DeepseekV2ForCausalLM",
         "deepseek",
         FUSED_GATE_UP,
-        lacks=_WITH_EXPERTS,
+        lacks=_PLAIN,
         model_type="deepseek_v2",
         topk_method="group_limited_greedy",
         first_k_dense_replace=1,
@@ -78,7 +78,7 @@ RECORDS = (
         "DeepseekV3ForCausalLM",
         "deepseek",
         FUSED_GATE_UP,
-        lacks=_WITH_EXPERTS,
+        lacks=_PLAIN,
         model_type="deepseek_v3",
         first_k_dense_replace=1,
         rope_parameters=_YARN,
@@ -87,7 +87,7 @@ RECORDS = (
     decoder(
         "Dots1ForCausalLM",
         "dots1",
-        lacks=_WITH_EXPERTS,
+        lacks=_PLAIN,
         model_type="dots1",
         first_k_dense_replace=1,
         sliding_window=16,
@@ -97,7 +97,6 @@ RECORDS = (
     decoder(
         "Ernie4_5_MoeForCausalLM",
         "ernie_moe",
-        lacks=_WITH_EXPERTS,
         model_type="ernie4_5_moe",
         moe_num_experts=8,
         moe_num_shared_experts=2,
@@ -107,7 +106,7 @@ RECORDS = (
     decoder(
         "ExaoneMoeForCausalLM",
         "exaone_moe",
-        lacks=_WITH_EXPERTS,
+        lacks=_PLAIN,
         model_type="exaone_moe",
         num_experts=8,
         num_shared_experts=1,
@@ -121,7 +120,7 @@ RECORDS = (
         "FlexOlmoForCausalLM",
         "olmoe",
         FUSED_QKV,
-        lacks=_WITH_EXPERTS,
+        lacks=_PLAIN,
         model_type="flex_olmo",
         num_experts=8,
         num_experts_per_tok=3,
@@ -132,7 +131,7 @@ RECORDS = (
             "gpt_oss",
             FUSED_QKV,
             dtypes=("float32", "bfloat16"),  # vLLM's attention takes sinks in no other
-            lacks=_WITH_EXPERTS | {Capability.LORA},
+            lacks=frozenset({Capability.LORA}),
             model_type="gpt_oss",
             num_local_experts=8,
             num_experts_per_tok=3,
@@ -145,7 +144,7 @@ RECORDS = (
     decoder(
         "Glm4MoeForCausalLM",
         "glm_moe",
-        lacks=_WITH_EXPERTS,
+        lacks=_PLAIN,
         model_type="glm4_moe",
         attention_bias=True,
         use_qk_norm=True,
@@ -155,7 +154,7 @@ RECORDS = (
         "Glm4MoeLiteForCausalLM",
         "glm_moe",
         FUSED_GATE_UP,
-        lacks=_WITH_EXPERTS,
+        lacks=_PLAIN,
         model_type="glm4_moe_lite",
         **{**GROUPED, **LATENT},
     ),
@@ -163,7 +162,7 @@ RECORDS = (
         "GraniteMoeForCausalLM",
         "granite_moe",
         FUSED_QKV,
-        lacks=_WITH_EXPERTS,
+        lacks=_PLAIN,
         model_type="granitemoe",
         **_GRANITE,
     ),
@@ -171,7 +170,6 @@ RECORDS = (
         "GraniteMoeSharedForCausalLM",
         "granite_moe",
         {**FUSED_QKV, "input_linear": ("input_linear",)},
-        lacks=_WITH_EXPERTS,
         model_type="granitemoeshared",
         shared_intermediate_size=64,
         **_GRANITE,
@@ -179,7 +177,6 @@ RECORDS = (
     decoder(
         "HunYuanMoEV1ForCausalLM",
         "hunyuan_moe",
-        lacks=_WITH_EXPERTS,
         model_type="hunyuan_v1_moe",
         num_experts=8,
         moe_topk=[3, 2],
@@ -188,7 +185,7 @@ RECORDS = (
         "MiniMaxM2ForCausalLM",
         "minimax",
         FUSED_QKV,
-        lacks=_WITH_EXPERTS,
+        lacks=_PLAIN,
         model_type="minimax_m2",
         num_local_experts=8,
         num_experts_per_tok=3,
@@ -198,7 +195,6 @@ RECORDS = (
         "MixtralForCausalLM",
         "mixtral",
         FUSED_QKV,
-        lacks=_WITH_EXPERTS,
         model_type="mixtral",
         num_local_experts=8,
         num_experts_per_tok=2,
@@ -208,7 +204,6 @@ RECORDS = (
         "OlmoeForCausalLM",
         "olmoe",
         FUSED_QKV,
-        lacks=_WITH_EXPERTS,
         model_type="olmoe",
         num_experts=8,
         num_experts_per_tok=3,
@@ -219,7 +214,7 @@ RECORDS = (
         "PhiMoEForCausalLM",
         "phimoe",
         FUSED_QKV,
-        lacks=_WITH_EXPERTS,
+        lacks=_PLAIN | {Capability.LORA},
         model_type="phimoe",
         num_local_experts=8,
         num_experts_per_tok=2,
@@ -231,7 +226,6 @@ RECORDS = (
     decoder(
         "Qwen2MoeForCausalLM",
         "qwen_moe",
-        lacks=_WITH_EXPERTS,
         model_type="qwen2_moe",
         num_experts=8,
         mlp_only_layers=[0],
@@ -241,7 +235,6 @@ RECORDS = (
     decoder(
         "Qwen3MoeForCausalLM",
         "qwen_moe",
-        lacks=_WITH_EXPERTS,
         model_type="qwen3_moe",
         num_experts=8,
         norm_topk_prob=True,
@@ -251,7 +244,7 @@ RECORDS = (
     decoder(
         "SolarOpenForCausalLM",
         "solar_open",
-        lacks=_WITH_EXPERTS,
+        lacks=_PLAIN,
         model_type="solar_open",
         attention_bias=True,
         **GROUPED,

@@ -120,7 +120,7 @@ class MixtureOfExperts(Module):
             num_expert_group=spec.num_expert_group,
             topk_group=spec.topk_group,
             bias=spec.bias,
-            prefix=f"{prefix}.gate",
+            prefix=f"{prefix}.{spec.router_name}",
         )
         self.experts = Experts(
             self.gate,

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 LARGEST = 20_000_000  # weights; Python reads every logit
+#: Names of routers, and of single experts' projections.
+_PLAIN = (r".*[.](gate|shared_expert_gate|router|router[.]layer|gate[.]wg)$", r".*[.]experts[.]\d+[.].*")
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,10 @@ def _in_8_bits(x: Any) -> Any:
 
 
 def projections(checkpoint: Checkpoint) -> list[str]:
-    """Return the names of the linear layers inside the model's layers, without ``.weight``."""
+    """Return the names of the linear layers inside the model's layers, without ``.weight``.
+
+    Routers and experts aren't among them.
+    """
     if checkpoint.model is not None:
         import torch
 
@@ -144,7 +149,8 @@ def projections(checkpoint: Checkpoint) -> list[str]:
     else:
         matrices = [name for name, value in checkpoint.weights.items() if value.dim() == 2]
         linear = [name.removesuffix(".weight") for name in matrices if name.endswith(".weight")]
-    return [name for name in linear if re.search(r"\.\d+\.", name)]
+    inside = [name for name in linear if re.search(r"\.\d+\.", name)]
+    return [name for name in inside if not any(re.match(pattern, name) for pattern in _PLAIN)]
 
 
 def write_lora(
@@ -189,6 +195,8 @@ def write_lora(
 def write_w8a8(checkpoint: Checkpoint, folder: Path) -> dict[str, Any]:
     """Write the checkpoint with int8 weights per channel, as compressed-tensors stores them.
 
+    Routers and experts stay as they are: vLLM's CPU backend multiplies quantized experts on some processors alone.
+
     Returns the weights that these int8 values stand for. Activations are quantized when it is served.
     """
     import torch
@@ -208,7 +216,7 @@ def write_w8a8(checkpoint: Checkpoint, folder: Path) -> dict[str, Any]:
     quantization = {
         "quant_method": "compressed-tensors",
         "format": "int-quantized",
-        "ignore": ["lm_head"],
+        "ignore": ["lm_head", *(f"re:{pattern}" for pattern in _PLAIN)],
         "config_groups": {
             "group_0": {
                 "targets": ["Linear"],

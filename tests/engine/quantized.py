@@ -36,10 +36,12 @@ class Format:
     store: Callable[[torch.Tensor], tuple[Tensors, torch.Tensor]]
 
 
-def write(source: Path, folder: Path, reference: Path, format_name: str) -> Path:
+def write(
+    source: Path, folder: Path, reference: Path, format_name: str, *, plain_experts: bool = False
+) -> Path:
     """Write a checkpoint again in a format, and beside it the weights that it then stands for.
 
-    Routers, embeddings and the output projection stay as they are.
+    Routers, embeddings and the output projection stay as they are, and experts where ``plain_experts`` says so.
     """
     shutil.copytree(source, folder)
     shutil.copytree(source, reference)
@@ -47,7 +49,8 @@ def write(source: Path, folder: Path, reference: Path, format_name: str) -> Path
     tensors: Tensors = {}
     plain = load_file(source / "model.safetensors")
     for name, weight in list(plain.items()):
-        if ".layers." not in name or weight.dim() != 2 or name.endswith(".gate.weight"):
+        is_plain = name.endswith(".gate.weight") or (plain_experts and ".experts." in name)
+        if ".layers." not in name or weight.dim() != 2 or is_plain:
             tensors[name] = weight
             continue
         stored, plain[name] = given.store(weight.float())
@@ -56,8 +59,18 @@ def write(source: Path, folder: Path, reference: Path, format_name: str) -> Path
     plain = {name: value.contiguous() for name, value in plain.items()}
     save_file(plain, reference / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": given.config}))
+    quantized = _without_experts(given.config) if plain_experts else given.config
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": quantized}))
     return folder
+
+
+def _without_experts(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what config.json says of a format where experts are left out of it."""
+    if config["quant_method"] == "compressed-tensors":
+        return config | {"ignore": [*_IGNORED, "re:.*[.]experts[.].*"]}
+    if config["quant_method"] == "gptq":
+        return config | {"dynamic": {"-:.*mlp[.](gate|experts).*": {}}}
+    return config | {"modules_to_not_convert": ["mlp.experts", "mlp.gate", "lm_head"]}
 
 
 def _int8(weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:

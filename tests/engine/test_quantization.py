@@ -13,6 +13,7 @@ import pytest
 
 from mszoo.registry.errors import RefusalError
 
+from . import quantized_experts
 from .conftest import (
     RAW_LOGITS,
     assert_mindspore,
@@ -37,16 +38,10 @@ CACHES = {"fp8 KV cache": "fp8", "fp8 KV cache (e5m2)": "fp8_e5m2"}
 TOLERANCE = {"W8A8": 0.6, "static": 1.8, "fp8": 1.4, "KV": 2.5}
 
 
-def make_experts(folder: Path) -> Path:
+def make_experts(folder: Path, **fields: Any) -> Path:
     """Write a random Qwen3 with experts."""
-    return make_checkpoint(
-        folder,
-        "qwen3_moe",
-        moe_intermediate_size=256,
-        num_experts=4,
-        num_experts_per_tok=2,
-        **WIDE,
-    )
+    sizes = {"moe_intermediate_size": 256, "num_experts": 4, "num_experts_per_tok": 2}
+    return make_checkpoint(folder, "qwen3_moe", **(sizes | WIDE | fields))
 
 
 def table() -> dict[str, dict[str, str]]:
@@ -110,6 +105,39 @@ def test_weights(kind: str, sources: dict[str, Path], tmp_path: Path) -> None:
         except ValueError as error:  # of vLLM's own model: mszoo's leave it to that where there is AMX
             assert AMX, name
             assert "Unsupported FP8 MoE backend" in str(error)
+
+
+@pytest.mark.usefixtures("groups_of_its_own")
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name == "compressed-tensors W8A8" else pytest.mark.long)
+        for name, served in table().items()
+        if served["dense"] == "yes" and name in FORMATS
+    ],
+)
+def test_plain_experts_in_a_quantized_model(name: str, tmp_path: Path) -> None:
+    """What is left of the model is served in each format that dense models are.
+
+    Each token passes all experts, so that rounding can't choose others.
+    """
+    source = make_experts(tmp_path / "source", num_experts_per_tok=4)
+    folder = write(source, tmp_path / "model", tmp_path / "plain", name, plain_experts=True)
+    with running_engine(folder, dtype="bfloat16", **RAW_LOGITS) as llm:
+        worst = worst_logit(llm, tmp_path / "plain")
+        assert worst <= tolerance(name), f"{name}: logits differ by {worst:.2f}"
+        assert assert_mindspore(llm, KINDS["experts"], "cpu") > 0
+
+
+@pytest.mark.usefixtures("groups_of_its_own")
+def test_scales_of_experts(tmp_path: Path) -> None:
+    """Quantized experts get their scales: of a plugin's format, for which vLLM needs no kernel."""
+    quantized_experts.register()
+    source = make_experts(tmp_path / "source")
+    folder = quantized_experts.write(source, tmp_path / "model", tmp_path / "plain")
+    with running_engine(folder, **RAW_LOGITS) as llm:
+        assert worst_logit(llm, tmp_path / "plain") <= 1e-4
+        assert assert_mindspore(llm, KINDS["experts"], "cpu") > 0
 
 
 @pytest.mark.usefixtures("groups_of_its_own")

@@ -5,6 +5,7 @@ vLLM itself finds out when the weights are there, in the first step, in which it
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -14,8 +15,10 @@ from mszoo.registry.errors import RefusalError
 #: What is known to be served on a CPU with AVX-512: tests/engine/test_quantization.py holds it true.
 TAKEN = (
     "On a CPU with AVX-512 dense models take compressed-tensors W8A8, W4A16 and fp8 with a scale for each row, AWQ "
-    "and 4-bit GPTQ; models with experts take plain weights"
+    "and 4-bit GPTQ; models with experts take these where the experts' own weights are plain"
 )
+#: What such a list is tried with.
+_AN_EXPERT = "model.layers.99.mlp.experts.0.gate_proj"
 _WITHOUT = "Merge the adapter into the weights, and serve these without --enable-lora"
 
 
@@ -36,7 +39,8 @@ def check(who: str, vllm_config: Any, device: str) -> None:
         _check_lora_on_ranks(who, vllm_config)
     if device != "cpu":
         return
-    if _is_fp8(vllm_config.quant_config) and _experts(vllm_config.model_config) and not _has_amx():
+    has_experts = _experts(vllm_config.model_config)
+    if has_experts and _is_fp8_of_experts(vllm_config.quant_config) and not _has_amx():
         what = (
             "experts' weights are fp8, for which vLLM's CPU backend has kernels on processors with AMX alone"
         )
@@ -124,6 +128,16 @@ def _is_fp8(quantization: Any) -> bool:
     if quantization is None:
         return False
     return quantization.get_name() == "fp8" or any(item.type == "float" for item in _schemes(quantization))
+
+
+def _is_fp8_of_experts(quantization: Any) -> bool:
+    """Say whether a checkpoint's weights are fp8, and its list of modules that aren't leaves the experts in."""
+    if not _is_fp8(quantization):
+        return False
+    plain = [*getattr(quantization, "ignore", ()), *getattr(quantization, "ignored_layers", ())]
+    return not any(
+        re.match(item[3:], _AN_EXPERT) if item.startswith("re:") else ".experts" in item for item in plain
+    )
 
 
 def _one_scale_each(quantization: Any) -> bool:
