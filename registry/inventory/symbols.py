@@ -143,10 +143,13 @@ class Signature:
         self.required = required
 
     def complaints(self, positional: int, keywords: list[str]) -> Iterator[str]:
-        """Give what keeps a call with so many positional arguments and these keywords from being made."""
+        """Give what keeps a call with so many positional arguments and these keywords from being made.
+
+        A keyword "*" stands for some that only the call itself knows.
+        """
         if positional > len(self.positional) and not self.takes_more:
             yield f"takes {len(self.positional)} arguments by position"
-        unknown = [] if self.takes_any else [name for name in keywords if name not in self.keywords]
+        unknown = [] if self.takes_any else [name for name in keywords if name not in {*self.keywords, "*"}]
         if unknown:
             yield f"has no parameter {', '.join(unknown)}"
         missing = [name for name in self.required if name not in {*keywords, *self.positional[:positional]}]

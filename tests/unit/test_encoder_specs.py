@@ -139,6 +139,14 @@ def test_rotations_of_publishers() -> None:
     assert nomic.max_position_embeddings == 512
 
 
+_JINA: dict[str, Any] = {
+    "position_embedding_type": "rotary",
+    "lora_adaptations": ["text-matching"],
+    "lora_rank": 4,
+    "lora_alpha": 1,
+}
+
+
 @pytest.mark.parametrize(
     ("architecture", "fields", "why"),
     [
@@ -146,7 +154,15 @@ def test_rotations_of_publishers() -> None:
         ("RobertaModel", {"add_cross_attention": True}, "add_cross_attention=True"),
         ("BertModel", {"type_vocab_size": 0}, "type_vocab_size=0"),
         ("BertModel", {"is_causal": True}, "is_causal=True"),
-        ("XLMRobertaModel", {"position_embedding_type": "rotary"}, "position_embedding_type='rotary'"),
+        ("RobertaModel", {"position_embedding_type": "rotary"}, "position_embedding_type='rotary'"),
+        ("XLMRobertaForSequenceClassification", {"position_embedding_type": "rotary"}, "='rotary'"),
+        ("XLMRobertaModel", {"position_embedding_type": "rotary"}, "no lora_rank"),
+        ("XLMRobertaModel", _JINA | {"lora_alpha": "1"}, "lora_alpha='1'"),
+        ("XLMRobertaModel", _JINA | {"lora_rank": 0}, "lora_rank=0"),
+        ("XLMRobertaModel", _JINA | {"lora_adaptations": []}, "lora_adaptations="),
+        ("XLMRobertaModel", _JINA | {"use_reg_tokens": True}, "use_reg_tokens=True"),
+        ("XLMRobertaModel", _JINA | {"rotary_emb_dim": 16}, "rotary_emb_dim=16"),
+        ("XLMRobertaModel", _JINA | {"what_is_this": 3}, "what_is_this=3"),
         ("DistilBertModel", {"n_heads": 3}, "num_attention_heads=3"),
         ("AlbertModel", {"num_hidden_groups": 5}, "num_hidden_groups=5"),
         ("AlbertModel", {"inner_group_num": 2**14}, "inner_group_num=16384"),
