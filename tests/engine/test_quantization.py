@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -138,6 +139,21 @@ def test_scales_of_experts(tmp_path: Path) -> None:
     with running_engine(folder, **RAW_LOGITS) as llm:
         assert worst_logit(llm, tmp_path / "plain") <= 1e-4
         assert assert_mindspore(llm, KINDS["experts"], "cpu") > 0
+
+
+@pytest.mark.usefixtures("groups_of_its_own")
+def test_a_quantized_router_is_left_to_vllms_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The log names the router."""
+    source = make_experts(tmp_path / "source", num_experts=32)  # what vLLM's kernel takes for an output
+    folder = write(source, tmp_path / "model", tmp_path / "plain", "AWQ", plain_experts=True)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"]["modules_to_not_convert"] = ["mlp.experts", "lm_head"]
+    (folder / "config.json").write_text(json.dumps(config))
+    # Its weights are of another format than config.json says: nobody reads them here.
+    with running_engine(folder, dtype="bfloat16", load_format="dummy") as llm:
+        assert served_by(llm)["adapter"] is None
+    said = "".join(capfd.readouterr())
+    assert re.search(r"takes no router with \w+ weights \(model\.layers\.0\.mlp\.gate\)", said)
 
 
 @pytest.mark.usefixtures("groups_of_its_own")
