@@ -5,9 +5,9 @@
 ``mszoo bench`` gives each side processes of its own, between which one and the same kernel's time can differ by a
 tenth and more. Here both models are loaded into one process and take turns at random tokens, load by load, so that
 threads, memory and what else the machine does are the same. Who was loaded first matters a little, so run it both
-ways. Each figure is a median over rounds of tokens a second, and the median of the rounds' ratios, with the worst and
-the best of them. vLLM's default, compiled mode; each side says from inside the process who answers. vLLM's own model is
-loaded by another name of its architecture, which no record has.
+ways. Each figure is a median over rounds of tokens a second, and the median of the rounds' ratios, with the worst
+and the best of them. vLLM's default, compiled mode; each side says from inside the process who answers. vLLM's own
+model is loaded by another name of its architecture, which no record has.
 """
 
 from __future__ import annotations
