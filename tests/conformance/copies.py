@@ -16,8 +16,11 @@ _COPIES = frozenset({"aten::copy_", "aten::clone", "aten::_to_copy"})
 _MAY_COPY = frozenset({"aten::to", "aten::reshape", "aten::contiguous", "aten::flatten", "aten::type_as"})
 #: Methods that copy, or that leave for numpy, by name; whichever library's.
 _METHODS = frozenset({"asnumpy", "copy", "clone", "numpy", "tolist", "contiguous", "from_numpy", "array"})
-#: They call a decoder layer that is one kernel; its working copies are its own.
-_WHOLE_LAYERS = ("mszoo.layers.decoder.compiled", "mszoo.layers.decoder.graph")
+#: They call a decoder layer, or a part of one, that is one kernel; its working copies are its own.
+_WHOLE_LAYERS = tuple(
+    f"mszoo.layers.decoder.{name}"
+    for name in ("compiled_layer", "compiled_latent", "compiled_mixture", "graph")
+)
 #: Its way to MindSpore is through numpy, without a copy.
 _EXCHANGE = "mszoo.kernels.exchange"
 _ASKED = ("torch", "mindspore", "numpy")
