@@ -82,6 +82,7 @@ def test_another_model_is_refused(
         compare(ours, theirs)
 
 
+@pytest.mark.long  # tests/unit/test_bench_worker.py has who is refused
 def test_the_wrong_answerer_is_refused(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     """With mszoo disabled, vLLM's own model serves, and no figure may come of it."""
     environ = untimed(MINDSPORE, tmp_path) | {"MSZOO_DISABLE": "1"}

@@ -34,6 +34,7 @@ def test_a_package_of_a_page_passes(page: str, tmp_path: Path) -> None:
     passes(book_packages.make(page, tmp_path))
 
 
+@pytest.mark.long
 def test_an_encoder_whose_norms_add_the_stream(tmp_path: Path) -> None:
     """Nothing behind the last layer's MLP adds it, so the layer does."""
     package = tmp_path / "mszoo-acme"

@@ -20,6 +20,7 @@ from .test_inherited import PROMPTS
 ARCHITECTURE = "Qwen3MoeForCausalLM"
 
 
+@pytest.mark.long  # test_lock_and_explain.py decides in a process with what vLLM carries to Ray's workers
 def test_two_nodes_answer_as_one_rank(tmp_path: Path) -> None:
     """vLLM 0.32's Ray executor refuses CPUs, so these are bare Ray workers, which load and step a model each.
 

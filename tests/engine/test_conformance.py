@@ -38,6 +38,7 @@ class TestLlama(ModelConformance):
     architecture = "native.LlamaForCausalLM"
 
 
+@pytest.mark.long  # Llama's, Mistral's and Qwen2's show that the tests do what they say
 class TestQwen3(ModelConformance):
     architecture = "native.Qwen3ForCausalLM"
 
@@ -80,6 +81,7 @@ def outcomes(report: dict[str, Any], adapter: str, *wanted: str) -> dict[str, st
     return {item["test"]: item["reason"] for item in found["tests"] if item["outcome"] in wanted}
 
 
+@pytest.mark.long  # test_example_plugin.py serves it
 def test_the_example_plugin_passes_with_its_own_reference(tmp_path: Path) -> None:
     """Its package names a module of conformance classes: transformers has no such architecture."""
     source = Path(__file__).parents[1] / "example_plugin"

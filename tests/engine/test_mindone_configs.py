@@ -99,7 +99,8 @@ def test_checkpoints_as_they_were_published(family: str, prefix: str, mask: str,
     [
         # The checkpoint has queries, keys and values head by head.
         pytest.param("GPTNeoX", "cpu", {}, marks=pytest.mark.long),
-        ("Qwen2Moe", "mindspore", {"enable_expert_parallel": True}),  # each rank has half of the experts
+        # Each rank has half of the experts.
+        pytest.param("Qwen2Moe", "mindspore", {"enable_expert_parallel": True}, marks=pytest.mark.long),
     ],
 )
 def test_ranks_share_a_model_out(

@@ -18,7 +18,7 @@ REPRESENTATIVES = (
     pytest.param("Qwen3ForCausalLM", marks=pytest.mark.long),
     pytest.param("Gemma2ForCausalLM", marks=pytest.mark.long),
     "Qwen3MoeForCausalLM",
-    "OPTForCausalLM",
+    pytest.param("OPTForCausalLM", marks=pytest.mark.long),
 )
 
 

@@ -77,7 +77,7 @@ def test_the_reference_is_vllms_own_model(own) -> None:
     assert [len(answer) for answer in own["answers"]] == [MAX_TOKENS] * len(PROMPTS)
 
 
-@pytest.mark.parametrize("kernel_set", ["cpu", "mindspore"])
+@pytest.mark.parametrize("kernel_set", ["cpu", pytest.param("mindspore", marks=pytest.mark.long)])
 def test_greedy_answers_equal_vllms_own(kernel_set, folder, tokenizer, prompts, own, monkeypatch) -> None:
     from vllm import SamplingParams
 
