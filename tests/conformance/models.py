@@ -543,10 +543,8 @@ def _missing_for(adapter: Any, network: Any) -> list[str]:
     claim = ", ".join(sorted(item.value for item in declared))
     modules = dict(network.named_modules())
     leaves = {name.rpartition(".")[2] for name in modules}
-    homes: tuple[type, ...] = (LinearBase, VocabParallelEmbedding)
+    homes = (LinearBase, VocabParallelEmbedding, RoutedExperts, AttentionLayerBase)
     problems = []
-    if Capability.QUANTIZATION not in declared:
-        homes = (*homes, RoutedExperts, AttentionLayerBase)
     if declared != {Capability.TENSOR_PARALLEL}:  # vLLM reads it for LoRA and quantized checkpoints
         problems = [
             f"packed_modules_mapping names {fused}, which is no layer of the model"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -47,6 +48,15 @@ def _is_tried_elsewhere(item: pytest.Item) -> bool:
     # Native models have their code in common: what it does in an engine, Llama and Qwen3 show.
     tiers = [mark.args[0] for mark in item.iter_markers("mszoo_tier")]
     return "engine" in tiers and ("TestMistral::" in item.nodeid or "TestQwen2::" in item.nodeid)
+
+
+@pytest.fixture
+def engine_log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """What engines of this process log: vLLM's loggers hand on nothing, and write where stdout was when it came."""
+    logger = logging.getLogger("vllm")
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
 
 
 def make_checkpoint(folder: Path, model_type: str, **fields: Any) -> Path:

@@ -38,7 +38,6 @@ class TestLlama(ModelConformance):
     architecture = "native.LlamaForCausalLM"
 
 
-@pytest.mark.long  # Llama's, Mistral's and Qwen2's show that the tests do what they say
 class TestQwen3(ModelConformance):
     architecture = "native.Qwen3ForCausalLM"
 

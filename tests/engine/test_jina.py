@@ -100,7 +100,7 @@ def embeddings(llm: Any) -> list[list[float]]:
 
 
 def test_embeddings_equal_the_reference(
-    checkpoint: tuple[Path, dict[str, torch.Tensor]], capfd: pytest.CaptureFixture[str]
+    checkpoint: tuple[Path, dict[str, torch.Tensor]], engine_log: pytest.LogCaptureFixture
 ) -> None:
     """Compiled; the log says which task's adapter is in the weights."""
     folder, tensors = checkpoint
@@ -115,7 +115,7 @@ def test_embeddings_equal_the_reference(
 
     assert worst(given, expected) <= TOLERANCE
     said = "mszoo: the adapter for text-matching is merged into the weights, as vLLM does"
-    assert said in "".join(capfd.readouterr())
+    assert said in engine_log.text
 
 
 @pytest.mark.long

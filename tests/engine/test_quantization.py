@@ -142,7 +142,9 @@ def test_scales_of_experts(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("groups_of_its_own")
-def test_a_quantized_router_is_left_to_vllms_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_quantized_router_is_left_to_vllms_own(
+    tmp_path: Path, engine_log: pytest.LogCaptureFixture
+) -> None:
     """The log names the router."""
     source = make_experts(tmp_path / "source", num_experts=32)  # what vLLM's kernel takes for an output
     folder = write(source, tmp_path / "model", tmp_path / "plain", "AWQ", plain_experts=True)
@@ -152,8 +154,8 @@ def test_a_quantized_router_is_left_to_vllms_own(tmp_path: Path, capfd: pytest.C
     # Its weights are of another format than config.json says: nobody reads them here.
     with running_engine(folder, dtype="bfloat16", load_format="dummy") as llm:
         assert served_by(llm)["adapter"] is None
-    said = "".join(capfd.readouterr())
-    assert re.search(r"takes no router with \w+ weights \(model\.layers\.0\.mlp\.gate\)", said)
+    reason = r"takes no router with \w+ weights \(model\.layers\.0\.mlp\.gate\)"
+    assert re.search(reason, engine_log.text)
 
 
 @pytest.mark.usefixtures("groups_of_its_own")
