@@ -97,6 +97,7 @@ def merged(weights: Iterable[tuple[str, torch.Tensor]], config: Any) -> Iterator
     """
     scale = config.lora_alpha / config.lora_rank
     waiting: dict[str, dict[str, torch.Tensor]] = {}
+    told = False
     for name, tensor in weights:
         module, is_computed, part = name.partition(_COMPUTED)
         if not is_computed:
@@ -105,10 +106,10 @@ def merged(weights: Iterable[tuple[str, torch.Tensor]], config: Any) -> Iterator
         parts = waiting.setdefault(module, {})
         parts[part] = tensor
         if parts.keys() >= set(_PARTS):
-            logger.warning_once(
-                "mszoo: the adapter for %s is merged into the weights, as vLLM does",
-                config.lora_adaptations[-1],
-            )
+            if not told:
+                told = True
+                task = config.lora_adaptations[-1]
+                logger.warning("mszoo: the adapter for %s is merged into the weights, as vLLM does", task)
             weight, lora_a, lora_b = (waiting[module].pop(one) for one in _PARTS)
             yield f"{module}.weight", _sum(module, weight, lora_a[-1].float(), lora_b[-1].float(), scale)
 
