@@ -20,6 +20,7 @@ from mszoo.adapters.vllm.models import names as model_names
 from mszoo.adapters.vllm.models.install import register_models
 from mszoo.adapters.vllm.ops import install as ops
 from mszoo.adapters.vllm.ops import kernels
+from mszoo.kernels import runtime
 from mszoo.registry import LayerAdapter, ModelAdapter, OpAdapter, Suite, vllm_layers
 from mszoo.registry.catalog import Catalog
 from mszoo.registry.discovery import Contribution, Discovery, discover
@@ -28,6 +29,8 @@ from mszoo.registry.errors import LockError, PluginError, RefusalError
 from mszoo.registry.settings import Settings
 
 import mindspore as ms
+
+runtime.prepare("cpu")
 
 NAMES = ("one", "two")
 
