@@ -22,6 +22,10 @@ try:  # vLLM 0.28 and later; before it, the method of the fused layer holds the 
     from vllm.model_executor.layers.fused_moe.experts.cpu_moe import CPUUnquantizedExperts
 except ImportError:
     CPUUnquantizedExperts = None
+try:
+    from vllm.v1.attention.backends.mla.cpu_mla import CPUMLAImpl
+except ImportError:  # vLLM 0.23
+    CPUMLAImpl = None
 
 __all__ = [
     "CPUAttentionBackend",
@@ -32,6 +36,7 @@ __all__ = [
     "experts_kernel",
     "multiply",
     "pack",
+    "plain_decodes",
     "sliding_window_of",
     "takes_sinks",
 ]
@@ -79,6 +84,28 @@ def sliding_window_of(impl: CPUAttentionBackendImpl) -> int | None:
     if isinstance(window, tuple):
         window = window[0] + 1 if window[0] >= 0 else -1
     return None if window < 0 else window
+
+
+def plain_decodes(layer: Any, metadata: Any, tokens: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Return what the op of latent attention reads of a step in which every request decodes one token.
+
+    Args:
+        layer: vLLM's, of latent attention.
+        metadata: its, of the step.
+        tokens: of the step, with padding.
+
+    Returns:
+        The requests' block table [T, blocks] and lengths [T], int32; None for any other step, and where more is
+        attended by than that op on a cache in the model's dtype.
+    """
+    decode = metadata.decode
+    if decode is None or not metadata.num_decodes == metadata.num_decode_tokens == tokens:
+        return None
+    if type(layer.impl) is not CPUMLAImpl or layer.kv_cache_dtype != "auto":
+        return None
+    if layer.q_pad_num_heads is not None or layer.hisparse_cache is not None or layer.impl.dcp_world_size > 1:
+        return None
+    return decode.block_table.to(torch.int32), decode.seq_lens.to(torch.int32)
 
 
 def takes_sinks(dtype: torch.dtype) -> bool:

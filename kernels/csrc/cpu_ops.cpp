@@ -12,6 +12,7 @@ TORCH_LIBRARY(mszoo, m) {
   m.class_<LatentLayer>("LatentLayer")
       .def(given)
       .def("before", &LatentLayer::before)
+      .def("decode", &LatentLayer::decode)
       .def("after", &LatentLayer::after);
   m.class_<Mixture>("Mixture").def(given).def("run", &Mixture::run);
 }

@@ -1,4 +1,7 @@
-"""A decoder layer with multi-head latent attention as two compiled calls, around vLLM's attention."""
+"""A decoder layer with multi-head latent attention as compiled calls.
+
+It is one where every request of a step decodes a token. Else there are two, around vLLM's attention.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from mszoo.kernels.exchange import to_mindspore, to_torch
 from mszoo.layers.decoder import path
 from mszoo.layers.decoder.compiled_parts import Parts
 from mszoo.layers.decoder.spec import LatentAttentionSpec
+from mszoo.layers.seam import attention_context, cpu_backend
 
 import mindspore as ms
 
@@ -39,6 +43,7 @@ class CompiledLatentLayer:
             "qk_rope_head_dim": spec.qk_rope_head_dim,
             "is_neox_style": spec.rotary.is_neox_style,
         }
+        parts.floats["scale"] = attention.attn.impl.scale
         parts.words["activation"] = "" if layer.has_experts else layer.mlp.act_fn.op
         before_attention, _, before_mlp, _ = layer.norms
         queries, compressed = attention.low_rank_norms
@@ -58,7 +63,14 @@ class CompiledLatentLayer:
         self._width = attention.heads * spec.v_head_dim
         self._sums = not (layer.has_experts or layer.carries_residual)
         compiled_layer = parts.make("LatentLayer")
-        self._before, self._after = compiled_layer.before, compiled_layer.after
+        self._before, self._decode, self._after = (
+            compiled_layer.before,
+            compiled_layer.decode,
+            compiled_layer.after,
+        )
+        backend = cpu_backend()
+        assert backend is not None  # else there was an obstacle
+        self._plain_decodes = backend.plain_decodes
 
     def __call__(
         self, positions: ms.Tensor, x: ms.Tensor, residual: ms.Tensor | None
@@ -66,9 +78,16 @@ class CompiledLatentLayer:
         """Run the layer; see :meth:`mszoo.layers.decoder.compiled.CompiledPath.__call__`."""
         hidden = to_torch(x)
         stream = torch.empty_like(hidden) if residual is None else to_torch(residual)
-        query, compressed, key = self._before(hidden, stream, residual is None, to_torch(positions))
-        shape = torch.Size([hidden.shape[0], self._width])
-        self._after(self._attend(query, compressed, key, output_shape=shape), hidden, stream)
+        given = hidden, stream, residual is None, to_torch(positions)
+        tokens = hidden.shape[0]
+        metadata, attn, kv_cache, slots = attention_context(self._attend.layer_name)
+        requests = self._plain_decodes(attn, metadata, tokens)
+        if requests is None:
+            query, compressed, key = self._before(*given)
+            shape = torch.Size([tokens, self._width])
+            self._after(self._attend(query, compressed, key, output_shape=shape), hidden, stream)
+        else:
+            self._decode(*given, attn.W_UK_T, attn.W_UV, kv_cache, slots, *requests)
         if self._sums:
             hidden.add_(stream)
             return x, None
