@@ -5,6 +5,7 @@ The families of test_logits.py are left out, and those that transformers lacks: 
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,42 @@ def test_latent_attention_where_each_head_has_a_cache(
         worst = worst_logit(llm, folder, corpus.load_reference(folder))
         assert worst <= TOLERANCE, f"logits differ by {worst:.2e}"
         assert assert_mindspore(llm, "native.DeepseekV2ForCausalLM", kernels) > 0
+
+
+def test_decodes_with_a_latent_cache_are_one_call(tmp_path: Path) -> None:
+    folder = latent_checkpoint(tmp_path / "model")
+    pinned = {"architectures": ["native.DeepseekV2ForCausalLM"]}
+    # Long prompts come in chunks, beside which short ones are decoded.
+    few = {"max_num_batched_tokens": 16, "enable_chunked_prefill": True}
+    with running_engine(
+        folder, hf_overrides=pinned, enforce_eager=False, max_model_len=128, **few, **RAW_LOGITS
+    ) as llm:
+        reference = corpus.load_reference(folder)
+        assert worst_logit(llm, folder, reference) <= TOLERANCE
+        llm.apply_model(count_calls_of_latent_layers)
+        assert worst_logit(llm, folder, reference) <= TOLERANCE
+        (calls,) = llm.apply_model(lambda model: model.calls_of_latent_layers)
+    layers = len(calls["decode"])
+    assert layers > 0 and len(calls["before"]) == layers
+    # Each of the four tokens but the first is decoded, in some steps beside a prompt's chunk.
+    assert min(calls["decode"].values()) >= 3 and min(calls["before"].values()) >= 1
+
+
+def count_calls_of_latent_layers(model: Any) -> None:
+    """Count the calls of each layer from now on, by what is called."""
+    model.calls_of_latent_layers = calls = {"decode": Counter(), "before": Counter()}
+
+    def counting(run: Any, counted: Counter[int], number: int) -> Any:
+        def call(*given: Any) -> Any:
+            counted[number] += 1
+            return run(*given)
+
+        return call
+
+    for number, layer in enumerate(model.network.decoder.decoder_layers):
+        compiled = layer.compiled._compiled
+        compiled._decode = counting(compiled._decode, calls["decode"], number)
+        compiled._before = counting(compiled._before, calls["before"], number)
 
 
 def latent_checkpoint(folder: Path) -> Path:
