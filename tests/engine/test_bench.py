@@ -15,6 +15,7 @@ from mszoo.adapters.vllm.cli.bench.job import MINDSPORE, VLLM, BenchError, Resul
 from mszoo.adapters.vllm.cli.bench.runs import environment, run_once
 from mszoo.registry.cli import build
 
+from .draft_checkpoints import make_draft, make_predictable
 from .llava_checkpoints import make_llava
 
 OPTIONS = {"--dtype": "float32", "--batch": "1", "--new": "24", "--prefill": "64", "--runs": "1"}
@@ -89,6 +90,21 @@ def test_the_wrong_answerer_is_refused(checkpoint: Callable[..., Path], tmp_path
     workload = Workload(str(checkpoint("llama")), "float32", (1,), prefill=64, eager=True)
     with pytest.raises(BenchError, match=r"models\.llama\.LlamaForCausalLM served the MindSpore side"):
         run_once(workload, MINDSPORE, environ, tmp_path, tmp_path / "run.log")
+
+
+@pytest.mark.long  # test_speculation.py counts what is accepted, tests/unit/test_bench_report.py has the rest
+def test_proposals(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    """A draft model on both sides, by each side's own."""
+    target = make_predictable(checkpoint("llama"), tmp_path / "target")
+    draft = make_draft(target, tmp_path / "draft", 2)
+    asked = {"method": "draft_model", "model": str(draft), "num_speculative_tokens": 2}
+    shown = ["--speculative-config", json.dumps(asked)]
+    result = CliRunner().invoke(build(), ["bench", str(target), *ARGUMENTS, *shown, "--eager", "--json"])
+    assert result.exit_code == 0, result.stderr
+    answered = json.loads(result.stdout)["answered"]
+    assert answered["mindspore"]["draft"] == "native.LlamaForCausalLM"
+    assert answered["vllm"]["draft"] == "vllm.model_executor.models.llama.LlamaForCausalLM"
+    assert answered["mindspore"]["accepted"] == answered["vllm"]["accepted"] > 0
 
 
 @pytest.mark.long

@@ -29,6 +29,8 @@ def run(*arguments):
         (["--dtype", "int8"], "int8"),
         (["--kernels", "fast"], "'fast' is not a kernel set"),
         (["--images", "-1"], "greater than or equal to 0"),
+        (["--speculative-config", "ngram"], "'ngram' is not a JSON object such as"),
+        (["--speculative-config", "[1]"], "'[1]' is not a JSON object such as"),
     ],
 )
 def test_bad_usage(tmp_path, arguments, text):
@@ -50,6 +52,12 @@ def test_images_for_a_model_that_reads_none(tmp_path):
         "LlamaForCausalLM reads no images. Leave --images out, or name a model that reads them"
         in found.stderr
     )
+
+
+def test_proposals_for_a_model_that_is_pooled(tmp_path):
+    found = run(model_folder(tmp_path, "BertModel"), "--speculative-config", '{"method": "ngram"}')
+    assert found.exit_code == 1
+    assert "BertModel generates no text, and nothing can be proposed" in found.stderr
 
 
 def test_an_architecture_without_a_mindspore_model_is_refused(tmp_path):

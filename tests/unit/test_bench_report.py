@@ -106,6 +106,20 @@ def test_table_fits_a_terminal(runs, capsys):
     assert (" to " in text.split("decode, batch 256")[1].splitlines()[1]) == (runs > 1)
 
 
+def test_who_proposed(make_catalog, capsys):
+    workload = dataclasses.replace(WORKLOAD, speculative_config={"method": "eagle"})
+    found = {"draft": "native.EagleLlamaForCausalLM", "accepted": 0.25}
+    results = {MINDSPORE: [result(**found)], VLLM: [result(VLLM)]}
+    plan = Plan(workload, 1, None, Path("/logs"))
+    catalog = make_catalog({"native": [ModelAdapter("LlamaForCausalLM", "m:M")]})
+    report = bench_json(catalog, HERE, plan, results)
+    assert report["speculative_config"] == {"method": "eagle"}
+    assert found.items() <= report["answered"][MINDSPORE].items()
+    print_report(Console(width=80, markup=False, highlight=False), HERE, plan, results)
+    words = " ".join(capsys.readouterr().out.split())
+    assert "25.0% accepted, by native.EagleLlamaForCausalLM; vLLM's own: none accepted, by no model" in words
+
+
 def test_json(make_catalog):
     catalog = make_catalog({"native": [ModelAdapter("LlamaForCausalLM", "m:M")]})
     results = {MINDSPORE: [result(), result()], VLLM: [result(VLLM), result(VLLM)]}
@@ -119,8 +133,10 @@ def test_json(make_catalog):
         "digest": OURS.digest,
         "forwards": 321,
         "classes": list(OURS.classes),
+        "draft": None,
+        "accepted": None,
     }
-    assert report["answered"][VLLM] == {"classes": list(THEIRS.classes)}
+    assert report["answered"][VLLM] == {"classes": list(THEIRS.classes), "draft": None, "accepted": None}
     assert report["rows"][0] == {
         "name": "decode, batch 1",
         "unit": "tokens/s",

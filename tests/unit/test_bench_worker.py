@@ -43,6 +43,13 @@ def test_code_that_comes_with_the_model_runs_where_it_is_trusted():
     assert "trust_remote_code" not in engine_options(Workload("m"))
 
 
+def test_proposals_are_counted():
+    asked = {"method": "ngram", "num_speculative_tokens": 3}
+    options = engine_options(Workload("m", speculative_config=asked))
+    assert options["speculative_config"] == asked and options["disable_log_stats"] is False
+    assert not {"speculative_config", "disable_log_stats"} & engine_options(Workload("m")).keys()
+
+
 def test_images_are_noise_in_front_of_the_prompt():
     workload = Workload("m", images=2, image_size=7)
     (prompt,) = prompts(50, (3,), seed=1)

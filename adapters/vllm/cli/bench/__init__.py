@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -9,7 +10,7 @@ import signal
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -45,6 +46,10 @@ def bench(
     kernels: Annotated[
         str | None, typer.Option(help="MSZOO_KERNELS of the MindSpore side, such as mindspore.")
     ] = None,
+    speculative_config: Annotated[
+        str,
+        typer.Option(metavar="JSON", help="vLLM's: what proposes tokens, on both sides."),
+    ] = "",
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
     plot_file: Annotated[
@@ -62,7 +67,7 @@ def bench(
     Both sides must give the same outputs, or no figure is shown.
     Exits with 1 if they differ, or if a side can't run.
     """
-    batches = _numbers(batch)
+    batches, speculative = _numbers(batch), _speculative(speculative_config)
     settings = {"MSZOO_KERNELS": kernels} if kernels is not None else {}
     if kernels is not None:
         kernels = Settings.from_environ(settings).kernels
@@ -77,6 +82,9 @@ def bench(
         if images and "image" not in adapter.modalities:
             what = f"{adapter.architecture} reads no images"
             raise BenchError(str(directory), what, "Leave --images out, or name a model that reads them")
+        if speculative and adapter.task:
+            what = f"{adapter.architecture} generates no text, and nothing can be proposed"
+            raise BenchError(str(directory), what, "Leave --speculative-config out")
         workload = Workload(
             str(directory),
             dtype,
@@ -91,6 +99,7 @@ def bench(
             images,
             image_size,
             trust_remote_code,
+            speculative,
         )
         here = machine()
         plan, results, reference = _run(workload, runs, kernels, log)
@@ -163,6 +172,19 @@ def _numbers(text: str) -> tuple[int, ...]:
     if not numbers or min(numbers) < 1:
         raise typer.BadParameter(f"{text!r} is not a list such as 1,8,32", param_hint="--batch")
     return numbers
+
+
+def _speculative(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        example = '{"method": "ngram", "num_speculative_tokens": 3}'
+        raise typer.BadParameter(
+            f"{text!r} is not a JSON object such as {example}", param_hint="--speculative-config"
+        )
+    return found
 
 
 def _terminate(signum: int, _: object) -> NoReturn:

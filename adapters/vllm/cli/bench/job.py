@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mszoo.registry.errors import MszooError
@@ -41,6 +41,7 @@ class Workload:
         images: how many of them stand before the prompt whose prefill is timed.
         image_size: their height and width, in pixels.
         trust_remote_code: vLLM's option: Python files that come with the model are run.
+        speculative_config: vLLM's option: what proposes tokens; empty for nothing.
     """
 
     model: str
@@ -56,6 +57,7 @@ class Workload:
     images: int = 0
     image_size: int = 336
     trust_remote_code: bool = False
+    speculative_config: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,8 @@ class Result:
         decode: by batch, without the time to the first tokens; of a model that is pooled, all of it.
         peak_rss: MiB.
         outputs: for the comparison.
+        draft: class of the model or head that proposed tokens, or qualified name of its adapter; None for none.
+        accepted: share of the proposed tokens that were; None where none were proposed.
     """
 
     answerer: Answerer
@@ -139,6 +143,8 @@ class Result:
     decode: list[float]
     peak_rss: float
     outputs: Outputs
+    draft: str | None = None
+    accepted: float | None = None
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Result:

@@ -132,10 +132,12 @@ def bench_json(
     ``mszoo list --json``), ``versions`` (by distribution), ``machine`` (``cpu``, ``cores``, and ``load``, the load
     average before the first run), ``folder``, ``dtype``, ``mode`` (``eager`` or ``compiled``, vLLM's default),
     ``runs`` (of each side), ``repeats``, ``prompt``, ``new``, ``task`` (vLLM's pooling task, empty where text is
-    generated), ``kernels`` (as asked for, or null),
+    generated), ``kernels`` (as asked for, or null), ``speculative_config`` (as given, or empty),
     ``answered``, ``outputs``, ``rows``.
     ``answered`` has ``mindspore`` (``adapter``, ``model``, ``kernels`` by op, ``digest``, ``forwards``,
-    ``classes``) and ``vllm`` (``classes``, of which the first is the model's own), as the last run saw them.
+    ``classes``) and ``vllm`` (``classes``, of which the first is the model's own), as the last run saw them; both
+    have ``draft`` (the adapter or the class that proposed tokens, or null) and ``accepted`` (the share of these
+    that were, or null).
     ``outputs`` has ``prompts``, ``same_answers``, ``near_ties`` (each with ``prompt``, ``token``, ``gap``),
     ``max_difference`` and ``mean_difference`` of log-probabilities and what they were ``compared`` with, of the
     pair of runs that differs most.
@@ -159,6 +161,7 @@ def bench_json(
         "new": workload.new,
         "task": workload.task,
         "kernels": plan.kernels,
+        "speculative_config": workload.speculative_config,
         "answered": {
             MINDSPORE: {
                 "adapter": ours.adapter,
@@ -167,8 +170,9 @@ def bench_json(
                 "digest": ours.digest,
                 "forwards": ours.forwards,
                 "classes": list(ours.classes),
+                **_speculation(last[MINDSPORE]),
             },
-            VLLM: {"classes": list(theirs.classes)},
+            VLLM: {"classes": list(theirs.classes), **_speculation(last[VLLM])},
         },
         "outputs": {
             "prompts": agreement.answers[0],
@@ -206,6 +210,11 @@ def print_report(
         TITLES[MINDSPORE]: f"{ours.adapter} ({ours.model}), kernel set {kernels}, {ours.forwards} forwards, "
         f"decisions {ours.digest}",
         TITLES[VLLM]: theirs.classes[0],
+        **(
+            {"Proposals": "; ".join(_proposals(side, results[side][-1]) for side in (MINDSPORE, VLLM))}
+            if workload.speculative_config
+            else {}
+        ),
         "Outputs": str(_least_agreement(results, reference)),
     }
     described = Table.grid(padding=(0, 2))
@@ -241,6 +250,15 @@ def print_report(
 def _least_agreement(results: dict[str, list[Result]], reference: Outputs | None) -> Agreement:
     found = [compare(*pair, reference) for pair in zip(results[MINDSPORE], results[VLLM], strict=True)]
     return max(found, key=lambda agreement: (-agreement.answers[1], agreement.maximum))
+
+
+def _speculation(result: Result) -> dict[str, Any]:
+    return {"draft": result.draft, "accepted": result.accepted}
+
+
+def _proposals(side: str, result: Result) -> str:
+    share = "none" if result.accepted is None else f"{result.accepted:.1%}"
+    return f"{TITLES[side]}: {share} accepted, by {result.draft or 'no model'}"
 
 
 def _row_json(row: Row) -> dict[str, Any]:

@@ -83,6 +83,12 @@ def engine_options(workload: Workload) -> dict[str, Any]:
         "skip_tokenizer_init": not (workload.task or workload.reads),
         "seed": 0,
         **shown,
+        # Its statistics say how many proposals were accepted.
+        **(
+            {"speculative_config": dict(workload.speculative_config), "disable_log_stats": False}
+            if workload.speculative_config
+            else {}
+        ),
         **({"trust_remote_code": True} if workload.trust_remote_code else {}),
         **({"runner": "pooling", "pooler_config": {"task": workload.task}} if workload.task else {}),
     }
@@ -224,8 +230,32 @@ def run(job: Job) -> Result | Outputs:
         prefill=prefill,
         decode=decode,
         peak_rss=peak_rss,
+        accepted=_accepted(llm) if workload.speculative_config else None,
+        draft=_draft(llm) if workload.speculative_config else None,
         outputs=say(),
     )
+
+
+def _accepted(llm: Any) -> float | None:
+    """Return the share of proposed tokens that were accepted so far."""
+    counted = {metric.name: metric.value for metric in llm.get_metrics() if hasattr(metric, "value")}
+    proposed = counted.get("vllm:spec_decode_num_draft_tokens", 0)
+    return counted["vllm:spec_decode_num_accepted_tokens"] / proposed if proposed else None
+
+
+def _draft(llm: Any) -> str | None:
+    """Ask the model or head that proposes tokens who it is."""
+
+    def describe(worker: Any) -> str | None:
+        model = getattr(getattr(worker.model_runner, "drafter", None), "model", None)
+        if model is None:
+            return None
+        candidate = getattr(model, "candidate", None)
+        kind = type(model)
+        return candidate.qualified_name if candidate is not None else f"{kind.__module__}.{kind.__qualname__}"
+
+    name: str | None = llm.collective_rpc(describe)[0]
+    return name
 
 
 def look(llm: Any) -> Answerer:
