@@ -17,7 +17,7 @@ struct DecoderLayer : torch::CustomClassHolder {
   //   values "is_neox_style", "qk_norm_after_rotary", "parallel_residual", "norms_sums" and "is_causal".
   // floats: "scale", "logits_soft_cap", "residual_multiplier", "clip_qkv" (0 leaves the values), "<norm>.eps".
   // words: the kind of each norm that there is; "activation": an op's name, empty without an MLP.
-  // Norms: norm_before_attention, norm_after_attention, norm_before_mlp, norm_after_mlp, q_norm, k_norm.
+  // Norms: norm_before_attention, norm_after_attention, norm_before_mlp, norm_after_mlp, q_norm, k_norm, norm_beside.
   // Projections: qkv_proj, o_proj, up_proj (gate and up side by side where gated), down_proj. Without the last two the
   //   layer ends before the MLP, which is another's.
   DecoderLayer(Named<at::Tensor> tensors, Named<int64_t> integers, Named<double> floats, Named<std::string> words)
@@ -39,7 +39,7 @@ struct DecoderLayer : torch::CustomClassHolder {
         cos_sin_cache_(find(tensors, "cos_sin_cache")) {
     size_t i = 0;
     for (const auto* name : {"norm_before_attention", "norm_after_attention", "norm_before_mlp", "norm_after_mlp",
-                             "q_norm", "k_norm"}) {
+                             "q_norm", "k_norm", "norm_beside"}) {
       norms_[i++] = norm(name, tensors, floats, words);
     }
     mlp_ = mlp(words.at("activation"), tensors, integers);
@@ -49,15 +49,17 @@ struct DecoderLayer : torch::CustomClassHolder {
   //   the stream is the sum of both, before and after; in the first layer the residual's content is not read.
   //   A layer that ends before the MLP needs it: x is then what the MLP gets, and the residual is the stream.
   // positions: [T], rows of cos_sin_cache.
+  // beside: [T, hidden], whose norm attention reads in front of the stream's, where there is a norm_beside.
   // The first `tokens` rows are real, the rest padding.
   void run(const at::Tensor& x, const OptionalTensor& residual, bool first, const at::Tensor& positions,
-           const at::Tensor& kv_cache, const at::Tensor& slot_mapping,
+           const OptionalTensor& beside, const at::Tensor& kv_cache, const at::Tensor& slot_mapping,
            const at::Tensor& query_start_loc, const at::Tensor& seq_lens, const at::Tensor& block_table,
            const at::Tensor& scheduler_metadata, int64_t tokens, const std::string& isa) {
+    TORCH_CHECK(norms_.back().exists() == beside.has_value(), "something lies beside the stream, or should");
     TORCH_CHECK(mlp_ || (residual && !parallel_), "the stream has to lie beside what the MLP gets");
     const auto rows = x.size(0), hidden = x.size(1);
     const auto dtype = x.scalar_type();
-    const auto& [before_attention, after_attention, before_mlp, after_mlp, q_norm, k_norm] = norms_;
+    const auto& [before_attention, after_attention, before_mlp, after_mlp, q_norm, k_norm, norm_beside] = norms_;
     const auto stream = residual ? *residual : x;
     // What attention and MLP compute lies beside the stream.
     const auto output = residual ? x : scratch(kOutput, rows, hidden, dtype);
@@ -72,6 +74,14 @@ struct DecoderLayer : torch::CustomClassHolder {
         normed = scratch(kNormed, rows, hidden, dtype);
         before_attention.apply(stream, normed);
       }
+    }
+
+    if (norm_beside.exists()) {
+      const auto other = scratch(kAttended, rows, hidden, dtype), both = scratch(kBeside, rows, 2 * hidden, dtype);
+      norm_beside.apply(*beside, other);
+      both.narrow(1, 0, hidden).copy_(other);
+      both.narrow(1, hidden, hidden).copy_(normed);
+      normed = both;
     }
 
     auto qkv = scratch(kQkv, rows, qkv_proj_.width, dtype);
@@ -164,7 +174,7 @@ struct DecoderLayer : torch::CustomClassHolder {
                     window_ < 0 ? window_ : window_ - 1, window_ < 0 ? window_ : causal_ ? int64_t{0} : window_ - 1);
   }
 
-  std::array<Norm, 6> norms_;
+  std::array<Norm, 7> norms_;
   Projection qkv_proj_, o_proj_;
   std::optional<Mlp> mlp_;
   int64_t heads_, kv_heads_, head_size_, window_;

@@ -103,6 +103,7 @@ std::optional<T> find(const Named<T>& values, const std::string& name) {
 enum Slot {
   kQkv,
   kAttended,
+  kBeside,
   kUp,
   kGated,
   kNormed = kGated,

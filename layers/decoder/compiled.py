@@ -42,7 +42,7 @@ class CompiledPath:
             self._layer.mlp.compiled.stop()
 
     def __call__(
-        self, positions: ms.Tensor, x: ms.Tensor, residual: ms.Tensor | None
+        self, positions: ms.Tensor, x: ms.Tensor, residual: ms.Tensor | None, beside: ms.Tensor | None = None
     ) -> tuple[ms.Tensor, ms.Tensor | None] | None:
         """Run the layer, or its part before the experts; see :meth:`mszoo.layers.decoder.DecoderLayer.forward`.
 
@@ -59,7 +59,7 @@ class CompiledPath:
                 return None
             latent = isinstance(self._layer.spec.attention, LatentAttentionSpec)
             self._compiled = (CompiledLatentLayer if latent else CompiledLayer)(self._layer)
-        return self._compiled(positions, x, residual)
+        return self._compiled(positions, x, residual, beside)
 
     def _obstacle(self) -> str | None:
         layer = self._layer
@@ -80,7 +80,7 @@ def unsupported(spec: DecoderLayerSpec) -> str | None:
         "qk_norm_weights": bool(spec.attention.qk_norm_weights),
         "relative_bias": spec.attention.relative_bias,
         "sinks": spec.attention.sinks,
-        "norm_beside": spec.norm_beside is not None,
+        "norm_beside": spec.norm_beside is not None and spec.norm_beside.kind != "rms_norm",
         "parallel_residual with experts": spec.has_experts and spec.parallel_residual,
     }
     return next((name for name, is_other in refused.items() if is_other), None)

@@ -73,7 +73,7 @@ class CompiledLatentLayer:
         self._plain_decodes = backend.plain_decodes
 
     def __call__(
-        self, positions: ms.Tensor, x: ms.Tensor, residual: ms.Tensor | None
+        self, positions: ms.Tensor, x: ms.Tensor, residual: ms.Tensor | None, _: ms.Tensor | None = None
     ) -> tuple[ms.Tensor, ms.Tensor | None]:
         """Run the layer; see :meth:`mszoo.layers.decoder.compiled.CompiledPath.__call__`."""
         hidden = to_torch(x)

@@ -57,6 +57,8 @@ class CompiledLayer:
         }
         parts.words["activation"] = "" if layer.has_experts else layer.mlp.act_fn.op
         parts.add_norms(zip(_NORMS, (*layer.norms, *(attention.qk_norms or ())), strict=False))
+        if spec.norm_beside is not None:
+            parts.add_norms([("norm_beside", layer.get_submodule(spec.norm_beside.name))])
         parts.add_projections(zip(_PROJECTIONS, path.projections(layer), strict=False))
         if attention.rotary_emb is not None:
             parts.tensors["cos_sin_cache"] = attention.rotary_emb.cos_sin_cache
@@ -67,7 +69,7 @@ class CompiledLayer:
         self._run = parts.make("DecoderLayer").run
 
     def __call__(
-        self, positions: ms.Tensor, x: ms.Tensor, residual: ms.Tensor | None
+        self, positions: ms.Tensor, x: ms.Tensor, residual: ms.Tensor | None, beside: ms.Tensor | None = None
     ) -> tuple[ms.Tensor, ms.Tensor | None]:
         """Run the layer; see :meth:`mszoo.layers.decoder.compiled.CompiledPath.__call__`."""
         metadata, attn, kv_cache, slot_mapping = attention_context(self._attention)
@@ -83,6 +85,7 @@ class CompiledLayer:
             stream,
             residual is None,
             to_torch(positions),
+            None if beside is None else to_torch(beside),
             kv_cache,
             slot_mapping,
             metadata.query_start_loc,

@@ -123,7 +123,7 @@ class DecoderLayer(Module):
     ) -> tuple[ms.Tensor, ms.Tensor | None]:
         if residual is not None and not self.carries_residual:
             x, residual = self._sum(residual, x), None
-        done = self.compiled(positions, x, residual)
+        done = self.compiled(positions, x, residual, beside)
         if done is not None:
             return self._after_attention(*done) if self.has_experts else done
         before_attention, after_attention, before_mlp, _ = self.norms

@@ -135,7 +135,9 @@ def _replaced(layer: DecoderLayer) -> str | None:
             return "tensor parallelism"
     # Latent attention is vLLM's layer, called as it is.
     inside = (*(attention.qk_norms or ()), attention.attn) if is_plain else attention.low_rank_norms
-    parts = (*layer.norms, *inside, attention.rotary_emb)
+    beside = layer.spec.norm_beside
+    norms = (*layer.norms, None if beside is None else layer.get_submodule(beside.name))
+    parts = (*norms, *inside, attention.rotary_emb)
     for part in (*parts, None if layer.has_experts else layer.mlp.act_fn):
         if part is not None and type(part) not in _OWN:
             return f"a {type(part).__name__} is in place"

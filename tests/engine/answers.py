@@ -34,6 +34,11 @@ def look(model: Any) -> dict[str, Any]:
         "kernels": sorted(set(getattr(getattr(model, "kernels", None), "sets", {}).values())),
         "forwards": getattr(model, "forwards", 0),
         "calls": getattr(getattr(model, "network", None), "calls", {}),
+        "compiled": [
+            module.compiled.runs
+            for module in model.modules()
+            if hasattr(module, "attention") and hasattr(module, "compiled")
+        ],
         "started_by": type(multiprocessing.current_process()).__name__,
         "layers": {
             module.swap.target: module.swap.calls for module in model.modules() if hasattr(module, "swap")

@@ -156,6 +156,10 @@ def test_speculation(name: str, own: dict[str, dict[str, Any]], ours: dict[str, 
     (worker,), (proposer,) = found["workers"], found["drafts"]
     assert worker["adapter"] == target
     assert (proposer is None) if draft == "" else (proposer["adapter"] == draft)
+    if None not in (target, draft):  # vLLM's own would be compiled too
+        assert all(worker["compiled"]) and worker["compiled"]
+        assert draft == "" or all(proposer["compiled"])
+        assert bool(proposer and proposer["compiled"]) == (draft not in ("", "native.MedusaModel"))
     counts = [found["metrics"][count] for count in (_PROPOSED, _ACCEPTED)]
     assert counts[1] >= share * counts[0] > 0
     same = own.get(SAME.get(name, name))
