@@ -60,8 +60,8 @@ TORCH_DTYPE = {
 }
 _EXCHANGEABLE = frozenset(TORCH_DTYPE.values())
 #: Elements from which on a bfloat16 tensor goes through numpy: numpy lacks the dtype, so MindSpore makes a view of
-#: the view, which takes as long as DLPack does for this many.
-_MANY = 32768
+#: the view, which takes as long as DLPack does for this many, right after a product that emptied the caches.
+_MANY = 200_000
 
 
 class ExchangeError(MszooError):

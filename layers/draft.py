@@ -59,8 +59,13 @@ class DraftHead(Model):
 
     def compute_logits(self, hidden_states: ms.Tensor) -> ms.Tensor | None:
         """Return logits [T, vocab] of hidden states [T, hidden]; None on ranks that don't gather them."""
-        logits = self.logits_processor(self.lm_head, to_torch(hidden_states))
+        logits = self.logits_in_torch(to_torch(hidden_states))
         return None if logits is None else to_mindspore(logits)
+
+    def logits_in_torch(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
+        """See :meth:`mszoo.layers.CausalLM.logits_in_torch`."""
+        logits: torch.Tensor | None = self.logits_processor(self.lm_head, hidden_states)
+        return logits
 
     def expected_tensors(self) -> dict[str, Expected]:
         """See :meth:`mszoo.layers.model.Model.expected_tensors`: what the target shares may be missing."""

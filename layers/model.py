@@ -176,11 +176,19 @@ class CausalLM(Model):
 
     def compute_logits(self, hidden_states: ms.Tensor) -> ms.Tensor | None:
         """Return logits [T, vocab] of hidden states [T, hidden]; None on ranks that don't gather them."""
+        logits = self.logits_in_torch(to_torch(hidden_states))
+        return None if logits is None else to_mindspore(logits)
+
+    def logits_in_torch(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
+        """Return what :meth:`compute_logits` does, of a tensor of torch's.
+
+        The bridge calls it where a class doesn't say how logits are made: MindSpore's views would cost a step more.
+        """
         head, processor = self.output_projection, self.logits_processor
         if _lora_is_idle(processor, hidden_states.shape[0]):
             head, processor = getattr(head, "base_layer", head), processor.base_layer
-        logits = processor(head, to_torch(hidden_states), getattr(head, "bias", None))
-        return None if logits is None else to_mindspore(logits)
+        logits: torch.Tensor | None = processor(head, hidden_states, getattr(head, "bias", None))
+        return logits
 
     def unused_tensors(self) -> tuple[str, ...]:
         """Return names that a checkpoint may hold without the model using them."""

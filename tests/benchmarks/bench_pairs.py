@@ -1,44 +1,50 @@
 """How fast mszoo's model generates beside vLLM's own, both in one process, on a machine that others use too.
 
     python tests/benchmarks/bench_pairs.py FOLDER [--dtype bfloat16] [--rounds 12] [--theirs-first]
+                                           [--draft FOLDER] [--method eagle3]
 
 ``mszoo bench`` gives each side processes of its own, between which one and the same kernel's time can differ by a
 tenth and more. Here both models are loaded into one process and take turns at random tokens, load by load, so that
 threads, memory and what else the machine does are the same. Who was loaded first matters a little, so run it both
 ways. Each figure is a median over rounds of tokens a second, and the median of the rounds' ratios, with the worst
 and the best of them. vLLM's default, compiled mode; each side says from inside the process who answers. vLLM's own
-model is loaded by another name of its architecture, which no record has.
+model is loaded by another name of its architecture, which no record has; so is its draft model or EAGLE-3 head,
+where there is one.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import statistics
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 OURS, THEIRS = "mszoo", "vLLM's own"
 #: Tokens of a prompt whose prefill is timed, and of those that are decoded; how many are decoded.
 PREFILL, PROMPT, DECODED = 512, 16, 32
+#: How many tokens a draft model proposes.
+PROPOSED = 3
 
 
-def load(folder: str, dtype: str, side: str) -> Any:
+def load(folder: str, dtype: str, side: str, draft: str | None = None, method: str = "") -> Any:
     """Start an engine of this process on a side's model, and say who answers."""
-    from vllm import LLM, ModelRegistry
-    from vllm.transformers_utils.config import get_config
+    from vllm import LLM
 
     overrides: dict[str, Any] = {}
     if side == THEIRS:
-        (architecture, *_) = get_config(folder, trust_remote_code=False).architectures
-        module, name = _own_place(architecture)
-        ModelRegistry.register_model(f"Own{name}", f"{module}:{name}")
-        overrides = {"architectures": [f"Own{name}"]}
+        overrides = {"architectures": [_own_name(folder)]}
+        draft = None if draft is None else _renamed(draft)
+    speculative = {"method": method, "model": draft, "num_speculative_tokens": PROPOSED}
     llm = LLM(
         folder,
         dtype=dtype,
         hf_overrides=overrides,
+        speculative_config=None if draft is None else speculative,
         max_model_len=PREFILL + 64,
         max_num_seqs=8,
         max_num_batched_tokens=2048,
@@ -47,11 +53,37 @@ def load(folder: str, dtype: str, side: str) -> Any:
         gpu_memory_utilization=0.2,
         seed=0,
     )
-    (who,) = llm.apply_model(
-        lambda model: getattr(getattr(model, "candidate", None), "qualified_name", type(model).__name__)
-    )
+
+    def name(model: Any) -> str:
+        return getattr(getattr(model, "candidate", None), "qualified_name", type(model).__name__)
+
+    (who,) = llm.apply_model(name)
     print(f"{side}: {who} answers", flush=True)
+    if draft is not None:
+        (who,) = llm.collective_rpc(lambda worker: name(worker.model_runner.drafter.model))
+        print(f"{side}: {who} proposes", flush=True)
     return llm
+
+
+def _own_name(folder: str) -> str:
+    """Register vLLM's own model of a folder's architecture by another name, and return that."""
+    from vllm import ModelRegistry
+    from vllm.transformers_utils.config import get_config
+
+    (architecture, *_) = get_config(folder, trust_remote_code=False).architectures
+    ModelRegistry.register_model(f"Own{architecture}", ":".join(_own_place(architecture)))
+    return f"Own{architecture}"
+
+
+def _renamed(folder: str) -> str:
+    """Return a folder of links to a draft model's files, whose config names vLLM's own model."""
+    made = Path(tempfile.mkdtemp(prefix="draft-"))
+    for file in Path(folder).iterdir():
+        (made / file.name).symlink_to(file.resolve())
+    (made / "config.json").unlink()
+    config = json.loads((Path(folder) / "config.json").read_text())
+    (made / "config.json").write_text(json.dumps(config | {"architectures": [_own_name(folder)]}))
+    return str(made)
 
 
 def _own_place(architecture: str) -> tuple[str, str]:
@@ -95,10 +127,12 @@ def main() -> None:
     parser.add_argument("folder")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--draft", help=f"a draft model or head, which proposes {PROPOSED} tokens")
+    parser.add_argument("--method", default="draft_model", choices=("draft_model", "eagle3"))
     parser.add_argument("--theirs-first", action="store_true")
     given = parser.parse_args()
     order = [THEIRS, OURS] if given.theirs_first else [OURS, THEIRS]
-    engines = {side: load(given.folder, given.dtype, side) for side in order}
+    engines = {side: load(given.folder, given.dtype, side, given.draft, given.method) for side in order}
     found: dict[str, dict[str, list[float]]] = {name: {side: [] for side in order} for name in LOADS}
     for number in range(-1, given.rounds):  # the first one warms up
         for name, measured in LOADS.items():

@@ -58,8 +58,7 @@ class MindSporeHead(MindSporeModel):
     def compute_logits(self, hidden_states: torch.Tensor, spec_step_idx: int = 0) -> torch.Tensor | None:
         """Return logits [T, vocab] of hidden states [T, hidden]; None on ranks that don't gather them."""
         del spec_step_idx  # of models with several such layers
-        logits = self.call("making logits", self.network.compute_logits, to_mindspore(hidden_states))
-        return None if logits is None else self.checked_logits(logits, hidden_states.shape[0])
+        return self.logits_of(hidden_states)
 
     def checked_states(self, given: Any, rows: int) -> torch.Tensor:
         """Return hidden states [rows, hidden] that the head made.

@@ -220,6 +220,32 @@ class MindSporeModel(torch.nn.Module):
             who = f"{self.candidate.qualified_name} of {self.candidate.plugin.source}"
             raise PluginError(who, f"{what} raised {describe(error)}", self.candidate.plugin.cure) from error
 
+    def logits_of(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
+        """Return logits [T, vocab] of hidden states [T, hidden]; None on ranks that don't gather them.
+
+        Raises:
+            PluginError: the candidate's model made something else.
+        """
+        from mszoo.adapters.vllm.models import results
+        from mszoo.layers.draft import DraftHead
+        from mszoo.layers.model import CausalLM
+
+        what, network = "making logits", self.network
+        if getattr(type(network), "compute_logits", None) in (
+            CausalLM.compute_logits,
+            DraftHead.compute_logits,
+        ):
+            made: torch.Tensor | None = self.call(what, network.logits_in_torch, hidden_states)
+            if made is not None:
+                results.tell_of_nan(self.candidate, made, self._are_used_for)
+            return made
+        logits = self.call(what, network.compute_logits, to_mindspore(hidden_states))
+        return None if logits is None else self.checked_logits(logits, hidden_states.shape[0])
+
+    @property
+    def _are_used_for(self) -> str:
+        return "proposals" if self.role == "draft" else "answers"
+
     def checked_logits(self, logits: Any, rows: int) -> torch.Tensor:
         """Return logits [rows, vocab] that the candidate's model made, and say once if they are no numbers.
 
@@ -230,7 +256,7 @@ class MindSporeModel(torch.nn.Module):
 
         results.check(self.candidate, logits, rows, "logits")
         made = to_torch(logits)
-        results.tell_of_nan(self.candidate, made, "proposals" if self.role == "draft" else "answers")
+        results.tell_of_nan(self.candidate, made, self._are_used_for)
         return made
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
@@ -291,8 +317,7 @@ class MindSporeCausalLM(MindSporeModel):
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
         """Return logits [T, vocab] of hidden states [T, hidden]; None on ranks that don't gather them."""
-        logits = self.call("making logits", self.network.compute_logits, to_mindspore(hidden_states))
-        return None if logits is None else self.checked_logits(logits, hidden_states.shape[0])
+        return self.logits_of(hidden_states)
 
     def forward(
         self,
