@@ -98,10 +98,10 @@ def plain_decodes(layer: Any, metadata: Any, tokens: int) -> tuple[torch.Tensor,
         The requests' block table [T, blocks] and lengths [T], int32; None for any other step, and where more is
         attended by than that op on a cache in the model's dtype.
     """
+    if type(layer.impl) is not CPUMLAImpl or layer.kv_cache_dtype != "auto":  # whose metadata has other fields
+        return None
     decode = metadata.decode
     if decode is None or not metadata.num_decodes == metadata.num_decode_tokens == tokens:
-        return None
-    if type(layer.impl) is not CPUMLAImpl or layer.kv_cache_dtype != "auto":
         return None
     if layer.q_pad_num_heads is not None or layer.hisparse_cache is not None or layer.impl.dcp_world_size > 1:
         return None
