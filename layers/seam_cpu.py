@@ -98,7 +98,8 @@ def plain_decodes(layer: Any, metadata: Any, tokens: int) -> tuple[torch.Tensor,
         The requests' block table [T, blocks] and lengths [T], int32; None for any other step, and where more is
         attended by than that op on a cache in the model's dtype.
     """
-    if type(layer.impl) is not CPUMLAImpl or layer.kv_cache_dtype != "auto":  # whose metadata has other fields
+    # First of all: another implementation's metadata may have other fields.
+    if type(layer.impl) is not CPUMLAImpl or layer.kv_cache_dtype != "auto":
         return None
     decode = metadata.decode
     if decode is None or not metadata.num_decodes == metadata.num_decode_tokens == tokens:
